@@ -1,0 +1,194 @@
+"""The flow: a velocity field u_t(x) with its network parameters, as one pytree."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bespoke_jax.schedulers import Scheduler
+
+__all__ = ["PREDICTIONS", "Flow"]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Flow:
+    """A pre-trained flow: `x'(t) = u_t(x)` carries noise x0 (t = 0) to data x1 (t = 1).
+
+    A flow is a pytree whose leaves are the network's parameters; everything else is static. It may be passed through
+    `jit`, `vmap`, `pmap`, sharded and donated like any tree of arrays.
+
+    Args:
+        velocity: `velocity(params, t, x) -> array of x's shape`, traceable by JAX; t is a scalar, x is [B, *event_shape]
+            with exactly one batch axis, whatever batch shape the caller used. It must treat the samples of a batch
+            independently. It may compute in a lower precision (bfloat16): its result is cast to x's dtype.
+        params: the network's parameters, any pytree of arrays.
+        event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars.
+        scheduler: the scheduler that the flow was trained with, if known. It sets the scale of the noise (for `EDM`)
+            and gives `fit` more start curves to choose from; everything works without it.
+
+    Raises:
+        TypeError, ValueError: if an argument is of the wrong kind.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> flow = Flow(lambda params, t, x: -params * x, jnp.float32(2.0), event_shape=(3,))
+        >>> flow(0.5, jnp.ones((4, 3))).shape
+        (4, 3)
+    """
+
+    def __init__(
+        self, velocity: Callable, params: Any, event_shape: tuple[int, ...], scheduler: Scheduler | None = None
+    ):
+        if not callable(velocity):
+            raise TypeError(f"Flow: velocity must be a function of (params, t, x), got {type(velocity).__name__}.")
+        if scheduler is not None and not isinstance(scheduler, Scheduler):
+            raise TypeError(f"Flow: scheduler must be a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
+        try:
+            event_shape = tuple(int(size) for size in event_shape)
+        except TypeError:
+            raise TypeError(f"Flow: event_shape must be a tuple of integers, got {event_shape!r}.") from None
+        if any(size < 1 for size in event_shape):
+            raise ValueError(f"Flow: event_shape must hold positive sizes, got {event_shape}.")
+        self.velocity = velocity
+        self.params = params
+        self.event_shape = event_shape
+        self.scheduler = scheduler
+
+    def tree_flatten_with_keys(self):
+        return ((jax.tree_util.GetAttrKey("params"), self.params),), (self.velocity, self.event_shape, self.scheduler)
+
+    @classmethod
+    def tree_unflatten(cls, static, children):
+        flow = object.__new__(cls)
+        (flow.params,) = children
+        flow.velocity, flow.event_shape, flow.scheduler = static
+        return flow
+
+    def __repr__(self):
+        name = getattr(self.velocity, "__name__", type(self.velocity).__name__)
+        return f"Flow({name}, event_shape={self.event_shape}, scheduler={self.scheduler})"
+
+    def batch_shape(self, x, name: str = "x") -> tuple[int, ...]:
+        """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`."""
+        shape, dtype, ndim = jnp.shape(x), jnp.result_type(x), len(self.event_shape)
+        if shape[len(shape) - ndim :] != self.event_shape or len(shape) < ndim:
+            raise ValueError(f"{name}: wanted shape [*batch, {', '.join(map(str, self.event_shape))}], got {shape}.")
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"{name}: wanted a floating dtype, got {dtype}.")
+        return shape[: len(shape) - ndim]
+
+    def __call__(self, t, x):
+        """u_t(x), for a scalar `t` and `x` of shape [*batch, *event_shape]; the result has x's shape and dtype.
+
+        Raises:
+            ValueError: if x does not end in the event shape, t is no scalar, or the velocity returns another shape.
+            TypeError: if the velocity returns something other than one floating array no wider than x.
+        """
+        batch = self.batch_shape(x)
+        if jnp.ndim(t) != 0:
+            raise ValueError(f"t: wanted a scalar, got shape {jnp.shape(t)}; use jax.vmap for several times.")
+        flat = jnp.reshape(x, (-1, *self.event_shape))
+        out = self.velocity(self.params, t, flat)
+        if not isinstance(out, jax.Array):
+            raise TypeError(f"velocity: wanted one array of shape {flat.shape}, got {type(out).__name__}.")
+        if out.shape != flat.shape:
+            raise ValueError(f"velocity: given x of shape {flat.shape} it returned shape {out.shape}; they must agree.")
+        if not jnp.issubdtype(out.dtype, jnp.floating) or jnp.promote_types(out.dtype, flat.dtype) != flat.dtype:
+            raise TypeError(
+                f"velocity: given x of dtype {flat.dtype} it returned {out.dtype}; "
+                f"wanted {flat.dtype} or a narrower float (cast the network's output)."
+            )
+        return jnp.reshape(out.astype(flat.dtype), (*batch, *self.event_shape))
+
+    def noise(self, key, batch_shape: tuple[int, ...] = (), dtype=jnp.float32):
+        """Draw x0 of shape [*batch_shape, *event_shape] from N(0, sigma_0^2); sigma_0 = 1 without a scheduler."""
+        check_key(key)
+        x0 = jax.random.normal(key, (*batch_shape, *self.event_shape), dtype)
+        if self.scheduler is None:
+            return x0
+        return x0 * jnp.asarray(self.scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
+
+    @classmethod
+    def from_prediction(cls, network, params, event_shape, scheduler, prediction="noise", time_margin=1e-3):
+        """A flow from a network that predicts something other than the velocity (Sec. 2.2; Salimans & Ho 2022 for "v").
+
+        Args:
+            network: `network(params, t, x) -> prediction`, of x's shape; t in [0, 1], 0 at noise.
+            params, event_shape: as for `Flow`.
+            scheduler: the scheduler it was trained with; required.
+            prediction: "noise" (E[x0|x]), "data" (E[x1|x]), "score" (grad log p_t), "v" (alpha x0 - sigma x1) or "velocity".
+            time_margin: noise, data and score predictions are singular at an end (they divide by alpha_t or sigma_t);
+                times outside [margin, 1 - margin] use the nearest time inside.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from bespoke_jax import schedulers
+            >>> flow = Flow.from_prediction(lambda p, t, x: 0.0 * x, None, (2,), schedulers.CondOT(), prediction="data")
+            >>> [float(v) for v in flow(0.5, jnp.ones(2))]  # towards the data mean, 0: u = -x / sigma
+            [-2.0, -2.0]
+        """
+        if not isinstance(scheduler, Scheduler):
+            raise TypeError(f"from_prediction: scheduler must be a bespoke_jax.schedulers.Scheduler, got {scheduler!r}.")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"from_prediction: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
+        if not 0 <= time_margin < 0.5:
+            raise ValueError(f"from_prediction: time_margin must lie in [0, 0.5), got {time_margin}.")
+        velocity = _PredictionVelocity(network, scheduler, prediction, float(time_margin))
+        return cls(velocity, params, event_shape, scheduler)
+
+
+def check_key(key, name: str = "key"):
+    """Raise TypeError unless `key` is one JAX random key (typed, or the raw uint32 pair)."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
+    raw = dtype == jnp.uint32 and key.ndim == 1
+    if not (typed or raw):
+        raise TypeError(f"{name}: wanted one JAX random key such as jax.random.key(0), got {key!r}.")
+
+
+# prediction -> (x1, x0/sigma) from (output, x, alpha, sigma). x0/sigma = -score stays finite where sigma goes to 0.
+
+
+def _from_noise(out, x, alpha, sigma):
+    return (x - sigma * out) / alpha, out / sigma
+
+
+def _from_data(out, x, alpha, sigma):
+    return out, (x - alpha * out) / sigma**2
+
+
+def _from_score(out, x, alpha, sigma):
+    return (x + sigma**2 * out) / alpha, -out
+
+
+def _from_v(out, x, alpha, sigma):
+    # Solve x = alpha x1 + sigma x0, v = alpha x0 - sigma x1. (The velocity of the cosine path is -pi/2 v.)
+    norm = alpha**2 + sigma**2
+    return (alpha * x - sigma * out) / norm, (sigma * x + alpha * out) / (norm * sigma)
+
+
+PREDICTIONS = {"noise": _from_noise, "data": _from_data, "score": _from_score, "v": _from_v, "velocity": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class _PredictionVelocity:
+    """u = alphadot x1 + sigmadot x0, with x1 and x0 read off a network's prediction. Frozen: equal by value."""
+
+    network: Callable
+    scheduler: Scheduler
+    prediction: str
+    time_margin: float
+
+    def __call__(self, params, t, x):
+        if self.prediction == "velocity":
+            return self.network(params, t, x)
+        t = jnp.clip(jnp.asarray(t, jnp.result_type(float)), self.time_margin, 1 - self.time_margin)
+        out = self.network(params, t, x)
+        one = jnp.ones_like(t)
+        (alpha, alpha_dot), (sigma, sigma_dot) = (
+            tuple(c.astype(x.dtype) for c in jax.jvp(f, (t,), (one,))) for f in (self.scheduler.alpha, self.scheduler.sigma)
+        )
+        x1, x0_over_sigma = PREDICTIONS[self.prediction](out.astype(x.dtype), x, alpha, sigma)
+        return alpha_dot * x1 + (sigma_dot * sigma) * x0_over_sigma

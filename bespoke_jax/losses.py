@@ -1,0 +1,163 @@
+"""The losses of a theta against true paths. All have one signature: `loss(flow, theta, paths, ...) -> scalar`.
+
+`rmse_bound` (26) and `local` look at each step on its own, from a point of the true path, all steps in parallel. `rmse` (6)
+and `endpoint` run the solver and look at where it ends.
+
+Each is E sum_i phi(mean_j e_ij^2) for error vectors e_i and phi the square root or the logarithm. That is all a second-order
+method needs, so `LOSSES` keeps the two parts of each beside its name.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bespoke_jax.flow import Flow
+from bespoke_jax.ground_truth import Paths
+from bespoke_jax.metrics import mean_square
+from bespoke_jax.solve import solve
+from bespoke_jax.steps import step_from_knots, step_lipschitz
+from bespoke_jax.table import SolverTable
+from bespoke_jax.theta import Theta
+
+__all__ = [
+    "LOSSES",
+    "auxiliary_path",
+    "bound_weights",
+    "end_errors",
+    "endpoint",
+    "local",
+    "residuals",
+    "rmse",
+    "rmse_bound",
+    "step_errors",
+]
+
+
+def auxiliary_path(paths: Paths, t):
+    """xaux(t) = x([t]) + u_{[t]}(x([t])) (t - [t]), [.] being stop-gradient: eq. (27).
+
+    Value and t-derivative are those of the true path; no gradient enters the reference solve. Shape as `paths.at(t)`.
+    """
+    fixed = jax.lax.stop_gradient(t)
+    x, velocity = jax.lax.stop_gradient((paths.at(fixed), paths.velocity(fixed)))
+    return x + velocity * (t - fixed).astype(x.dtype)
+
+
+def step_errors(flow: Flow, theta: Theta, paths: Paths):
+    """x(t_i) - step(t_{i-1}, x(t_{i-1})), i = 1..n, with xaux on both sides: [n, B, *event] (Sec. 2.3, before eq. 24).
+
+    The n steps are independent and go through the network as one batch.
+    """
+    knots = theta.knots()
+    knots_per_step = theta.num_intervals // theta.num_steps
+    flat = paths.take(jnp.arange(paths.num_paths))
+
+    def error(i):
+        t = knots.t[knots_per_step * i]
+        t_next, x_next = step_from_knots(theta, knots, i, auxiliary_path(flat, t), flow)
+        return auxiliary_path(flat, t_next) - x_next
+
+    return jax.vmap(error)(jnp.arange(theta.num_steps))
+
+
+def bound_weights(theta: Theta, lipschitz=1.0):
+    """M_i = L_i L_{i+1} ... L_{n-1}, M_n = 1, for i = 1..n: shape [n] (Sec. 2.3, eqs. 24-26).
+
+    L_j belongs to the step that starts at t_j: an error made in step i - 1 passes through steps i..n-1.
+    """
+    later = step_lipschitz(theta, lipschitz)[1:]
+    return jnp.concatenate([jnp.cumprod(later[::-1])[::-1], jnp.ones((1,), later.dtype)])
+
+
+def rmse_bound(flow: Flow, theta: Theta, paths: Paths, lipschitz=1.0):
+    """RMSE-Bound loss, eq. (26): E sum_i M_i d_i, with d_i = || x(t_i) - step(t_{i-1}, x(t_{i-1})) ||.
+
+    At least E || x(1) - x_n || whenever `lipschitz` (L_tau; 1 in the paper) is at least the field's Lipschitz constant.
+
+    Example:
+        >>> import jax, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
+        >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (8,)))
+        >>> theta = bj.init_theta("rk2", num_steps=4)
+        >>> bool(rmse_bound(flow, theta, paths) > local(flow, theta, paths))
+        True
+    """
+    return _reduce(flow, _bound_errors(flow, theta, paths, lipschitz), _root)
+
+
+def local(flow: Flow, theta: Theta, paths: Paths):
+    """E sum_i d_i: `rmse_bound` with all M_i = 1."""
+    return _reduce(flow, step_errors(flow, theta, paths), _root)
+
+
+def rmse(flow: Flow, theta: Theta | SolverTable, paths: Paths):
+    """E || x(1) - x_n ||, eq. (6): the global error itself, back through the solve. Takes a theta or a table."""
+    return _reduce(flow, end_errors(flow, theta, paths), _root)
+
+
+def endpoint(flow: Flow, theta: Theta | SolverTable, paths: Paths):
+    """E log || x(1) - x_n ||^2: the mean PSNR, up to sign and scale. Takes a theta or a table."""
+    return _reduce(flow, end_errors(flow, theta, paths), _log)
+
+
+def end_errors(flow: Flow, solver: Theta | SolverTable, paths: Paths):
+    """x_n - x(1): [1, B, *event]."""
+    x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
+    return (solve(flow, solver, x0) - x1)[None]
+
+
+def _bound_errors(flow, theta, paths, lipschitz=1.0):
+    """M_i times the error of step i: their norms add up to the bound."""
+    errors = step_errors(flow, theta, paths)
+    weights = bound_weights(theta, lipschitz).astype(errors.dtype)
+    return weights.reshape(-1, *(1,) * (errors.ndim - 1)) * errors
+
+
+_TINY = 1e-20  # keeps roots and logarithms differentiable at an error of exactly 0
+
+
+def _root(mean_square_error):
+    return jnp.sqrt(mean_square_error + _TINY)
+
+
+def _log(mean_square_error):
+    return jnp.log(mean_square_error + _TINY)
+
+
+def _reduce(flow, errors, phi):
+    """E over paths of the sum over terms of phi(mean square), from errors [terms, B, *event]."""
+    return jnp.mean(jnp.sum(phi(mean_square(errors, len(flow.event_shape))), axis=0))
+
+
+class LossTerms(NamedTuple):
+    """A loss taken apart: `function` itself, its error vectors [terms, B, *event], and phi of their mean squares."""
+
+    function: Callable
+    errors: Callable
+    phi: Callable
+
+
+LOSSES = {
+    "rmse_bound": LossTerms(rmse_bound, _bound_errors, _root),
+    "local": LossTerms(local, step_errors, _root),
+    "rmse": LossTerms(rmse, end_errors, _root),
+    "endpoint": LossTerms(endpoint, end_errors, _log),
+}
+"""The losses by the names that configs use."""
+
+
+def residuals(name: str, flow: Flow, theta: Theta | SolverTable, paths: Paths, **options):
+    """Residuals r [terms, B, *event] for Gauss-Newton: sum r^2 has the value-free part of the loss's own gradient.
+
+    phi is concave, so phi(m) <= phi(m0) + phi'(m0) (m - m0): with weights phi'(m0) held fixed, sum r^2 is a quadratic
+    majorant of the loss with the same gradient (iteratively reweighted least squares).
+    """
+    terms = LOSSES[name]
+    errors = terms.errors(flow, theta, paths, **options)
+    event_ndim = len(flow.event_shape)
+    m = jax.lax.stop_gradient(mean_square(errors, event_ndim))
+    weight = jax.vmap(jax.grad(terms.phi))(m.ravel()).reshape(m.shape)
+    size = errors[0].size
+    return errors * jnp.sqrt(weight / size).reshape(*m.shape, *(1,) * event_ndim)

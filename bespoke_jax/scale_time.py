@@ -1,0 +1,143 @@
+"""Scale-time transformations: xbar(r) = s_r x(t_r) (Sec. 2.1).
+
+A curve r -> (t_r, s_r) turns a velocity field into another whose paths run through the same points (16). Every change
+of scheduler is such a curve (Theorem 2.3), and a curve read at the knots is a theta.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.theta import BASES, Theta, theta_from_knots
+
+__all__ = [
+    "Curve",
+    "curve_between",
+    "identity_curve",
+    "scheduler_along",
+    "theta_from_curve",
+    "transform_velocity",
+    "transform_velocity_by",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A scale-time curve from two differentiable functions of a scalar r in [0, 1].
+
+    Args:
+        t: r -> t_r, increasing, t_0 = 0 and t_1 = 1 (a scheduler change comes near these ends).
+        s: r -> s_r > 0; a constant factor of s changes no solver.
+    """
+
+    t: Callable
+    s: Callable
+
+    def __call__(self, r):
+        """(t_r, tdot_r, s_r, sdot_r) at a scalar r."""
+        r = jnp.asarray(r, jnp.result_type(float))
+        one = jnp.ones_like(r)
+        t, t_dot = jax.jvp(self.t, (r,), (one,))
+        s, s_dot = jax.jvp(self.s, (r,), (one,))
+        return t, t_dot, s, s_dot
+
+
+def identity_curve() -> Curve:
+    """t_r = r, s_r = 1."""
+    return Curve(lambda r: r, jnp.ones_like)
+
+
+def transform_velocity(u: Callable, curve: Curve) -> Callable:
+    """The transformed field, eq. (16): ubar_r(x) = (sdot_r / s_r) x + tdot_r s_r u_{t_r}(x / s_r).
+
+    Takes and returns functions `u(t, x)`. If x(t) solves x' = u_t(x), then s_r x(t_r) solves the new field.
+    """
+
+    def ubar(r, x):
+        t, t_dot, s, s_dot = (value.astype(x.dtype) for value in curve(r))
+        return s_dot / s * x + t_dot * s * u(t, x / s)
+
+    return ubar
+
+
+def transform_velocity_by(u: Callable, t: Callable, phi: Callable, phi_inverse: Callable) -> Callable:
+    """The field of xbar(r) = phi_r(x(t_r)) for any smooth invertible phi_r, Prop. 2.1.
+
+    ubar_r(x) = phidot_r(y) + tdot_r d_x phi_r(y) u_{t_r}(y) with y = phi_r^-1(x): one Jacobian-vector product.
+
+    Args:
+        u: velocity `u(t, x)`.
+        t: r -> t_r.
+        phi, phi_inverse: `phi(r, x)` and its inverse in x.
+    """
+
+    def ubar(r, x):
+        r = jnp.asarray(r, jnp.result_type(float))
+        time, t_dot = jax.jvp(t, (r,), (jnp.ones_like(r),))
+        y = phi_inverse(r, x)
+        _, tangent = jax.jvp(phi, (r, y), (jnp.ones_like(r), t_dot.astype(x.dtype) * u(time, y)))
+        return tangent
+
+    return ubar
+
+
+def curve_between(scheduler: Scheduler, target: Scheduler) -> Curve:
+    """The curve that carries paths of `scheduler` to those of `target` (Theorem 2.3, Sec. 2.2).
+
+    t_r = snr^-1(snrbar_r); s_r = sigmabar_r / sigma_{t_r} = alphabar_r / alpha_{t_r}. Both quotients are 0/0 at an end; the
+    quotient of (alpha, sigma)'s lengths is the same number and never is.
+    """
+
+    def t(r):
+        return scheduler.time_of(target.alpha(r), target.sigma(r))
+
+    def s(r):
+        time = t(r)
+        return jnp.hypot(target.alpha(r), target.sigma(r)) / jnp.hypot(scheduler.alpha(time), scheduler.sigma(time))
+
+    return Curve(t, s)
+
+
+def scheduler_along(scheduler: Scheduler, curve: Curve) -> Scheduler:
+    """The other way (Theorem 2.3): the scheduler whose paths the transformed field follows.
+
+    alphabar_r = s_r alpha_{t_r}, sigmabar_r = s_r sigma_{t_r}.
+    """
+    return Scheduler(
+        lambda r: curve.s(r) * scheduler.alpha(curve.t(r)),
+        lambda r: curve.s(r) * scheduler.sigma(curve.t(r)),
+    )
+
+
+def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32) -> Theta:
+    """The theta of the base solver run on the field transformed by `curve`: its knots read off the curve.
+
+    A curve that misses t = 0 or t = 1 (a scheduler change between models whose ends are only near 0 and 1) is stretched
+    to meet them, and s is divided by s_0, which no solver notices.
+
+    Raises:
+        ValueError: as `theta_from_knots`, if the curve does not increase or leaves its bounds at a knot.
+
+    Example:
+        >>> import bespoke_jax as bj
+        >>> curve = curve_between(bj.schedulers.CondOT(), bj.schedulers.Cosine())
+        >>> theta = theta_from_curve("rk1", 2, curve)
+        >>> round(float(theta.knots().t[1]), 4)  # where t / (1 - t) = tan(pi / 4)
+        0.5
+    """
+    n = BASES.get(base, 1) * num_steps
+    t, dt, s, ds = (np.asarray(v, np.float64) for v in _read(curve, np.linspace(0, 1, n + 1)))
+    length = t[-1] - t[0]
+    return theta_from_knots(
+        base, (t - t[0]) / length, np.maximum(dt[:-1] / length, 1e-3), s / s[0], ds[:-1] / s[0], dtype=dtype
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(curve, r):
+    return jax.vmap(curve)(r)

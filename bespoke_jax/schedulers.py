@@ -1,0 +1,151 @@
+"""Schedulers: the pair (alpha_t, sigma_t) of a Gaussian path p_t(x | x1) = N(alpha_t x1, sigma_t^2 I).
+
+t = 0 is noise, t = 1 is data, and snr_t = alpha_t / sigma_t grows with t (Sec. 2.2, arXiv:2310.19075). The ends of real
+models are only near 0 and 1 (a variance-preserving one has alpha_0 = 0.0066), and nothing here asks for more.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving"]
+
+_BISECTIONS = 54  # halves [0, 1] down to the last bit of a float64
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduler:
+    """A scheduler from two differentiable functions of `t` in [0, 1].
+
+    Args:
+        alpha: t -> alpha_t, the factor of the data; increasing (or constant).
+        sigma: t -> sigma_t, the standard deviation of the noise; decreasing (or constant).
+
+    Two schedulers are equal if their functions are the same objects, so that a jitted function of a flow is compiled
+    once; define the functions once, at module level.
+
+    Example:
+        >>> straight = Scheduler(lambda t: t, lambda t: 1.0 - t)
+        >>> round(float(straight.snr_inverse(straight.snr(0.25))), 5)
+        0.25
+    """
+
+    alpha: Callable
+    sigma: Callable
+
+    def __post_init__(self):
+        for name in ("alpha", "sigma"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"Scheduler: {name} must be a function of t, got {getattr(self, name)!r}.")
+
+    def snr(self, t):
+        """alpha_t / sigma_t: 0 at pure noise, infinite at clean data."""
+        t = jnp.asarray(t, jnp.result_type(float))
+        return self.alpha(t) / self.sigma(t)
+
+    def snr_inverse(self, snr):
+        """The t in [0, 1] with this signal-to-noise ratio; the nearer end if it lies outside the scheduler's range."""
+        snr = jnp.asarray(snr, jnp.result_type(float))
+        finite = jnp.where(jnp.isinf(snr), 1.0, snr)
+        return self.time_of(jnp.where(jnp.isinf(snr), 1.0, finite), jnp.where(jnp.isinf(snr), 0.0, 1.0))
+
+    def time_of(self, alpha, sigma):
+        """The t in [0, 1] at which alpha_t / sigma_t = alpha / sigma, elementwise; sigma = 0 is allowed.
+
+        Written as a root of alpha_t sigma - sigma_t alpha, which has no infinities at the ends. Bisection finds it; its
+        first derivative comes from one Newton step with the root held fixed (the implicit function theorem).
+        """
+        alpha, sigma = jnp.broadcast_arrays(alpha, sigma)
+
+        def excess(t):
+            return self.alpha(t) * sigma - self.sigma(t) * alpha
+
+        def halve(_, bounds):
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            above = excess(middle) > 0
+            return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+        bounds = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+        low, high = jax.lax.stop_gradient(jax.lax.fori_loop(0, _BISECTIONS, halve, jax.lax.stop_gradient(bounds)))
+        t = 0.5 * (low + high)
+        value, slope = jax.jvp(excess, (t,), (jnp.ones_like(t),))
+        slope = jax.lax.stop_gradient(slope)
+        # Bisection is already at the last bit: only the derivative of this step is wanted, not its value.
+        newton = -value / jnp.where(slope > 0, slope, jnp.inf)
+        return t + newton - jax.lax.stop_gradient(newton)
+
+
+def _condot_alpha(t):
+    return t
+
+
+def _condot_sigma(t):
+    return 1.0 - t
+
+
+def CondOT() -> Scheduler:
+    """The straight path of FM-OT: alpha_t = t, sigma_t = 1 - t (Lipman et al. 2022, arXiv:2210.02747).
+
+    Example:
+        >>> float(CondOT().snr(0.5))
+        1.0
+    """
+    return Scheduler(_condot_alpha, _condot_sigma)
+
+
+def _cosine_alpha(t):
+    return jnp.sin(0.5 * math.pi * t)
+
+
+def _cosine_sigma(t):
+    return jnp.sin(0.5 * math.pi * (1.0 - t))  # exactly 0 at t = 1, where cos would round to -4e-8
+
+
+def Cosine() -> Scheduler:
+    """The cosine path of FM/v-CS: alpha_t = sin(pi t / 2), sigma_t = cos(pi t / 2) (Salimans & Ho 2022, arXiv:2202.00512)."""
+    return Scheduler(_cosine_alpha, _cosine_sigma)
+
+
+@functools.cache
+def VariancePreserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Scheduler:
+    """The variance-preserving path (eps-VP): alpha_t = xi_{1-t}, sigma_t^2 = 1 - xi_{1-t}^2 (Song et al. 2020, arXiv:2011.13456).
+
+    xi_s = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2). Since sigma_t behaves like sqrt(1 - t) at the data end,
+    its slope there is infinite; 1e-12 under the root keeps it finite and sigma_t * sigmadot_t exact.
+    """
+
+    def log_xi(t):
+        s = 1.0 - t
+        return -(s**2) * (beta_max - beta_min) / 4 - s * beta_min / 2
+
+    def alpha(t):
+        return jnp.exp(log_xi(t))
+
+    def sigma(t):
+        return jnp.sqrt(1e-12 - jnp.expm1(2 * log_xi(t)))
+
+    return Scheduler(alpha, sigma)
+
+
+@functools.cache
+def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Scheduler:
+    """Variance exploding with the time grid of EDM: alpha_t = 1, sigma_t^(1/rho) linear in t (Karras et al. 2022, eq. 5, arXiv:2206.00364).
+
+    The noise x0 has standard deviation `sigma_max`, not 1; `Flow.noise` draws it so.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"EDM: wanted 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}.")
+    start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+
+    def alpha(t):
+        return jnp.ones_like(t)
+
+    def sigma(t):
+        return (start + t * (end - start)) ** rho
+
+    return Scheduler(alpha, sigma)

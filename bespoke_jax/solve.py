@@ -1,0 +1,96 @@
+"""Run a solver: one scan over its steps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bespoke_jax.flow import Flow, check_key
+from bespoke_jax.steps import step_from_knots
+from bespoke_jax.table import SolverTable, table_row
+from bespoke_jax.theta import Theta
+
+__all__ = ["sample", "solve"]
+
+
+def solve(flow: Flow, solver: Theta | SolverTable, x0, *, return_path: bool = False):
+    """x1 from given noise x0: `solver.nfe` velocity evaluations.
+
+    Args:
+        flow: the velocity field.
+        solver: a theta or a table.
+        x0: noise, [*batch, *event_shape]; the state keeps its dtype.
+        return_path: give all states, [steps + 1, *batch, *event_shape], x0 among them, instead of the last.
+
+    Differentiable in the flow's parameters, the solver and x0; works under jit, vmap and pmap.
+
+    Example:
+        >>> import jax.numpy as jnp, bespoke_jax as bj
+        >>> flow = bj.Flow(lambda p, t, x: -x, None, event_shape=())
+        >>> float(solve(flow, bj.init_theta("rk1", num_steps=2), jnp.float32(1.0)))
+        0.25
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
+    if not isinstance(solver, Theta | SolverTable):
+        raise TypeError(f"solver: wanted a Theta or a SolverTable, got {type(solver).__name__}.")
+    flow.batch_shape(x0, "x0")
+    return _solve(flow, solver, x0, return_path)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _solve(flow, solver, x0, return_path):
+    start, step, num_steps = (_theta_program if isinstance(solver, Theta) else _table_program)(flow, solver, x0)
+
+    def body(carry, i):
+        carry = step(i, carry)
+        return carry, carry[0] if return_path else None
+
+    (x1, _), path = jax.lax.scan(body, start, jnp.arange(num_steps))
+    return jnp.concatenate([x0[None], path]) if return_path else x1
+
+
+def _theta_program(flow, theta, x0):
+    knots = theta.knots()
+
+    def step(i, carry):
+        return step_from_knots(theta, knots, i, carry[0], flow)[1], None
+
+    return (x0, None), step, theta.num_steps
+
+
+def _table_program(flow, table, x0):
+    def step(i, carry):
+        x, velocities = carry
+        velocities = velocities.at[i].set(flow(table.t[i].astype(_time_dtype(table, x)), x))
+        return table_row(table, i, x0, velocities), velocities
+
+    return (x0, jnp.zeros((table.nfe, *x0.shape), x0.dtype)), step, table.nfe
+
+
+def _time_dtype(table, x):
+    return jnp.promote_types(table.t.dtype, x.dtype)
+
+
+def sample(params: Flow, theta: Theta | SolverTable, key, *, num_samples: int | None = None, dtype=jnp.float32):
+    """Draw noise and solve: one sample [*event_shape], or [num_samples, *event_shape].
+
+    Args:
+        params: the flow (its leaves are the network's parameters).
+        theta: a learned theta or a table.
+        key: one JAX random key.
+        num_samples: how many, as a batch.
+        dtype: of the state.
+
+    Example:
+        >>> import jax, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.1)
+        >>> bj.sample(flow, bj.init_theta("rk2", num_steps=4), jax.random.key(0), num_samples=5).shape
+        (5, 2)
+    """
+    check_key(key)
+    if num_samples is not None and (isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1):
+        raise ValueError(f"num_samples: wanted an integer >= 1 or None, got {num_samples!r}.")
+    if not isinstance(params, Flow):
+        raise TypeError(f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}.")
+    return solve(params, theta, params.noise(key, () if num_samples is None else (num_samples,), dtype))

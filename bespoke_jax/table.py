@@ -1,0 +1,71 @@
+"""The solver table: every fixed-grid solver as one set of numbers (FORMULAS: Shaul et al. 2024, arXiv:2403.01329, eq. 11)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.theta import Theta
+
+__all__ = ["SolverTable", "table_row", "to_table"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SolverTable:
+    """m velocity evaluations: x_{i+1} = a_i x_0 + sum_{j <= i} b_ij u_{t_j}(x_j), i = 0..m-1.
+
+    Attributes:
+        t: [m] times of the evaluations.
+        a: [m] factors of the noise.
+        b: [m, m] factors of the velocities, lower triangular.
+
+    Example:
+        >>> import bespoke_jax as bj
+        >>> bj.classic.euler(2).b.tolist()
+        [[0.5, 0.0], [0.5, 0.5]]
+    """
+
+    t: jax.Array
+    a: jax.Array
+    b: jax.Array
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per sample, m."""
+        return self.t.shape[-1]
+
+
+def table_row(table: SolverTable, i, x0, velocities):
+    """x_{i+1} (eq. 11 of arXiv:2403.01329) from the noise and the velocities [m, *x0.shape], those after i still zero."""
+    b = table.b[i].astype(x0.dtype)
+    return table.a[i].astype(x0.dtype) * x0 + jnp.tensordot(b, velocities, axes=1)
+
+
+def to_table(theta: Theta) -> SolverTable:
+    """The table of a Bespoke solver: the same numbers, unrolled. Exact up to rounding.
+
+    Each state is a combination of x0 and the velocities so far; stepping through (17) or (19)-(20) with coefficient
+    vectors in place of states gives the rows.
+
+    Example:
+        >>> import bespoke_jax as bj
+        >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
+        [[0.5, 0.0], [0.0, 1.0]]
+    """
+    t, dt, s, ds = theta.knots()
+    m, h = theta.nfe, 1.0 / theta.num_steps
+    unit = jnp.eye(m + 1, dtype=t.dtype)  # row 0 stands for x0, row j + 1 for velocity j
+    x, rows = unit[0], []
+    for i in range(theta.num_steps):
+        if theta.base == "rk1":
+            x = (s[i] + h * ds[i]) / s[i + 1] * x + h * dt[i] * s[i] / s[i + 1] * unit[i + 1]
+            rows.append(x)
+        else:
+            a, c, e = 2 * i, 2 * i + 1, 2 * i + 2
+            z = (s[a] + h / 2 * ds[a]) * x + h / 2 * s[a] * dt[a] * unit[a + 1]
+            x = s[a] / s[e] * x + h / s[e] * (ds[c] / s[c] * z + dt[c] * s[c] * unit[c + 1])
+            rows += [z / s[c], x]
+    rows = jnp.stack(rows)
+    return SolverTable(t[:-1], rows[:, 0], rows[:, 1:])

@@ -1,0 +1,180 @@
+"""Theta: the learned numbers of a Bespoke solver, raw (unconstrained) and as knots (constrained).
+
+A solver of n steps has N intervals between its knots: N = n for rk1 and N = 2n for rk2, whose midpoints are knots too.
+At the knots it knows t, s and, at the start of each interval, their derivatives: 4N - 1 free numbers, since t_0 = 0,
+t_N = 1 and s_0 = 1 are fixed. That is 4n - 1 for rk1 and 8n - 1 for rk2 (Sec. 2.2, eqs. 17, 19-20).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["BASES", "Knots", "Theta", "init_theta", "theta_from_knots"]
+
+BASES = {"rk1": 1, "rk2": 2}
+"""Base solver -> velocity evaluations per step, which is also knot intervals per step."""
+
+# Any raw number gives usable knots. No interval is shorter than _SHORTEST of its even share, so that neighbouring knots
+# stay apart in float32; logarithms of s and tdot stay within _LOG_BOUND, sdot within _SLOPE_BOUND.
+_SHORTEST = 1e-3
+_LOG_BOUND = 8.0
+_SLOPE_BOUND = 1e3
+
+
+class Knots(NamedTuple):
+    """The scale-time transformation at the knots r_j = j / N.
+
+    Attributes:
+        t: [N + 1] times, strictly increasing from exactly 0 to exactly 1.
+        dt: [N] derivatives dt/dr > 0 at the start of each interval.
+        s: [N + 1] scales > 0, s[0] = 1.
+        ds: [N] derivatives ds/dr at the start of each interval.
+    """
+
+    t: jax.Array
+    dt: jax.Array
+    s: jax.Array
+    ds: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Theta:
+    """The parameters of a Bespoke solver; a pytree with the single leaf `raw`.
+
+    Attributes:
+        raw: [num_parameters] unconstrained numbers, all 0 for the plain base solver.
+        base: "rk1" or "rk2"; static.
+        num_steps: n; static.
+
+    Example:
+        >>> theta = init_theta("rk2", num_steps=5)
+        >>> theta.num_parameters, theta.nfe
+        (39, 10)
+    """
+
+    raw: jax.Array
+    base: str = dataclasses.field(metadata=dict(static=True))
+    num_steps: int = dataclasses.field(metadata=dict(static=True))
+
+    @property
+    def num_intervals(self) -> int:
+        """Knot intervals N."""
+        return BASES[self.base] * self.num_steps
+
+    @property
+    def num_parameters(self) -> int:
+        """4N - 1: 4n - 1 for rk1, 8n - 1 for rk2."""
+        return 4 * self.num_intervals - 1
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per sample."""
+        return BASES[self.base] * self.num_steps
+
+    def knots(self) -> Knots:
+        """The constrained numbers (derived; the paper's Appendix F up to the choice of positive functions).
+
+        The increments of t are a softmax with its first logit held at 0; dt = exp(b), s = exp(c), ds = d, with b, c
+        and d softly bounded. Strictly monotone t and positive s for every raw vector, and nowhere a dead gradient at 0.
+        """
+        n = self.num_intervals
+        if self.raw.shape[-1] != self.num_parameters:
+            raise ValueError(
+                f"theta.raw: {self.base} with {self.num_steps} steps has {self.num_parameters} parameters, "
+                f"got shape {self.raw.shape}."
+            )
+        a, b, c, d = jnp.split(self.raw, (n - 1, 2 * n - 1, 3 * n - 1))
+        zero, one = jnp.zeros((1,), self.raw.dtype), jnp.ones((1,), self.raw.dtype)
+        increments = (1 - _SHORTEST) * jax.nn.softmax(jnp.concatenate([zero, a])) + _SHORTEST / n
+        t = jnp.concatenate([zero, jnp.cumsum(increments)[:-1], one])
+        s = jnp.concatenate([one, jnp.exp(_soft_bound(c, _LOG_BOUND))])
+        return Knots(t, jnp.exp(_soft_bound(b, _LOG_BOUND)), s, _soft_bound(d, _SLOPE_BOUND))
+
+
+def _soft_bound(x, bound):
+    """The identity near 0, within (-bound, bound) everywhere."""
+    return bound * jnp.tanh(x / bound)
+
+
+def _soft_bound_inverse(y, bound):
+    return bound * np.arctanh(y / bound)
+
+
+def _check_base(base):
+    if base not in BASES:
+        raise ValueError(f"base: wanted one of {sorted(BASES)}, got {base!r}.")
+
+
+def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
+    """The start: exactly Euler ("rk1") or midpoint ("rk2") with `num_steps` equal steps.
+
+    Raises:
+        ValueError: for another base, or `num_steps` that is no positive integer.
+
+    Example:
+        >>> [float(t) for t in init_theta("rk1", num_steps=4).knots().t]
+        [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    _check_base(base)
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        raise ValueError(f"num_steps: wanted an integer >= 1, got {num_steps!r}.")
+    num_steps = int(num_steps)
+    return Theta(jnp.zeros(4 * BASES[base] * num_steps - 1, dtype), base, num_steps)
+
+
+def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
+    """The theta with these knots: the inverse of `Theta.knots`, for concrete (not traced) numbers.
+
+    Args:
+        base: "rk1" or "rk2".
+        t, s: [N + 1], dt, ds: [N], as in `Knots`; N = n for rk1, N = 2n for rk2.
+        dtype: of the parameters; that of `t` (at least float32) if not given.
+
+    Raises:
+        ValueError: if lengths disagree, N is odd for rk2, t does not increase from 0 to 1 with intervals of at least
+            1/1000 of an even share, s[0] is not 1, s or dt is not positive, or a number is not finite or too large.
+
+    Example:
+        >>> theta = init_theta("rk2", num_steps=3)
+        >>> theta_from_knots("rk2", *theta.knots()).num_steps
+        3
+    """
+    _check_base(base)
+    if dtype is None:
+        dtype = jnp.promote_types(jnp.result_type(t), jnp.float32)
+    arrays = {name: np.asarray(value, np.float64) for name, value in dict(t=t, dt=dt, s=s, ds=ds).items()}
+    t, dt, s, ds = arrays.values()
+    n = len(dt) if dt.ndim == 1 else -1
+    if n < 1 or dt.shape != (n,) or ds.shape != (n,) or t.shape != (n + 1,) or s.shape != (n + 1,):
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
+        raise ValueError(f"knots: wanted t and s of shape [N + 1], dt and ds of shape [N], got {shapes}.")
+    if n % BASES[base]:
+        raise ValueError(f"knots: {base} takes {BASES[base]} intervals a step, so N must be even; got N = {n}.")
+    for name, value in arrays.items():
+        if not np.all(np.isfinite(value)):
+            raise ValueError(f"{name}: wanted finite numbers, got {value}.")
+    increments = np.diff(t)
+    share = (increments - _SHORTEST / n) / (1 - _SHORTEST)
+    if abs(t[0]) > 1e-6 or abs(t[-1] - 1) > 1e-6 or np.any(share <= 0):
+        raise ValueError(
+            f"t: wanted times increasing from 0 to 1, no interval shorter than {_SHORTEST / n:.1e}, got {t}."
+        )
+    if abs(s[0] - 1) > 1e-6:
+        raise ValueError(f"s: wanted s[0] = 1, got {s[0]}.")
+    limit = np.exp(_LOG_BOUND)
+    for name, value in dict(s=s, dt=dt).items():
+        if np.any(value <= 0) or np.any(np.abs(np.log(value)) >= _LOG_BOUND):
+            raise ValueError(f"{name}: wanted numbers between {1 / limit:.1e} and {limit:.1e}, got {value}.")
+    if np.any(np.abs(ds) >= _SLOPE_BOUND):
+        raise ValueError(f"ds: wanted numbers within +-{_SLOPE_BOUND}, got {ds}.")
+    raw = [
+        np.log(share[1:] / share[0]),
+        _soft_bound_inverse(np.log(dt), _LOG_BOUND),
+        _soft_bound_inverse(np.log(s[1:]), _LOG_BOUND),
+        _soft_bound_inverse(ds, _SLOPE_BOUND),
+    ]
+    return Theta(jnp.asarray(np.concatenate(raw), dtype), base, n // BASES[base])
