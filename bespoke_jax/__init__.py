@@ -1,10 +1,48 @@
-"""Learn the ODE solver of a pre-trained flow or diffusion model. The public names; see docs/ for a tour."""
+"""Learn the ODE solver of a pre-trained flow or diffusion model. The public names; docs/ has the tour."""
 
-from bespoke_jax import analytic, classic, metrics, models, schedulers, scale_time
+from bespoke_jax import analytic, classic, losses, metrics, models, scale_time, schedulers
+from bespoke_jax.fit import DEFAULT_STAGES, FitError, FitResult, FitState, Stage, fit, init_state, paper_stages
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.scale_time import theta_from_curve
+from bespoke_jax.second_order import levenberg_marquardt
 from bespoke_jax.solve import sample, solve
+from bespoke_jax.solver_file import load_solver, save_solver
 from bespoke_jax.steps import step_lipschitz, step_theta
 from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import Knots, Theta, init_theta, theta_from_knots
+
+__all__ = [
+    "DEFAULT_STAGES",
+    "FitError",
+    "FitResult",
+    "FitState",
+    "Flow",
+    "Knots",
+    "Paths",
+    "SolverTable",
+    "Stage",
+    "Theta",
+    "analytic",
+    "classic",
+    "fit",
+    "ground_truth",
+    "init_state",
+    "init_theta",
+    "levenberg_marquardt",
+    "load_solver",
+    "losses",
+    "metrics",
+    "models",
+    "paper_stages",
+    "sample",
+    "save_solver",
+    "scale_time",
+    "schedulers",
+    "solve",
+    "step_lipschitz",
+    "step_theta",
+    "theta_from_curve",
+    "theta_from_knots",
+    "to_table",
+]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 from bespoke_jax.schedulers import CondOT, Scheduler
 
@@ -60,7 +61,7 @@ def _mixture_velocity(scheduler: Scheduler) -> Callable:
 
     def velocity(params, t, x):
         dtype = x.dtype
-        t = jnp.asarray(t, jnp.promote_types(dtype, jnp.float32))
+        t = jnp.asarray(t, promote(dtype, jnp.float32))
         (alpha, alpha_dot), (sigma, sigma_dot) = (
             tuple(c.astype(dtype) for c in jax.jvp(f, (t,), (jnp.ones_like(t),))) for f in (scheduler.alpha, scheduler.sigma)
         )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.dtypes import promote
 from bespoke_jax.schedulers import Scheduler
 
 __all__ = ["PREDICTIONS", "Flow"]
@@ -20,8 +21,8 @@ class Flow:
     `jit`, `vmap`, `pmap`, sharded and donated like any tree of arrays.
 
     Args:
-        velocity: `velocity(params, t, x) -> array of x's shape`, traceable by JAX; t is a scalar, x is [B, *event_shape]
-            with exactly one batch axis, whatever batch shape the caller used. It must treat the samples of a batch
+        velocity: `velocity(params, t, x) -> array of x's shape`, traceable by JAX; t is a scalar of x's dtype (float32 at
+            least), x is [B, *event_shape] with exactly one batch axis, whatever batch shape the caller used. It must treat the samples of a batch
             independently. It may compute in a lower precision (bfloat16): its result is cast to x's dtype.
         params: the network's parameters, any pytree of arrays.
         event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars.
@@ -90,12 +91,14 @@ class Flow:
         if jnp.ndim(t) != 0:
             raise ValueError(f"t: wanted a scalar, got shape {jnp.shape(t)}; use jax.vmap for several times.")
         flat = jnp.reshape(x, (-1, *self.event_shape))
+        # A time wider than the state would widen what the network returns; one narrower than float32 is no time.
+        t = jnp.asarray(t, promote(flat.dtype, jnp.float32))
         out = self.velocity(self.params, t, flat)
         if not isinstance(out, jax.Array):
             raise TypeError(f"velocity: wanted one array of shape {flat.shape}, got {type(out).__name__}.")
         if out.shape != flat.shape:
             raise ValueError(f"velocity: given x of shape {flat.shape} it returned shape {out.shape}; they must agree.")
-        if not jnp.issubdtype(out.dtype, jnp.floating) or jnp.promote_types(out.dtype, flat.dtype) != flat.dtype:
+        if not jnp.issubdtype(out.dtype, jnp.floating) or promote(out.dtype, flat.dtype) != flat.dtype:
             raise TypeError(
                 f"velocity: given x of dtype {flat.dtype} it returned {out.dtype}; "
                 f"wanted {flat.dtype} or a narrower float (cast the network's output)."
@@ -184,7 +187,7 @@ class _PredictionVelocity:
     def __call__(self, params, t, x):
         if self.prediction == "velocity":
             return self.network(params, t, x)
-        t = jnp.clip(jnp.asarray(t, jnp.result_type(float)), self.time_margin, 1 - self.time_margin)
+        t = jnp.clip(jnp.asarray(t, promote(x.dtype, jnp.float32)), self.time_margin, 1 - self.time_margin)
         out = self.network(params, t, x)
         one = jnp.ones_like(t)
         (alpha, alpha_dot), (sigma, sigma_dot) = (

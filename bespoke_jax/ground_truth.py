@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 
 __all__ = ["Paths", "ground_truth"]
@@ -213,7 +214,7 @@ def _setup(flow, rtol, atol):
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _begin(flow, x0, rtol, atol):
     term, controller = _setup(flow, rtol, atol)
-    t0, t1 = (jnp.asarray(t, jnp.promote_types(x0.dtype, jnp.float32)) for t in (0.0, 1.0))
+    t0, t1 = (jnp.asarray(t, promote(x0.dtype, jnp.float32)) for t in (0.0, 1.0))
     order = _SOLVER.error_order(term)
     t_next, controller_state = controller.init(term, t0, t1, x0, None, None, _SOLVER.func, order)
     t_next = jnp.minimum(jnp.asarray(t_next, t0.dtype), t1)
@@ -274,7 +275,7 @@ def _advance(flow, carry, max_steps, rtol, atol):
             attempts=c["attempts"] + 1,
             bad=~jnp.all(jnp.isfinite(x1)),
         )
-        return c, times, buffers, taken + keep
+        return c, times, buffers, taken + keep.astype(taken.dtype)
 
     zero = jnp.zeros((), jnp.int32)
     return jax.lax.while_loop(going_on, attempt, (carry, times, buffers, zero))

@@ -3,8 +3,8 @@
 `rmse_bound` (26) and `local` look at each step on its own, from a point of the true path, all steps in parallel. `rmse` (6)
 and `endpoint` run the solver and look at where it ends.
 
-Each is E sum_i phi(mean_j e_ij^2) for error vectors e_i and phi the square root or the logarithm. That is all a second-order
-method needs, so `LOSSES` keeps the two parts of each beside its name.
+Each is E sum_i phi(mean_j e_ij^2) for error vectors e_i and phi the square root or the logarithm. `LOSSES` keeps the two parts
+of each beside its name: `curvature` needs them apart.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from bespoke_jax.metrics import mean_square
 from bespoke_jax.solve import solve
 from bespoke_jax.steps import step_from_knots, step_lipschitz
 from bespoke_jax.table import SolverTable
-from bespoke_jax.theta import Theta
+from bespoke_jax.theta import Knots, Theta
 
 __all__ = [
     "LOSSES",
@@ -28,9 +28,9 @@ __all__ = [
     "end_errors",
     "endpoint",
     "local",
-    "residuals",
     "rmse",
     "rmse_bound",
+    "step_error",
     "step_errors",
 ]
 
@@ -40,26 +40,24 @@ def auxiliary_path(paths: Paths, t):
 
     Value and t-derivative are those of the true path; no gradient enters the reference solve. Shape as `paths.at(t)`.
     """
+    t = jnp.asarray(t, paths.times.dtype)
     fixed = jax.lax.stop_gradient(t)
     x, velocity = jax.lax.stop_gradient((paths.at(fixed), paths.velocity(fixed)))
-    return x + velocity * (t - fixed).astype(x.dtype)
+    offset = (t - fixed).astype(x.dtype)
+    return x + velocity * offset.reshape(*t.shape, *(1,) * (x.ndim - t.ndim))
+
+
+def step_error(flow: Flow, theta: Theta, window: Knots, paths: Paths):
+    """x(t_{i+1}) - step(t_i, x(t_i)) of the step with knots `window`, with xaux on both sides: [B, *event]."""
+    t = window.t[0]
+    t_next, x_next = step_from_knots(theta, window, 0, auxiliary_path(paths, t), flow)
+    return (auxiliary_path(paths, t_next) - x_next).reshape(-1, *flow.event_shape)
 
 
 def step_errors(flow: Flow, theta: Theta, paths: Paths):
-    """x(t_i) - step(t_{i-1}, x(t_{i-1})), i = 1..n, with xaux on both sides: [n, B, *event] (Sec. 2.3, before eq. 24).
-
-    The n steps are independent and go through the network as one batch.
-    """
-    knots = theta.knots()
-    knots_per_step = theta.num_intervals // theta.num_steps
-    flat = paths.take(jnp.arange(paths.num_paths))
-
-    def error(i):
-        t = knots.t[knots_per_step * i]
-        t_next, x_next = step_from_knots(theta, knots, i, auxiliary_path(flat, t), flow)
-        return auxiliary_path(flat, t_next) - x_next
-
-    return jax.vmap(error)(jnp.arange(theta.num_steps))
+    """The errors of all n steps, [n, B, *event] (Sec. 2.3, before eq. 24): independent, so they run as one batch."""
+    windows = theta.knots().of_steps(theta.num_steps)
+    return jax.vmap(lambda window: step_error(flow, theta, window, paths))(windows)
 
 
 def bound_weights(theta: Theta, lipschitz=1.0):
@@ -132,32 +130,25 @@ def _reduce(flow, errors, phi):
 
 
 class LossTerms(NamedTuple):
-    """A loss taken apart: `function` itself, its error vectors [terms, B, *event], and phi of their mean squares."""
+    """A loss taken apart.
+
+    Attributes:
+        function: the loss itself.
+        errors: its error vectors, [terms, B, *event].
+        phi: what is taken of their mean squares.
+        per_step: whether error i depends on the knots of step i alone (and its weight).
+    """
 
     function: Callable
     errors: Callable
     phi: Callable
+    per_step: bool
 
 
 LOSSES = {
-    "rmse_bound": LossTerms(rmse_bound, _bound_errors, _root),
-    "local": LossTerms(local, step_errors, _root),
-    "rmse": LossTerms(rmse, end_errors, _root),
-    "endpoint": LossTerms(endpoint, end_errors, _log),
+    "rmse_bound": LossTerms(rmse_bound, _bound_errors, _root, per_step=True),
+    "local": LossTerms(local, step_errors, _root, per_step=True),
+    "rmse": LossTerms(rmse, end_errors, _root, per_step=False),
+    "endpoint": LossTerms(endpoint, end_errors, _log, per_step=False),
 }
 """The losses by the names that configs use."""
-
-
-def residuals(name: str, flow: Flow, theta: Theta | SolverTable, paths: Paths, **options):
-    """Residuals r [terms, B, *event] for Gauss-Newton: sum r^2 has the value-free part of the loss's own gradient.
-
-    phi is concave, so phi(m) <= phi(m0) + phi'(m0) (m - m0): with weights phi'(m0) held fixed, sum r^2 is a quadratic
-    majorant of the loss with the same gradient (iteratively reweighted least squares).
-    """
-    terms = LOSSES[name]
-    errors = terms.errors(flow, theta, paths, **options)
-    event_ndim = len(flow.event_shape)
-    m = jax.lax.stop_gradient(mean_square(errors, event_ndim))
-    weight = jax.vmap(jax.grad(terms.phi))(m.ravel()).reshape(m.shape)
-    size = errors[0].size
-    return errors * jnp.sqrt(weight / size).reshape(*m.shape, *(1,) * event_ndim)

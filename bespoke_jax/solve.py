@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.steps import step_from_knots
 from bespoke_jax.table import SolverTable, table_row
@@ -69,7 +70,7 @@ def _table_program(flow, table, x0):
 
 
 def _time_dtype(table, x):
-    return jnp.promote_types(table.t.dtype, x.dtype)
+    return promote(table.t.dtype, x.dtype)
 
 
 def sample(params: Flow, theta: Theta | SolverTable, key, *, num_samples: int | None = None, dtype=jnp.float32):

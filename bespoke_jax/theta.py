@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.dtypes import promote
+
 __all__ = ["BASES", "Knots", "Theta", "init_theta", "theta_from_knots"]
 
 BASES = {"rk1": 1, "rk2": 2}
@@ -38,6 +40,15 @@ class Knots(NamedTuple):
     dt: jax.Array
     s: jax.Array
     ds: jax.Array
+
+    def of_steps(self, num_steps: int) -> "Knots":
+        """What each step sees: the same fields, [num_steps, N/n + 1] for t and s, [num_steps, N/n] for dt and ds.
+
+        A step run on its own knots, as step 0, is the step of the whole solver.
+        """
+        width = self.dt.shape[0] // num_steps
+        index = width * jnp.arange(num_steps)[:, None] + jnp.arange(width + 1)
+        return Knots(self.t[index], self.dt[index[:, :-1]], self.s[index], self.ds[index[:, :-1]])
 
 
 @jax.tree_util.register_dataclass
@@ -145,7 +156,7 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
     """
     _check_base(base)
     if dtype is None:
-        dtype = jnp.promote_types(jnp.result_type(t), jnp.float32)
+        dtype = promote(jnp.result_type(t), jnp.float32)
     arrays = {name: np.asarray(value, np.float64) for name, value in dict(t=t, dt=dt, s=s, ds=ds).items()}
     t, dt, s, ds = arrays.values()
     n = len(dt) if dt.ndim == 1 else -1
