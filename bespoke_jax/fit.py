@@ -17,7 +17,7 @@ from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.losses import LOSSES
 from bespoke_jax.second_order import LevenbergMarquardtState, levenberg_marquardt
 from bespoke_jax.solve import solve
-from bespoke_jax.starts import best_start
+from bespoke_jax.starts import best_start, start_thetas
 from bespoke_jax.theta import Theta
 
 __all__ = ["DEFAULT_STAGES", "FitError", "FitResult", "FitState", "Stage", "fit", "init_state", "paper_stages"]
@@ -42,8 +42,8 @@ class Stage:
     loss: str | Callable = "endpoint"
     num_iterations: int = 8
     optimizer: optax.GradientTransformation = _SECOND_ORDER
-    batch_size: int = 64
-    curvature_size: int = 16
+    batch_size: int = 32
+    curvature_size: int = 8
     validate_every: int = 1
     lipschitz: float = 1.0
 
@@ -77,7 +77,10 @@ class Stage:
         return {"lipschitz": self.lipschitz} if self.loss == "rmse_bound" else {}
 
     def cost(self, theta: Theta) -> int:
-        """Velocity evaluations of one update: forward 1, reverse-mode gradient 2 more, a forward-mode tangent 1."""
+        """Velocity evaluations of one update: forward 1, reverse-mode gradient 2 more, a forward-mode tangent 1.
+
+        What rematerialisation computes a second time is not counted.
+        """
         evaluations = 3 * self.batch_size
         if isinstance(self.optimizer.init(theta), LevenbergMarquardtState):
             per_step = not callable(self.loss) and LOSSES[self.loss].per_step
@@ -86,7 +89,7 @@ class Stage:
         return evaluations * theta.nfe
 
 
-_TRIALS = 5  # values that Levenberg-Marquardt looks at in a step: standing still and four dampings
+_TRIALS = 3  # dampings that a Levenberg-Marquardt step tries
 
 DEFAULT_STAGES = (Stage("rmse_bound", 5), Stage("endpoint", 8))
 """The bound brings any start near, robustly and cheaply; the end-point loss gains the last decibels (docs/fitting.md)."""
@@ -104,6 +107,7 @@ class FitState(NamedTuple):
     """All that a fit carries: a pytree of arrays of fixed shapes, so a checkpoint restores by its shapes.
 
     Attributes:
+        start: number of the start curve, 0 for the theta that was given.
         theta: the current theta.
         opt_states: one optimiser state per stage.
         best: the best theta on the held-out paths so far.
@@ -112,6 +116,7 @@ class FitState(NamedTuple):
         history: [records, 4] rows (iteration, loss, validation RMSE, validation mean log RMSE); NaN where not yet written.
     """
 
+    start: jax.Array
     theta: Theta
     opt_states: tuple
     best: Theta
@@ -146,10 +151,11 @@ class FitError(FloatingPointError):
         self.state = state
 
 
-def init_state(theta: Theta, stages: tuple[Stage, ...] = DEFAULT_STAGES) -> FitState:
+def init_state(theta: Theta, stages: tuple[Stage, ...] = DEFAULT_STAGES, start: int = 0) -> FitState:
     """The state before the first update; also the target that tells a checkpoint library what shapes to restore."""
     records = 1 + sum(-(-stage.num_iterations // stage.validate_every) for stage in stages)
     return FitState(
+        start=jnp.asarray(start, jnp.int32),
         theta=theta,
         opt_states=tuple(stage.optimizer.init(theta) for stage in stages),
         best=theta,
@@ -208,13 +214,13 @@ def fit(
         validation = ground_truth(flow, flow.noise(jax.random.fold_in(key, _VALIDATION), (num_validation,)), rtol, atol)
     stages = tuple(_bounded(stage, paths.num_paths) for stage in stages)
     cost = int(jnp.sum(paths.evaluations)) + int(jnp.sum(validation.evaluations))
-    start = "given"
+    starts = start_thetas(flow, theta) if choose_start else {"given": theta}
+    if choose_start:
+        few = paths.take(jnp.arange(min(_START_PATHS, paths.num_paths)))
+        cost += len(starts) * few.num_paths * theta.nfe
     if state is None:
-        if choose_start:
-            few = paths.take(jnp.arange(min(16, paths.num_paths)))
-            start, theta, tried = best_start(flow, theta, few)
-            cost += tried * few.num_paths * theta.nfe
-        state = init_state(theta, stages)
+        name = best_start(flow, starts, few) if choose_start else "given"
+        state = init_state(starts[name], stages, list(starts).index(name))
 
     done, records = 0, []
 
@@ -265,11 +271,13 @@ def fit(
             )
             state = look(name, state, loss)
         done += stage.num_iterations
-    return FitResult(state.best, records, cost, start, state)
+    return FitResult(state.best, records, cost, list(starts)[int(state.start)], state)
 
 
 # What a random number is for: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
 _PATHS, _VALIDATION, _BATCHES = 0, 1, 2
+
+_START_PATHS = 16  # paths that start curves are compared on
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -72,12 +72,14 @@ class Paths:
         """Velocity evaluations per path, averaged over paths; a float32 scalar."""
         return jnp.mean(self.evaluations.astype(jnp.float32))
 
+    @jax.jit
     def at(self, t):
         """x(t), [*batch, *event] for a scalar t in [0, 1]; [m, *batch, *event] for t of shape [m]. Differentiable in t."""
         if jnp.ndim(t):
             return jax.vmap(self.at)(t)
         return self._to_batch(jax.vmap(_quartic, in_axes=(0, 0, 0, 0, None))(*self._arrays, t))
 
+    @jax.jit
     def velocity(self, t):
         """x'(t), of the same shape as `at(t)`: the derivative of the stored curve, no velocity evaluation spent."""
         if jnp.ndim(t):
@@ -131,7 +133,7 @@ def ground_truth(flow: Flow, x0, rtol=1e-5, atol=1e-5, *, batch_size: int = 256,
         max_steps: attempted steps (six evaluations each) after which the solve is given up.
 
     Returns:
-        `Paths`, about 3 * (steps taken) states per path: 25 MB for 256 images of 28 x 28 and 30 steps a third of them... see docs.
+        `Paths`: three states per accepted step, so 220 MB for 256 images of 32 x 32 x 3 and 23 steps.
 
     Raises:
         ValueError: for a wrong shape, tolerance, batch_size or max_steps.
@@ -142,7 +144,7 @@ def ground_truth(flow: Flow, x0, rtol=1e-5, atol=1e-5, *, batch_size: int = 256,
         if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
             raise ValueError(f"{name}: wanted a tolerance > 0 such as 1e-5, got {value!r}.")
     for name, value in dict(batch_size=batch_size, max_steps=max_steps).items():
-        if not (isinstance(value, int | np.integer) and value > 0):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: wanted an integer > 0, got {value!r}.")
     batch_shape = flow.batch_shape(x0, "x0")
     flat = jnp.reshape(x0, (-1, *flow.event_shape))
@@ -192,8 +194,9 @@ def _solve_batch(flow, x0, rtol, atol, max_steps):
     times = jnp.concatenate([times, jnp.ones((1,), times.dtype)])
     states = jnp.concatenate([states, carry["x"][None]])
     velocities = jnp.concatenate([velocities, carry["velocity"][None]])
-    # FSAL: six new evaluations per attempted step; one more at the start, two to choose the first step.
-    evaluations = jnp.full((batch,), 6 * int(carry["attempts"]) + 3, jnp.int32)
+    # FSAL: six new evaluations per attempted step. Before that: two to choose the first step, one for `velocity` at t = 0,
+    # and one for the first stage of the first step.
+    evaluations = jnp.full((batch,), 6 * int(carry["attempts"]) + 4, jnp.int32)
     per_path = (jnp.swapaxes(array, 0, 1) for array in (states, velocities, middles))
     return jnp.broadcast_to(times, (batch, len(times))), *per_path, evaluations
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.theta import BASES, Theta, theta_from_knots
+from bespoke_jax.theta import BASES, Theta, check_solver, theta_from_knots
 
 __all__ = [
     "Curve",
@@ -121,7 +121,8 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
     to meet them, and s is divided by s_0, which no solver notices.
 
     Raises:
-        ValueError: as `theta_from_knots`, if the curve does not increase or leaves its bounds at a knot.
+        ValueError: as `init_theta` for base and num_steps; as `theta_from_knots` if the curve does not increase or leaves
+            its bounds at a knot.
 
     Example:
         >>> import bespoke_jax as bj
@@ -130,7 +131,7 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         >>> round(float(theta.knots().t[1]), 4)  # where t / (1 - t) = tan(pi / 4)
         0.5
     """
-    n = BASES.get(base, 1) * num_steps
+    n = check_solver(base, num_steps) * BASES[base]
     t, dt, s, ds = (np.asarray(v, np.float64) for v in _read(curve, np.linspace(0, 1, n + 1)))
     length = t[-1] - t[0]
     return theta_from_knots(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-__all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving"]
+__all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving", "by_name"]
 
 _BISECTIONS = 54  # halves [0, 1] down to the last bit of a float64
 
@@ -149,3 +149,13 @@ def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
         return (start + t * (end - start)) ** rho
 
     return Scheduler(alpha, sigma)
+
+
+_BY_NAME = {"condot": CondOT, "cosine": Cosine, "vp": VariancePreserving, "edm": EDM}
+
+
+def by_name(name: str) -> Scheduler:
+    """The scheduler that a config or a file names: "condot", "cosine", "vp" or "edm", with its usual constants."""
+    if name not in _BY_NAME:
+        raise ValueError(f"scheduler: wanted one of {sorted(_BY_NAME)}, got {name!r}.")
+    return _BY_NAME[name]()

@@ -17,14 +17,14 @@ class LevenbergMarquardtState(NamedTuple):
 
 
 def levenberg_marquardt(
-    damping: float = 1e-2, trials: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0), limit: float = 1.0
+    damping: float = 1e-2, trials: tuple[float, ...] = (0.1, 1.0, 10.0), limit: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt steps: (G + damping diag(G)) step = -gradient, for a Gauss-Newton matrix G.
 
-    The gradient is what any optax transformation is given. `update` takes two more arguments: `curvature_fn(params) -> G`,
-    [P, P] in the order of `ravel_pytree`, and `value_fn(params) -> scalar`, which judges: of the steps for damping times each
-    of `trials` the one of the lowest value is taken, or none if no value falls below that of standing still. Gradient and
-    judgement may come from more data than G: curvature tolerates noise, the direction does not.
+    The gradient is what any optax transformation is given. `update` takes three more arguments: `value`, the loss at
+    `params`; `value_fn(params) -> scalar`, which judges: of the steps for damping times each of `trials` the one of the
+    lowest value is taken, or none if no value falls below `value`; and `curvature_fn(params) -> G`, [P, P] in the order of
+    `ravel_pytree`. Gradient and judgement may come from more data than G: curvature tolerates noise, the direction does not.
 
     Args:
         damping: the first damping, relative to the diagonal of G.
@@ -39,7 +39,8 @@ def levenberg_marquardt(
         >>> method, p = levenberg_marquardt(), jnp.zeros(2)
         >>> state = method.init(p)
         >>> for _ in range(8):
-        ...     step, state = method.update(jax.grad(loss)(p), state, p, curvature_fn=curvature, value_fn=loss)
+        ...     value, slope = jax.value_and_grad(loss)(p)
+        ...     step, state = method.update(slope, state, p, value=value, value_fn=loss, curvature_fn=curvature)
         ...     p = optax.apply_updates(p, step)
         >>> [round(float(v), 3) for v in p]
         [0.5, 1.0]
@@ -49,7 +50,7 @@ def levenberg_marquardt(
         del params
         return LevenbergMarquardtState(jnp.asarray(damping, jnp.float32))
 
-    def update(updates, state, params=None, *, curvature_fn, value_fn, **extra):
+    def update(updates, state, params=None, *, value, value_fn, curvature_fn, **extra):
         del extra
         flat, unravel = ravel_pytree(params)
         slope, curvature = ravel_pytree(updates)[0], curvature_fn(params)
@@ -63,11 +64,13 @@ def levenberg_marquardt(
             step = -jnp.linalg.solve(curvature + jnp.diag(scale * diagonal), slope)
             return jnp.clip(jnp.where(jnp.all(jnp.isfinite(step)), step, 0), -limit, limit)
 
-        steps = jnp.concatenate([jnp.zeros((1, flat.size), flat.dtype), jax.vmap(candidate)(factors)])
+        steps = jax.vmap(candidate)(factors)
         values = jax.lax.map(lambda step: value_fn(unravel(flat + step)), steps)
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+        better = values[best] < value
         # Standing still means that the quadratic model was trusted too far.
-        factor = jnp.concatenate([factors[-1:], factors])[best]
-        return unravel(steps[best]), LevenbergMarquardtState(jnp.clip(state.damping * factor, 1e-8, 1e4))
+        factor = jnp.where(better, factors[best], 10 * factors[-1])
+        step = jnp.where(better, steps[best], 0)
+        return unravel(step), LevenbergMarquardtState(jnp.clip(state.damping * factor, 1e-8, 1e4))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -43,6 +43,9 @@ def solve(flow: Flow, solver: Theta | SolverTable, x0, *, return_path: bool = Fa
 def _solve(flow, solver, x0, return_path):
     start, step, num_steps = (_theta_program if isinstance(solver, Theta) else _table_program)(flow, solver, x0)
 
+    # Differentiating keeps each step's state and computes the network's activations again: memory does not grow with n.
+    step = jax.checkpoint(step, prevent_cse=False)
+
     def body(carry, i):
         carry = step(i, carry)
         return carry, carry[0] if return_path else None

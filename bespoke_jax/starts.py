@@ -11,7 +11,7 @@ from bespoke_jax.losses import endpoint
 from bespoke_jax.scale_time import Curve, curve_between, theta_from_curve
 from bespoke_jax.theta import Theta
 
-__all__ = ["best_start", "start_curves"]
+__all__ = ["best_start", "start_curves", "start_thetas"]
 
 
 def start_curves(scheduler: schedulers.Scheduler | None = None) -> dict[str, Curve]:
@@ -40,30 +40,31 @@ def start_curves(scheduler: schedulers.Scheduler | None = None) -> dict[str, Cur
     return curves
 
 
-def best_start(flow: Flow, theta: Theta, paths: Paths) -> tuple[str, Theta, int]:
-    """The best of `theta` and the start curves by the end-point loss on `paths`: (name, theta, how many were tried).
-
-    Args:
-        flow: the velocity field; its scheduler, if known, names the curves.
-        theta: the user's own start, "given" if it wins; base solver, number of steps and dtype come from it.
-        paths: a few true paths, 16 suffice.
-    """
-    candidates = {"given": theta}
+def start_thetas(flow: Flow, theta: Theta) -> dict[str, Theta]:
+    """The start curves as thetas like `theta`, and `theta` itself as "given", by name."""
+    thetas = {"given": theta}
     for name, curve in start_curves(flow.scheduler).items():
         try:
-            candidates[name] = theta_from_curve(theta.base, theta.num_steps, curve, dtype=theta.raw.dtype)
+            thetas[name] = theta_from_curve(theta.base, theta.num_steps, curve, dtype=theta.raw.dtype)
         except ValueError:  # the curve leaves the range of knots: not a start
             continue
-    raws = jnp.stack([candidate.raw for candidate in candidates.values()])
-    values = _values(flow, raws, theta, paths)
-    best = int(jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf)))
-    name = list(candidates)[best]
-    return name, candidates[name], len(candidates)
+    return thetas
+
+
+def best_start(flow: Flow, thetas: dict[str, Theta], paths: Paths) -> str:
+    """The name of the theta of the least end-point loss on `paths`; 16 paths suffice.
+
+    Example:
+        >>> import jax, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian([1.0, 0.0], 0.1, scheduler=bj.schedulers.VariancePreserving())
+        >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (16,)))
+        >>> best_start(flow, start_thetas(flow, bj.init_theta("rk2", num_steps=4)), paths) != "given"
+        True
+    """
+    values = _values(flow, jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas.values()), paths)
+    return list(thetas)[int(jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf)))]
 
 
 @jax.jit
-def _values(flow, raws, theta, paths):
-    def value(raw):
-        return endpoint(flow, jax.tree.unflatten(jax.tree.structure(theta), [raw]), paths)
-
-    return jax.lax.map(value, raws)
+def _values(flow, stacked, paths):
+    return jax.lax.map(lambda theta: endpoint(flow, theta, paths), stacked)

@@ -120,6 +120,14 @@ def _check_base(base):
         raise ValueError(f"base: wanted one of {sorted(BASES)}, got {base!r}.")
 
 
+def check_solver(base, num_steps) -> int:
+    """Raise ValueError unless a solver of this base and number of steps exists; the number as a Python integer."""
+    _check_base(base)
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        raise ValueError(f"num_steps: wanted an integer >= 1, got {num_steps!r}.")
+    return int(num_steps)
+
+
 def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
     """The start: exactly Euler ("rk1") or midpoint ("rk2") with `num_steps` equal steps.
 
@@ -130,10 +138,7 @@ def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
         >>> [float(t) for t in init_theta("rk1", num_steps=4).knots().t]
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    _check_base(base)
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
-        raise ValueError(f"num_steps: wanted an integer >= 1, got {num_steps!r}.")
-    num_steps = int(num_steps)
+    num_steps = check_solver(base, num_steps)
     return Theta(jnp.zeros(4 * BASES[base] * num_steps - 1, dtype), base, num_steps)
 
 

@@ -11,10 +11,6 @@ import bespoke_jax as bj
 __all__ = ["fingerprint", "load"]
 
 
-def _shipped(name):
-    return bj.models.load_flow(name)
-
-
 def _mixture(name, image_size, num_components, std, seed):
     """Smooth random blobs as the means of a Gaussian mixture: an image flow in closed form, for tests and trials."""
     del name
@@ -26,19 +22,19 @@ def _mixture(name, image_size, num_components, std, seed):
     return bj.analytic.mixture(means[..., None], std)
 
 
-def _checkpoint(name, path, description, how_to_get):
+def _checkpoint(name, path, missing, remedy):
     """The user's own file. Without it: what is missing, and how to get it."""
     del name
     if not path or not pathlib.Path(path).expanduser().exists():
-        missing = "is empty" if not path else f"= {path!r} is not there"
-        raise FileNotFoundError(f"config.flow.path {missing}: {description}\n{how_to_get}")
+        state = f"is {path!r}, where there is no file" if path else "is empty"
+        raise FileNotFoundError(f"config.flow.path {state}; missing: {missing}\n{remedy}")
     return bj.models.load_flow(pathlib.Path(path).expanduser())
 
 
 _LOADERS = {
-    "fashion_fmot": (_shipped, ("name",)),
+    **{name: (bj.models.load_flow, ("name",)) for name in bj.models.SHIPPED},
     "mixture": (_mixture, ("name", "image_size", "num_components", "std", "seed")),
-    "checkpoint": (_checkpoint, ("name", "path", "description", "how_to_get")),
+    "checkpoint": (_checkpoint, ("name", "path", "missing", "remedy")),
 }
 
 
@@ -55,7 +51,9 @@ def load(section) -> bj.Flow:
         raise ValueError(f"config.flow.name: got {name!r}, wanted one of {sorted(_LOADERS)}.")
     loader, wanted = _LOADERS[name]
     if set(fields) != set(wanted):
-        raise ValueError(f"config.flow: flow {name!r} has the fields {', '.join(wanted)}; got {', '.join(sorted(fields))}.")
+        raise ValueError(
+            f"config.flow: flow {name!r} has the fields {', '.join(wanted)}; got {', '.join(sorted(fields))}."
+        )
     return loader(**fields)
 
 

@@ -1,13 +1,13 @@
-"""A run's folder: the stamp of its config, solved paths, checkpoints, learned solvers, TensorBoard scalars.
+"""A run's folder: the stamp of its config, solved paths, checkpoints, learned solvers, TensorBoard scalars, results.
 
-    config.json                   what the run was started with; another config is refused
-    paths/                        solved paths (a pure function of config and seed: may be deleted)
-    checkpoints/<solver>/         Orbax: the fit as of the last validation
-    solvers/<solver>.json         learned, finished;  <solver>.history.json  how it went
-    tensorboard/<solver>/         loss, rmse, psnr against iteration
+    config.json             what the run was started with; another config is refused
+    paths/                  solved paths (a pure function of config and seed: may be deleted)
+    checkpoints/<solver>/   Orbax: the fit as of the last validations
+    solvers/<solver>.json   learned, finished; how it went is kept under "info"
+    tensorboard/<solver>/   loss, rmse, psnr against iteration
     results.csv, results_detail.csv, report.html, figures/
 
-Files are written beside their place and renamed into it, so a kill leaves the old one or the new one, never half of one.
+Files are written beside their place and renamed into it: a kill leaves the old one or the new one, never half of one.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ import os
 import pathlib
 from collections.abc import Callable
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorboardX
@@ -34,18 +33,22 @@ def open_run(workdir, stamp: dict) -> "Run":
         ValueError: if the folder cannot be written to, or holds a run with another stamp; names the fields that differ.
     """
     folder = pathlib.Path(workdir).expanduser().absolute()
-    run = Run(folder)
+    path = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _written(folder / ".writable") as probe:
             probe.touch()
         (folder / ".writable").unlink()
-        there = json.loads(run.stamp_path.read_text()) if run.stamp_path.exists() else None
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"workdir: {folder} cannot be used ({error}); give another --workdir.") from error
-    here = json.loads(json.dumps(stamp))  # tuples become lists, as they did in the file
+        there = json.loads(path.read_text()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"workdir: {folder} cannot be used ({error}); give another --workdir.") from None
+    run, here = Run(folder), json.loads(json.dumps(stamp))  # tuples become lists, as they did in the file
+    if there is None and (folder / "checkpoints").exists():
+        raise ValueError(
+            f"workdir: {folder} holds checkpoints of something else (no config.json); give another --workdir."
+        )
     if there is None:
-        run.write_text(run.stamp_path.name, json.dumps(here, indent=2) + "\n")
+        run.write_text(path.name, json.dumps(here, indent=2) + "\n")
     elif differences := _differences(there, here):
         raise ValueError(
             f"workdir: {folder} holds a run of another config. It differs in\n"
@@ -60,12 +63,12 @@ def _differences(old, new, field="config") -> list[tuple[str, str, str]]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
         return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{field}.{key}")]
-    return [] if old == new else [(field, *("none" if v is None else json.dumps(v) for v in (old, new)))]
+    return [] if old == new else [(field, *("nothing" if v is None else json.dumps(v) for v in (old, new)))]
 
 
 @contextlib.contextmanager
 def _written(path: pathlib.Path):
-    """A path to write to, renamed to `path` afterwards; keeps the suffix, which some writers look at."""
+    """A path to write to, renamed to `path` afterwards; it keeps the suffix, which some writers look at."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -80,7 +83,6 @@ class Run:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        self.stamp_path = folder / "config.json"
 
     def write_text(self, name: str, text: str):
         """A text file in the run's folder."""
@@ -88,63 +90,52 @@ class Run:
             path.write_text(text)
 
     def write_table(self, name: str, header: tuple[str, ...], rows):
-        """A CSV file in the run's folder."""
+        """A CSV file in the run's folder; six digits of each float."""
+        rows = [[f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows]
         with _written(self.folder / name) as path, open(path, "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
     def write_figure(self, name: str, figure) -> bytes:
-        """`figures/<name>.png`; its bytes too."""
+        """`figures/<name>.png`; returns its bytes."""
         target = self.folder / "figures" / f"{name}.png"
         with _written(target) as path:
             figure.savefig(path, dpi=130)
         return target.read_bytes()
 
-    def paths(self, name: str, solve: Callable[[], bj.Paths]) -> bj.Paths:
-        """The paths called `name`, solved if this run has not solved them yet."""
+    def arrays(self, name: str, compute: Callable[[], dict]) -> dict[str, np.ndarray]:
+        """The arrays of `paths/<name>.npz`, computed and kept there if this run has not done so yet."""
         target = self.folder / "paths" / f"{name}.npz"
         if not target.exists():
-            paths = solve()
-            fields = {key: value for key, value in vars(paths).items() if key != "batch_shape"}
             with _written(target) as path:
-                np.savez(path, **fields)
-            return paths
+                np.savez(path, **compute())
         with np.load(target) as stored:
-            fields = {key: jax.numpy.asarray(value) for key, value in stored.items()}
-        return bj.Paths(**fields, batch_shape=fields["times"].shape[:1])
+            return dict(stored)
 
-    def learned(self, name: str) -> tuple[bj.Theta, list[dict], int] | None:
-        """(theta, history, cost) of a finished solver, or None. The solver's own file is written last."""
-        solver, history = self._solver_paths(name)
-        if not solver.exists():
-            return None
-        record = json.loads(history.read_text())
-        return bj.load_solver(solver), record["history"], record["cost"]
+    def finished(self, name: str) -> tuple[bj.Theta, dict] | None:
+        """(theta, info) of a solver whose fit has ended, or None."""
+        path = self.folder / "solvers" / f"{name}.json"
+        return (bj.load_solver(path), json.loads(path.read_text())["info"]) if path.exists() else None
 
-    def write_learned(self, name: str, theta: bj.Theta, history: list[dict], cost: int):
-        """Marks the solver `name` as finished."""
-        solver, history_path = self._solver_paths(name)
-        with _written(history_path) as path:
-            path.write_text(json.dumps(dict(cost=cost, history=history), indent=1) + "\n")
-        with _written(solver) as path:
-            bj.save_solver(path, theta)
-
-    def _solver_paths(self, name):
-        folder = self.folder / "solvers"
-        return folder / f"{name}.json", folder / f"{name}.history.json"
+    def finish(self, name: str, theta: bj.Theta, info: dict):
+        """Keep a solver whose fit has ended."""
+        path = self.folder / "solvers" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        bj.save_solver(path, theta, info)
 
     def checkpoints(self, name: str) -> "Checkpoints":
-        """The checkpoints of solver `name`; use it in a `with` statement."""
+        """The checkpoints of solver `name`, to be used in a `with` statement."""
         return Checkpoints(self.folder / "checkpoints" / name)
 
-    def scalars(self, name: str, start: int):
+    def scalars(self, name: str, start: int) -> tensorboardX.SummaryWriter:
         """A TensorBoard writer for solver `name`; what an earlier start wrote from iteration `start` on is void."""
-        return tensorboardX.SummaryWriter(str(self.folder / "tensorboard" / name), purge_step=start + 1 if start else None)
+        return tensorboardX.SummaryWriter(str(self.folder / "tensorboard" / name), purge_step=start)
 
 
 class Checkpoints:
-    """The last states of one fit, by Orbax. `state` is any pytree of arrays."""
+    """The last states of one fit, by Orbax. A state is any pytree of arrays."""
 
     def __init__(self, folder: pathlib.Path):
+        # Synchronous: a state is some hundred numbers, and once `save` returns it is safe.
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
@@ -154,16 +145,11 @@ class Checkpoints:
     def __exit__(self, *_):
         self._manager.close()
 
-    @property
-    def latest(self) -> int:
-        """Iterations done in the last checkpoint; 0 without one."""
-        return self._manager.latest_step() or 0
-
     def save(self, iteration: int, state):
-        self._manager.save(iteration, args=ocp.args.StandardSave(state), force=True)
+        """Keep `state` as the one after `iteration` updates."""
+        self._manager.save(iteration, args=ocp.args.StandardSave(state))
 
     def restore(self, target):
-        """The last checkpoint, in the form of `target` (arrays or their shapes), or None if there is none."""
-        if not self.latest:
-            return None
-        return self._manager.restore(self.latest, args=ocp.args.StandardRestore(target))
+        """The last state, in the form of `target`, or None if there is none."""
+        latest = self._manager.latest_step()
+        return None if latest is None else self._manager.restore(latest, args=ocp.args.StandardRestore(target))

@@ -1,19 +1,30 @@
-"""What a config of `train` may say, and the plan read from it. Every mistake in a config is found here, before any work."""
+"""What a config of `train` may say, and the plan read from it. A mistake in a config is found here, before any work."""
 
+import functools
 import math
 import numbers
-import pathlib
 from typing import Any, NamedTuple
 
-from absl import app
+import jax
+import optax
 from ml_collections import ConfigDict
 
-from bespoke_jax.losses import LOSSES
+import bespoke_jax as bj
 from bespoke_jax.theta import BASES
 
-__all__ = ["OPTIMIZERS", "Job", "Plan", "StagePlan", "parse_flags", "read", "read_config_flag"]
+__all__ = ["Job", "Plan", "read", "stamp"]
 
-OPTIMIZERS = ("lm", "adam")
+# Cached, for equal stages share what is compiled and two optax.adam(1e-2) are not equal.
+_OPTIMIZERS = {"lm": functools.cache(lambda _: bj.levenberg_marquardt()), "adam": functools.cache(optax.adam)}
+_STAGE_FIELDS = (
+    "loss",
+    "optimizer",
+    "learning_rate",
+    "num_iterations",
+    "batch_size",
+    "curvature_size",
+    "validate_every",
+)
 _LARGEST_NUM_STEPS = 1000
 
 
@@ -35,23 +46,16 @@ class Job(NamedTuple):
 
     @property
     def nfe(self) -> int:
+        """Velocity evaluations per sample."""
         return BASES[self.base] * self.num_steps
 
     @property
     def index(self) -> int:
-        """A number of its own whatever else is learned in the run: the random keys hang on it."""
+        """A number of its own whatever else the run learns: random keys hang on it."""
         return self.num_steps * len(BASES) + list(BASES).index(self.base)
 
 
-class StagePlan(NamedTuple):
-    """One stage of the fit, in plain words; `learn` makes a `bespoke_jax.fit.Stage` of it."""
-
-    loss: str
-    optimizer: str
-    learning_rate: float
-    num_iterations: int
-    batch_size: int
-    validate_every: int
+_PURPOSES = ("train", "validation", "test", "fit")
 
 
 class Plan(NamedTuple):
@@ -59,7 +63,7 @@ class Plan(NamedTuple):
 
     seed: int
     jobs: tuple[Job, ...]
-    stages: tuple[StagePlan, ...]
+    stages: tuple[bj.Stage, ...]
     choose_start: bool
     num_paths: dict[str, int]
     rtol: float
@@ -68,30 +72,44 @@ class Plan(NamedTuple):
 
     @property
     def num_iterations(self) -> int:
+        """Updates per solver, over all stages."""
         return sum(stage.num_iterations for stage in self.stages)
+
+    def key(self, purpose: str, index: int = 0):
+        """The random key for a purpose: a function of the seed alone, so that a resumed run draws the same numbers."""
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), _PURPOSES.index(purpose)), index)
 
 
 def read(config: ConfigDict) -> Plan:
     """The plan of a config.
 
     Raises:
-        ValueError: naming the field, its value and what is wanted, for a field that is missing, unknown or out of range.
+        ValueError: for a field that is missing, unknown or out of range; names it, its value and what is wanted.
     """
     _fields("config", config, ("workdir", "seed", "flow", "solver", "solvers", "paths", "fit", "report"))
-    paths, fit, report = config.paths, config.fit, config.report
-    _fields("config.paths", paths, ("num_train", "num_validation", "num_test", "rtol", "atol"))
-    _fields("config.report", report, ("num_samples",))
-    num_paths = {name: _integer(f"config.paths.num_{name}", paths[f"num_{name}"], 1) for name in ("train", "validation", "test")}
+    _fields("config.paths", config.paths, ("num_train", "num_validation", "num_test", "rtol", "atol"))
+    _fields("config.report", config.report, ("num_samples",))
+    num_paths = {
+        name: _integer(f"config.paths.num_{name}", config.paths[f"num_{name}"], 1)
+        for name in ("train", "validation", "test")
+    }
     return Plan(
         seed=_integer("config.seed", config.seed, 0),
         jobs=_jobs(config),
-        stages=_stages(fit, num_paths["train"]),
-        choose_start=bool(fit.choose_start),
+        stages=_stages(config.fit),
+        choose_start=bool(config.fit.choose_start),
         num_paths=num_paths,
-        rtol=_positive("config.paths.rtol", paths.rtol),
-        atol=_positive("config.paths.atol", paths.atol),
-        num_samples=_integer("config.report.num_samples", report.num_samples, 1, num_paths["test"]),
+        rtol=_positive("config.paths.rtol", config.paths.rtol),
+        atol=_positive("config.paths.atol", config.paths.atol),
+        num_samples=_integer("config.report.num_samples", config.report.num_samples, 1, num_paths["test"]),
     )
+
+
+def stamp(config: ConfigDict, fingerprint: str) -> dict:
+    """What results depend on: the config, and the flow's weights by their fingerprint wherever they lie."""
+    content = {name: value for name, value in config.to_dict().items() if name not in ("workdir", "report")}
+    flow = {name: value for name, value in content["flow"].items() if name not in ("path", "missing", "remedy")}
+    return content | {"flow": flow | {"fingerprint": fingerprint}}
 
 
 def _jobs(config) -> tuple[Job, ...]:
@@ -103,42 +121,47 @@ def _jobs(config) -> tuple[Job, ...]:
     for base, counts in config.solvers.items():
         _one_of("config.solvers", base, BASES)
         if not isinstance(counts, tuple | list):
-            raise ValueError(f"config.solvers.{base}: got {counts!r}, wanted a tuple of numbers of steps such as (4, 5, 8, 10).")
+            raise ValueError(
+                f"config.solvers.{base}: got {counts!r}, wanted a tuple of numbers of steps: (4, 5, 8, 10)."
+            )
         jobs += [Job(base, _integer(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
     if not jobs or len(set(jobs)) < len(jobs):
-        raise ValueError(
-            f"config.solvers: got {config.solvers.to_dict()}, wanted at least one solver and none twice, such as rk2=(4, 5)."
-        )
+        raise ValueError(f"config.solvers: got {config.solvers.to_dict()}, wanted one solver or more, none twice.")
     return tuple(sorted(jobs))
 
 
-def _stages(fit, num_train) -> tuple[StagePlan, ...]:
-    names = [name for name in sorted(fit) if name != "choose_start"]
-    _fields("config.fit", fit, ("choose_start", *(f"stage{i + 1}" for i in range(max(1, len(names))))))
+def _stages(fit) -> tuple[bj.Stage, ...]:
+    if not isinstance(fit, ConfigDict):
+        raise ValueError(f"config.fit: got {fit!r}, wanted a ConfigDict with choose_start, stage1, stage2, ...")
+    names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 1))]
+    _fields("config.fit", fit, ("choose_start", *names))
     stages = []
     for name in names:
         field, stage = f"config.fit.{name}", fit[name]
-        _fields(field, stage, StagePlan._fields)
-        _one_of(f"{field}.loss", stage.loss, LOSSES)
-        _one_of(f"{field}.optimizer", stage.optimizer, OPTIMIZERS)
-        _positive(f"{field}.learning_rate", stage.learning_rate)
-        _integer(f"{field}.num_iterations", stage.num_iterations, 0)
-        _integer(f"{field}.batch_size", stage.batch_size, 1, num_train)
-        _integer(f"{field}.validate_every", stage.validate_every, 1)
-        if stage.num_iterations:
-            stages.append(StagePlan(**stage))
+        _fields(field, stage, _STAGE_FIELDS)
+        _one_of(f"{field}.loss", stage.loss, bj.losses.LOSSES)
+        _one_of(f"{field}.optimizer", stage.optimizer, _OPTIMIZERS)
+        options = stage.to_dict()
+        options["optimizer"] = _OPTIMIZERS[options["optimizer"]](
+            _positive(f"{field}.learning_rate", options.pop("learning_rate"))
+        )
+        skipped = _integer(f"{field}.num_iterations", stage.num_iterations, 0) == 0
+        try:
+            checked = bj.Stage(**options | ({"num_iterations": 1} if skipped else {}))
+        except ValueError as error:
+            raise ValueError(str(error).replace("Stage", field, 1)) from None
+        stages += [] if skipped else [checked]
     if not stages:
-        raise ValueError("config.fit: every stage has num_iterations=0, wanted at least one iteration of one stage.")
+        raise ValueError("config.fit: num_iterations is 0 in every stage, wanted at least 1 in one of them.")
     return tuple(stages)
 
 
 def _fields(name: str, section: Any, wanted: tuple[str, ...]):
     if not isinstance(section, ConfigDict):
         raise ValueError(f"{name}: got {section!r}, wanted a ConfigDict with the fields {', '.join(wanted)}.")
-    if unknown := sorted(set(section) - set(wanted)):
-        raise ValueError(f"{name}.{unknown[0]}: no such field; {name} has {', '.join(wanted)}.")
-    if missing := sorted(set(wanted) - set(section)):
-        raise ValueError(f"{name}.{missing[0]}: missing; {name} has {', '.join(wanted)}.")
+    for problem, names in (("no such field", set(section) - set(wanted)), ("missing", set(wanted) - set(section))):
+        if names:
+            raise ValueError(f"{name}.{min(names)}: {problem}; {name} has {', '.join(wanted)}.")
 
 
 def _one_of(name: str, value: Any, allowed):
@@ -146,10 +169,10 @@ def _one_of(name: str, value: Any, allowed):
         raise ValueError(f"{name}: got {value!r}, wanted one of {sorted(allowed)}.")
 
 
-def _integer(name: str, value: Any, smallest: int, largest: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < smallest or (largest is not None and value > largest):
-        limit = f">= {smallest}" if largest is None else f"from {smallest} to {largest}"
-        raise ValueError(f"{name}: got {value!r}, wanted an integer {limit}.")
+def _integer(name: str, value: Any, smallest: int, largest: float = math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+        limits = f">= {smallest}" if largest == math.inf else f"from {smallest} to {largest}"
+        raise ValueError(f"{name}: got {value!r}, wanted an integer {limits}.")
     return value
 
 
@@ -157,27 +180,3 @@ def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         raise ValueError(f"{name}: got {value!r}, wanted a number > 0.")
     return float(value)
-
-
-def parse_flags(argv):
-    """`app.run(..., flags_parser=parse_flags)`: absl's own, with one line instead of a stack for a field that is not there."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except AttributeError as error:
-        reason = str(error).strip("'").replace("\\n", " ")
-        raise SystemExit(f"--config: the config has no field {reason}") from None
-
-
-def read_config_flag(flag) -> ConfigDict:
-    """The value of a `DEFINE_config_file` flag; SystemExit with the configs there are if the file cannot be loaded."""
-    try:
-        flag.value.to_dict()
-    except OSError as error:
-        folder = pathlib.Path(__file__).parent / "configs"
-        known = sorted(p.stem for p in folder.glob("*.py") if "num_train" in p.read_text())
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise SystemExit(
-            f"--config: cannot load the config: {reason}\nThere are: "
-            + ", ".join(f"experiments/configs/{name}.py" for name in known)
-        ) from None
-    return flag.value

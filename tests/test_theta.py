@@ -13,7 +13,7 @@ from tests import reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SIZES = [("rk1", 4), ("rk2", 3), ("rk2", 20)]
+SIZES = [("rk1", 4), ("rk2", 3)]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 10])
@@ -37,11 +37,13 @@ def test_every_parameter_moves_the_knots_its_own_way(base, n):
     # 4N - 1 numbers that are really free: the Jacobian of the knots has that rank, at the start and away from it.
     theta = bj.init_theta(base, n, dtype=jnp.float64)
 
-    def knots(raw):
+    @jax.jit
+    @jax.jacfwd
+    def jacobian(raw):
         return jnp.concatenate(bj.Theta(raw, base, n).knots())
 
     for raw in (theta.raw, jnp.asarray(np.random.default_rng(0).standard_normal(theta.num_parameters))):
-        assert np.linalg.matrix_rank(jax.jacobian(knots)(raw), tol=1e-4) == theta.num_parameters
+        assert np.linalg.matrix_rank(jacobian(raw), tol=1e-4) == theta.num_parameters
 
 
 @jax.jit
@@ -65,8 +67,9 @@ def any_number(width):
     return ordinary | awkward
 
 
-@pytest.mark.parametrize("base, n", SIZES)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "base, n, dtype", [("rk1", 4, jnp.float32), ("rk2", 3, jnp.float64), ("rk2", 3, jnp.float32), ("rk2", 20, jnp.float32)]
+)
 def test_any_raw_vector_gives_usable_knots(base, n, dtype):
     start = bj.init_theta(base, n, dtype=dtype)
     width = 8 * dtype.dtype.itemsize
@@ -132,10 +135,13 @@ def test_theta_is_a_tree_of_one_leaf():
 
 
 def test_a_batch_of_thetas_under_vmap():
-    raws = jnp.asarray(np.random.default_rng(0).standard_normal((4, 7)))
-    t = jax.vmap(lambda raw: bj.Theta(raw, "rk1", 2).knots().t)(raws)
-    for row, raw in zip(t, raws, strict=True):
-        np.testing.assert_allclose(row, bj.Theta(raw, "rk1", 2).knots().t, atol=1e-15)
+    raws = jnp.asarray(np.random.default_rng(0).standard_normal((4, 15)))
+
+    def times(raw):
+        return bj.Theta(raw, "rk1", 4).knots().t
+
+    for row, raw in zip(jax.jit(jax.vmap(times))(raws), raws, strict=True):
+        np.testing.assert_allclose(row, jax.jit(times)(raw), atol=1e-15)
 
 
 # --- Refusals. ---

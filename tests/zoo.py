@@ -10,7 +10,7 @@ import numpy as np
 import bespoke_jax as bj
 from tests import reference
 
-__all__ = ["PROBLEMS", "SCHEDULERS", "Problem"]
+__all__ = ["GAUSSIANS", "PROBLEMS", "SCHEDULERS", "Problem", "path_and_velocity"]
 
 SCHEDULERS = {
     "CondOT": bj.schedulers.CondOT(),
@@ -18,6 +18,12 @@ SCHEDULERS = {
     "VariancePreserving": bj.schedulers.VariancePreserving(),
     "EDM": bj.schedulers.EDM(),
 }
+
+
+@jax.jit
+def path_and_velocity(paths, t):
+    """(x(t), x'(t)) of true paths, compiled as a whole: quicker than one operation after another."""
+    return paths.at(t), paths.velocity(t)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,13 +77,14 @@ PROBLEMS = {
     "gaussian": Problem([[1.0, -2.0, 0.5]], [0.4], [1.0], "CondOT"),
     "gaussian scalar": Problem([0.7], [0.5], [1.0], "Cosine"),
     "gaussian image": Problem([[[[0.5], [-1.0]], [[0.2], [1.5]]]], [0.3], [1.0], "VariancePreserving"),
-    "mixture scalar": Problem([-1.0, 1.5], [0.3, 0.6], [0.4, 0.6], "CondOT"),
-    "mixture 1": Problem([[-2.0], [0.0], [1.0]], [0.4, 0.2, 0.5], [0.2, 0.5, 0.3], "EDM"),
-    "mixture 2": Problem([[-1.0, 0.5], [1.0, 0.0], [0.0, -1.5]], [0.5, 0.4, 0.3], [0.3, 0.3, 0.4], "VariancePreserving"),
+    "gaussian 2": Problem([[-1.0, 0.5]], [0.5], [1.0], "EDM"),
+    "mixture scalar": Problem([-1.0, 1.5], [0.3, 0.6], [0.4, 0.6], "EDM"),
+    "mixture 1": Problem([[-2.0], [0.0], [1.0]], [0.4, 0.2, 0.5], [0.2, 0.5, 0.3], "VariancePreserving"),
     "mixture 5": Problem(
-        [[0.5, -0.5, 1.0, 0.0, 2.0], [-1.0, 0.0, 0.3, 0.8, -0.2]], [0.5, 0.7], [0.25, 0.75], "Cosine"
+        [[0.5, -0.5, 1.0, 0.0, 2.0], [-1.0, 0.0, 0.3, 0.8, -0.2]], [0.5, 0.7], [0.25, 0.75], "CondOT"
     ),
     "mixture image": Problem(
-        [[[0.5, -0.5, 1.0], [0.1, 0.9, -1.2]], [[-0.7, 0.3, 0.0], [1.1, -0.4, 0.6]]], [0.6, 0.4], [0.5, 0.5], "EDM"
+        [[[0.5, -0.5, 1.0], [0.1, 0.9, -1.2]], [[-0.7, 0.3, 0.0], [1.1, -0.4, 0.6]]], [0.6, 0.4], [0.5, 0.5], "Cosine"
     ),
 }
+GAUSSIANS = {name: problem for name, problem in PROBLEMS.items() if len(problem.std) == 1}

@@ -1,0 +1,87 @@
+"""What the defaults of `fit` reach, on flows they were and were not chosen on: `python -m benchmarks.fit_defaults [flow ...]`.
+
+One row per flow and solver, PSNR in dB on fresh noise (of the mean RMSE, and in brackets the mean over samples): the plain
+base solver, the best start curve, the default fit, and the paper's recipe (Adam on the RMSE-Bound loss from the identity)
+given as many velocity evaluations as the default fit used.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bespoke_jax as bj
+from bespoke_jax.starts import start_thetas
+
+SOLVERS = (("rk1", 10), ("rk2", 4), ("rk2", 8))
+NUM_TEST = 256
+
+
+def blobs(num: int, size: int):
+    """Smooth random images in [-1, 1]: means for a mixture in many dimensions."""
+    random = np.random.default_rng(0)
+    grid = (np.arange(size) + 0.5) / size
+    centre, width = random.uniform(0.2, 0.8, (2, num, 1)), random.uniform(0.1, 0.3, (2, num, 1))
+    rows, columns = np.exp(-(((grid - centre) / width) ** 2))
+    return (2 * rows[:, :, None] * columns[:, None, :] - 1)[..., None]
+
+
+def rescheduled(flow: bj.Flow, target) -> bj.Flow:
+    """The same network run under another scheduler, eq. (16), its time kept off the ends by 1e-3."""
+    curve = bj.scale_time.curve_between(flow.scheduler, target)
+
+    def velocity(params, t, x):
+        inner = bj.Flow(flow.velocity, params, flow.event_shape)
+        return bj.scale_time.transform_velocity(inner, curve)(jnp.clip(t, 1e-3, 1 - 1e-3), x)
+
+    return bj.Flow(velocity, flow.params, flow.event_shape, target)
+
+
+def flows() -> dict:
+    """Name -> function that makes the flow."""
+    points = jax.random.normal(jax.random.key(5), (10, 8))
+    triangle = jnp.array([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]])
+    vp, cosine = bj.schedulers.VariancePreserving(), bj.schedulers.Cosine()
+    return {
+        "mixture8 CondOT": lambda: bj.analytic.mixture(points, 0.1),
+        "mixture8 VP": lambda: bj.analytic.mixture(points, 0.1, scheduler=vp),
+        "mixture2 cosine": lambda: bj.analytic.mixture(triangle, 0.15, scheduler=cosine),
+        "images8x8 CondOT": lambda: bj.analytic.mixture(blobs(20, 8), 0.2),
+        "images8x8 VP": lambda: bj.analytic.mixture(blobs(20, 8), 0.2, scheduler=vp),
+        "fashion_fmot": lambda: bj.models.load_flow("fashion_fmot"),
+        "fashion_fmot as VP": lambda: rescheduled(bj.models.load_flow("fashion_fmot"), vp),
+    }
+
+
+def figure(flow, theta, paths) -> str:
+    """PSNR of the mean RMSE (mean of the samples' PSNR)."""
+    error = bj.metrics.rmse(bj.solve(flow, theta, paths.x0), paths.x1, len(flow.event_shape))
+    return f"{bj.metrics.psnr(jnp.mean(error)):5.1f} ({jnp.mean(bj.metrics.psnr(error)):5.1f})"
+
+
+def row(name: str, flow, base: str, num_steps: int, test) -> str:
+    identity, key = bj.init_theta(base, num_steps), jax.random.key(0)
+    result = bj.fit(flow, identity, key)
+    start = start_thetas(flow, identity)[result.start]
+    (paper,) = bj.paper_stages(batch_size=16)
+    iterations = max(1, result.cost // paper.cost(identity))
+    adam = bj.fit(flow, identity, key, stages=bj.paper_stages(iterations, batch_size=16), choose_start=False)
+    cells = [figure(flow, theta, test) for theta in (identity, start, result.theta, adam.theta)]
+    return " | ".join([f"| {name}", f"{base} {num_steps}", result.start, *cells, f"{result.cost:,} |"])
+
+
+def main(wanted):
+    print("| flow | solver, n | start chosen | base | start | default fit | paper's recipe, equal cost | evaluations |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, make in flows().items():
+        if wanted and name not in wanted:
+            continue
+        flow = make()
+        test = bj.ground_truth(flow, flow.noise(jax.random.key(2), (NUM_TEST,)))
+        for base, num_steps in SOLVERS:
+            print(row(name, flow, base, num_steps, test), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

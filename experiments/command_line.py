@@ -1,0 +1,57 @@
+"""The command line of a launcher: --config, --config.field, --workdir. A mistyped argument is one line, not a stack."""
+
+import pathlib
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+__all__ = ["run"]
+
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
+
+
+def run(main: Callable[[ConfigDict, str], int | None], default: str):
+    """Parse the command line, call `main(config, workdir)`, and exit with what it returns.
+
+    Args:
+        main: the launcher.
+        default: name of the config in `configs/` that is used without --config.
+    """
+    try:
+        config = config_flags.DEFINE_config_file("config", str(_CONFIGS / f"{default}.py"), "What to do.")
+    except AttributeError as error:  # overrides of the default config are looked at here already
+        raise SystemExit(_no_such_field(error)) from None
+    workdir = flags.DEFINE_string("workdir", None, "Where everything goes; config.workdir if not given.")
+
+    def start(_):
+        loaded = _loaded(config)
+        return main(loaded, workdir.value or loaded.workdir)
+
+    app.run(start, flags_parser=_parse)
+
+
+def _parse(argv):
+    try:
+        rest = app.parse_flags_with_usage(argv)
+    except AttributeError as error:
+        raise SystemExit(_no_such_field(error)) from None
+    if len(rest) > 1:
+        raise SystemExit(f"{rest[1]!r}: not understood; every argument begins with --config or --workdir.")
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells of each of its steps
+    return rest
+
+
+def _no_such_field(error):
+    return "--config: no such field: " + str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
+
+
+def _loaded(flag) -> ConfigDict:
+    try:
+        flag.value.to_dict()
+    except OSError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        known = "\n".join(f"  {path}" for path in sorted(_CONFIGS.glob("[!_]*.py")))
+        raise SystemExit(f"--config: cannot load it: {reason}\nThere are\n{known}") from None
+    return flag.value

@@ -1,0 +1,32 @@
+"""Solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), trained by `pretrain` with fashion_fmot_pretrain.py.
+
+Cost: TODO minutes on 2 CPU cores (TODO velocity evaluations a solver).
+Expect: rk2-bespoke at NFE 10: PSNR TODO dB, where rk2 has TODO and rk4 at NFE 16 has TODO.
+"""
+
+import ml_collections
+
+
+def get_config():
+    stage = dict(optimizer="lm", learning_rate=1e-2, batch_size=64, curvature_size=16, validate_every=1)
+    return ml_collections.ConfigDict(
+        dict(
+            workdir="runs/fashion_fmot",
+            seed=0,
+            flow=dict(name="fashion_fmot"),
+            # num_steps > 0: learn this solver only.
+            solver=dict(base="rk2", num_steps=0),
+            # Steps n; NFE is n for rk1, 2n for rk2.
+            solvers=dict(rk1=(8, 10, 16, 20), rk2=(4, 5, 8, 10)),
+            paths=dict(num_train=64, num_validation=64, num_test=128, rtol=1e-5, atol=1e-5),
+            # stage1, stage2, ... in this order; num_iterations=0 leaves one out.
+            # loss: rmse_bound (the paper's), local, rmse or endpoint.
+            # optimizer: adam, which heeds learning_rate, or lm (Levenberg-Marquardt), which heeds curvature_size.
+            fit=dict(
+                choose_start=True,
+                stage1=dict(loss="rmse_bound", num_iterations=5, **stage),
+                stage2=dict(loss="endpoint", num_iterations=8, **stage),
+            ),
+            report=dict(num_samples=8),
+        )
+    )

@@ -1,0 +1,85 @@
+"""How far solvers end from the truth, on noise that no fit has seen."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+import bespoke_jax as bj
+from experiments.settings import Job
+
+__all__ = ["BASE_SOLVERS", "Measured", "Row", "as_text", "measure"]
+
+# Euler and midpoint as thetas that are exactly that: they share what is compiled with the learned ones.
+BASE_SOLVERS = {
+    "rk1": (1, lambda nfe: bj.init_theta("rk1", nfe)),
+    "rk2": (2, lambda nfe: bj.init_theta("rk2", nfe // 2)),
+    "rk4": (4, bj.classic.rk4),
+}
+"""Name -> (evaluations per step, solver from the number of evaluations)."""
+
+_BATCH_SIZE = 64
+
+
+class Row(NamedTuple):
+    """One solver's error: RMSE is the mean of the samples' own, PSNR that of this mean (Sec. 4)."""
+
+    solver: str
+    nfe: int
+    rmse: float
+    psnr: float
+    mean_psnr: float  # the mean of the samples' own PSNR: not ruled by the few worst samples
+    standard_error: float  # of `rmse`
+
+
+class Measured(NamedTuple):
+    """A row for each solver, and the first few of its samples by (solver, NFE)."""
+
+    rows: list[Row]
+    samples: dict[tuple[str, int], np.ndarray]
+
+
+def measure(flow: bj.Flow, jobs: Iterable[Job], learned: dict[Job, bj.Theta], x0, x1, keep: int) -> Measured:
+    """Measure the base solvers at the NFE of `jobs`, then the learned ones.
+
+    Args:
+        flow: the velocity field.
+        jobs: what was to be learned; a base solver is measured at those of their NFE that its steps divide.
+        learned: what was.
+        x0, x1: noises and their true ends, [N, *event].
+        keep: how many samples to return.
+    """
+    nfes = sorted({job.nfe for job in jobs})
+    solvers = [(name, make(nfe)) for name, (stages, make) in BASE_SOLVERS.items() for nfe in nfes if nfe % stages == 0]
+    solvers += [(job.solver, theta) for job, theta in learned.items()]
+    measured = Measured([], {})
+    for name, solver in tqdm.tqdm(solvers, desc="fresh noise"):
+        ends = _solve(flow, solver, x0)
+        measured.rows.append(_row(name, solver.nfe, ends, x1))
+        measured.samples[name, solver.nfe] = ends[:keep]
+    return measured
+
+
+def _solve(flow, solver, x0) -> np.ndarray:
+    batches = (jnp.asarray(x0[i : i + _BATCH_SIZE]) for i in range(0, len(x0), _BATCH_SIZE))
+    return np.concatenate([bj.solve(flow, solver, batch) for batch in batches])
+
+
+def _row(name, nfe, ends, x1) -> Row:
+    errors = np.asarray(bj.metrics.rmse(ends, x1, event_ndim=x1.ndim - 1), np.float64)
+    rmse, geometric_mean = errors.mean(), np.exp(np.log(np.maximum(errors, 1e-12)).mean())
+    psnr, mean_psnr = (float(bj.metrics.psnr(error)) for error in (rmse, geometric_mean))
+    return Row(name, nfe, float(rmse), psnr, mean_psnr, float(errors.std() / len(errors) ** 0.5))
+
+
+def as_text(rows: list[Row]) -> str:
+    """A table for the terminal: a line per NFE, RMSE and PSNR of each solver side by side."""
+    solvers = list(dict.fromkeys(row.solver for row in rows))
+    cells = {(row.nfe, row.solver): f"{row.rmse:.4f} {row.psnr:6.2f}" for row in rows}
+    lines = [["NFE", *solvers]]
+    lines += [[str(nfe), *(cells.get((nfe, s), "") for s in solvers)] for nfe in sorted({row.nfe for row in rows})]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = ["   ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(["RMSE and PSNR (dB) on fresh noise", "", text[0], "-" * len(text[0]), *text[1:]])

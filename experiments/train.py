@@ -1,0 +1,37 @@
+"""Learn Bespoke solvers: `python -m experiments.train --config=experiments/configs/fashion_fmot.py --workdir=W`."""
+
+from experiments import command_line, flows, learn, measure, report, runs, settings, truth
+
+
+def prepare(config, workdir):
+    """(plan, flow, run) of a config. Whatever is wrong with the user's input is an error here, before any work."""
+    plan = settings.read(config)
+    flow = flows.load(config.flow)
+    stamp = settings.stamp(config, flows.fingerprint(flow))
+    return plan, flow, runs.open_run(workdir, stamp)
+
+
+def train(plan, flow, run) -> int:
+    """Solve the paths, learn the solvers, measure them, report. The number of solvers that failed."""
+    paths = truth.solve(flow, plan, run)
+    learned, failed = learn.learn_all(flow, plan, paths, run)
+    thetas = {job: result.theta for job, result in learned.items()}
+    measured = measure.measure(flow, plan.jobs, thetas, paths.test.x0, paths.test.x1, keep=plan.num_samples)
+    run.write_table("results.csv", measure.Row._fields[:4], (row[:4] for row in measured.rows))
+    run.write_table("results_detail.csv", measure.Row._fields, measured.rows)
+    report.write(run, flow, plan, paths, learned, failed, measured)
+    print(f"\n{measure.as_text(measured.rows)}\n\nReport: {run.folder / 'report.html'}")
+    return len(failed)
+
+
+def main(config, workdir) -> int:
+    """Exit status 1 if a solver failed; what is wrong with the input is said without a stack."""
+    try:
+        job = prepare(config, workdir)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    return min(train(*job), 1)
+
+
+if __name__ == "__main__":
+    command_line.run(main, default="fashion_fmot")

@@ -1,0 +1,263 @@
+"""True paths against closed forms, what they cost, and what stops them.
+
+To compile a solve takes seconds, so tests share shapes and tolerances where they can.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from tests import reference, zoo
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture(params=zoo.GAUSSIANS)
+def gaussian(request):
+    """Each problem whose paths are known in closed form; there is one under every scheduler."""
+    return zoo.GAUSSIANS[request.param]
+
+
+def closed_path(problem, t):
+    return reference.gaussian_path(
+        problem.scheduler, np.asarray(problem.means[0]), problem.std[0], t, np.asarray(problem.paths.x0)
+    )
+
+
+def test_there_is_a_closed_path_under_every_scheduler():
+    assert {problem.scheduler for problem in zoo.GAUSSIANS.values()} == set(zoo.SCHEDULERS)
+
+
+def test_paths_of_a_gaussian_are_the_closed_ones(gaussian):
+    for t in (0.0, 0.1, 0.37, 0.5, 0.83, 0.99, 1.0):
+        x, _ = zoo.path_and_velocity(gaussian.paths, t)
+        np.testing.assert_allclose(x, closed_path(gaussian, t), rtol=3e-6, atol=3e-6)
+
+
+def test_paths_of_every_problem_follow_the_field(problem):
+    # The defect of the stored curve: its derivative against the field, computed by loops.
+    for t in (0.15, 0.5, 0.85):
+        x, velocity = zoo.path_and_velocity(problem.paths, t)
+        np.testing.assert_allclose(velocity, problem.velocity(t, np.asarray(x)), rtol=1e-3, atol=1e-3)
+
+
+def test_velocity_is_the_derivative_of_the_stored_curve(problem):
+    h = 1e-6
+    for t in (0.21, 0.5, 0.83):
+        up, down = (np.asarray(zoo.path_and_velocity(problem.paths, t + sign * h)[0]) for sign in (1, -1))
+        velocity = zoo.path_and_velocity(problem.paths, t)[1]
+        np.testing.assert_allclose(velocity, (up - down) / (2 * h), rtol=1e-5, atol=1e-5)
+
+
+def test_both_ends_are_exact(problem):
+    np.testing.assert_array_equal(problem.paths.x0, problem.x_at_time(0.0, 3))
+    np.testing.assert_allclose(zoo.path_and_velocity(problem.paths, 0.0)[0], problem.paths.x0, rtol=1e-14)
+    np.testing.assert_allclose(zoo.path_and_velocity(problem.paths, 1.0)[0], problem.paths.x1, rtol=1e-14)
+
+
+def test_shapes_and_accepted_times(problem):
+    paths, event = problem.paths, problem.event_shape
+    assert paths.x0.shape == paths.x1.shape == (3, *event) and paths.num_paths == 3
+    times = np.asarray(paths.times)
+    assert np.all(times[:, 0] == 0) and np.all(times[:, -1] == 1) and np.all(np.diff(times) > 0)
+    assert paths.states.shape == paths.velocities.shape == (*times.shape, *event)
+    assert paths.middles.shape == (3, times.shape[1] - 1, *event)
+
+
+# --- A linear field, x' = -rate x. ---
+
+
+def decay(params, t, x):
+    return -params * x
+
+
+DECAY = bj.Flow(decay, np.float64(2.0), (2,))
+NOISES = np.random.default_rng(0).standard_normal((3, 1, 2))
+
+
+def solve(x0, rtol=1e-6, atol=1e-6, **options):
+    return bj.ground_truth(DECAY, jnp.asarray(x0), rtol=rtol, atol=atol, **options)
+
+
+@pytest.fixture(scope="module")
+def decays(float64):
+    return solve(NOISES)
+
+
+def test_any_batch_shape(decays):
+    assert decays.x0.shape == decays.x1.shape == decays.at(0.5).shape == decays.velocity(0.5).shape == (3, 1, 2)
+    assert decays.num_paths == 3
+    np.testing.assert_allclose(decays.x1, NOISES * np.exp(-2), atol=1e-5)
+
+
+def test_one_noise_without_a_batch_axis():
+    paths = solve(NOISES[0, 0])
+    assert paths.x1.shape == paths.at(0.5).shape == paths.velocity(0.5).shape == (2,)
+    np.testing.assert_allclose(paths.x1, NOISES[0, 0] * np.exp(-2), atol=1e-5)
+
+
+def test_many_times_at_once(decays):
+    t = jnp.array([0.0, 0.3, 1.0])
+    for many, one in ((decays.at(t), decays.at), (decays.velocity(t), decays.velocity)):
+        assert many.shape == (3, 3, 1, 2)
+        for row, time in zip(many, t, strict=True):
+            np.testing.assert_allclose(row, one(time), rtol=1e-12, atol=1e-12)
+
+
+def test_tighter_tolerances_give_smaller_errors_and_cost_more():
+    found = [solve(NOISES[0, 0], tolerance, min(tolerance, 1e-6)) for tolerance in (1e-3, 1e-6, 1e-9)]
+    errors = [np.max(np.abs(paths.x1 - NOISES[0, 0] * np.exp(-2))) for paths in found]
+    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+    assert found[0].nfe < found[1].nfe < found[2].nfe
+    assert errors[1] < 1e-5 and errors[2] < 1e-8
+
+
+def test_rtol_counts_for_large_states_and_atol_for_small_ones():
+    # The same two pairs as above: rtol 1e-3 or 1e-6, atol 1e-6.
+    large, small = np.full(2, 1e3), np.full(2, 1e-2)
+    assert solve(large, 1e-3, 1e-6).nfe < 0.7 * solve(large, 1e-6, 1e-6).nfe
+    assert solve(small, 1e-3, 1e-6).nfe >= 0.7 * solve(small, 1e-6, 1e-6).nfe
+
+
+def test_chunks_give_the_same_paths(decays):
+    # Each chunk takes its own steps, so the paths agree to the tolerance and no further. The last chunk is smaller.
+    chunked = solve(NOISES, batch_size=2)
+    assert chunked.x1.shape == (3, 1, 2)
+    for t in (0.0, 0.3, 0.9, 1.0):
+        np.testing.assert_allclose(chunked.at(t), decays.at(t), atol=1e-5)
+
+
+def test_chunks_that_need_different_numbers_of_steps_fit_together():
+    x0 = np.array([[1e-3, 1e-3], [50.0, -80.0]])
+    paths = solve(x0, batch_size=1)
+    used = [len(set(times)) for times in np.asarray(paths.times).tolist()]
+    assert used[0] < used[1] and paths.evaluations[0] < paths.evaluations[1]
+    for t in (0.5, 1.0):
+        np.testing.assert_allclose(paths.at(t), x0 * np.exp(-2 * t), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(paths.velocity(t), -2 * x0 * np.exp(-2 * t), rtol=1e-3, atol=1e-5)
+
+
+def test_every_path_of_a_batch_meets_the_tolerance():
+    # One hard path among easy ones must not be averaged away.
+    flow = bj.Flow(lambda params, t, x: 5 * x * jnp.cos(20 * t), None, (1,))
+    x0 = np.concatenate([np.full((15, 1), 1e-6), [[1.0]]])
+    paths = bj.ground_truth(flow, jnp.asarray(x0), rtol=1e-12, atol=1e-6)
+    np.testing.assert_allclose(paths.x1[-1], np.exp(np.sin(20.0) / 4), atol=2e-5)
+
+
+def test_take_counts_over_the_flattened_batch(decays):
+    picked = decays.take(jnp.array([2, 0]))
+    assert picked.num_paths == 2 and picked.batch_shape == picked.evaluations.shape == (2,)
+    np.testing.assert_array_equal(picked.x0, NOISES.reshape(3, 2)[[2, 0]])
+    np.testing.assert_array_equal(picked.at(0.4), decays.at(0.4).reshape(3, 2)[jnp.array([2, 0])])
+
+
+def test_paths_are_a_tree_of_arrays(decays):
+    moved = jax.tree.map(lambda leaf: leaf, decays)
+    assert moved.batch_shape == (3, 1)
+    np.testing.assert_allclose(jax.jit(lambda paths: paths.at(0.5))(moved), decays.at(0.5), rtol=1e-14)
+
+
+# --- What is spent and what is seen. ---
+
+
+@pytest.fixture(scope="module")
+def spied(float64):
+    """(paths, one entry for every evaluation that ran, shapes of t and x at every trace)."""
+    calls, shapes = [], []
+
+    def velocity(params, t, x):
+        shapes.append((t.shape, x.shape))
+        jax.debug.callback(lambda: calls.append(None))
+        return jnp.sin(9 * t) - params * x
+
+    def run(rate):
+        flow = bj.Flow(velocity, jnp.float64(rate), (2, 1))
+        paths = bj.ground_truth(flow, rate * jnp.ones((2, 3, 2, 1)), rtol=1e-6, atol=1e-6)
+        jax.effects_barrier()
+        return paths, list(calls), list(shapes)
+
+    return run(3.0), run(4.0)
+
+
+def test_nfe_is_what_was_spent(spied):
+    (paths, calls, _), _ = spied
+    assert paths.evaluations.tolist() == [len(calls)] * 6
+    assert float(paths.nfe) == len(calls)
+
+
+def test_the_velocity_sees_one_batch_axis(spied):
+    (_, _, shapes), _ = spied
+    assert set(shapes) == {((), (6, 2, 1))}
+
+
+def test_a_new_flow_of_the_same_shapes_is_not_compiled_again(spied):
+    (_, _, first), (_, _, second) = spied
+    assert 0 < len(first) == len(second)
+
+
+def test_float32_stays_float32():
+    flow = bj.Flow(lambda params, t, x: -t * x, None, (2,))
+    paths = bj.ground_truth(flow, jnp.ones((3, 2), jnp.float32))
+    assert {v.dtype for v in (paths.times, paths.states, paths.velocities, paths.middles)} == {jnp.dtype(jnp.float32)}
+    assert paths.at(0.5).dtype == paths.velocity(0.5).dtype == paths.x1.dtype == jnp.float32
+    np.testing.assert_allclose(paths.x1, np.exp(-0.5), rtol=1e-4)
+
+
+def test_a_network_may_compute_in_bfloat16():
+    flow = bj.Flow(lambda params, t, x: -x.astype(jnp.bfloat16), None, (2,))
+    paths = bj.ground_truth(flow, jnp.ones((3, 2), jnp.float32), rtol=1e-2, atol=1e-2)
+    assert paths.x1.dtype == jnp.float32
+    np.testing.assert_allclose(paths.x1, np.exp(-1.0), rtol=2e-2)
+
+
+# --- Refusals. ---
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, np.ones(2)])
+def test_a_tolerance_that_is_none(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: wanted a tolerance > 0"):
+        bj.ground_truth(DECAY, jnp.ones(2), **{name: value})
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_steps"])
+@pytest.mark.parametrize("value", [0, -3, 2.5, None, True])
+def test_a_count_that_is_none(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: wanted an integer > 0"):
+        bj.ground_truth(DECAY, jnp.ones(2), **{name: value})
+
+
+def test_noise_of_another_event_shape():
+    with pytest.raises(ValueError, match=r"x0: wanted shape \[\*batch, 2\]"):
+        bj.ground_truth(DECAY, jnp.ones((4, 3)))
+
+
+def test_noise_of_integers():
+    with pytest.raises(TypeError, match="x0: wanted a floating dtype"):
+        bj.ground_truth(DECAY, jnp.ones((4, 2), int))
+
+
+def test_no_noise_at_all():
+    with pytest.raises(ValueError, match="x0: wanted at least one noise"):
+        bj.ground_truth(DECAY, jnp.ones((0, 2)))
+
+
+def nan_from(params, t, x):
+    return jnp.where(t >= params, jnp.nan, -x)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.6])
+def test_a_velocity_of_nan_says_when(start):
+    with pytest.raises(FloatingPointError, match=r"NaN or infinity after t = [0-9.]+ ") as caught:
+        bj.ground_truth(bj.Flow(nan_from, jnp.float64(start), (2,)), jnp.ones((3, 2)))
+    told = float(str(caught.value).split("t = ")[1].split(" ")[0])
+    assert told <= start < told + 0.5
+
+
+def test_too_stiff_says_how_far_it_came():
+    flow = bj.Flow(decay, jnp.float64(1e6), (2,))
+    with pytest.raises(RuntimeError, match=r"20 steps reached only t = [0-9.]+e-0[56]; .*max_steps=20"):
+        bj.ground_truth(flow, jnp.ones(2), rtol=1e-6, atol=1e-6, max_steps=20)

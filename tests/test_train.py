@@ -1,0 +1,310 @@
+"""The launcher `experiments.train`: what it leaves, that it resumes, what it refuses. On a problem of seconds."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from experiments import flows, learn, measure, plots, report, runs, settings, train, truth
+from experiments.configs import cifar10_fmot, fashion_fmot, tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def small_config():
+    """Two solvers, two stages of Adam, which compiles faster than Levenberg-Marquardt."""
+    config = tiny.get_config()
+    config.flow.image_size, config.flow.num_components = 4, 3
+    config.solvers = dict(rk1=(2,), rk2=(2,))
+    config.paths.update(num_train=8, num_validation=8, num_test=8)
+    config.fit.choose_start = False
+    for stage, iterations in ((config.fit.stage1, 2), (config.fit.stage2, 3)):
+        stage.update(optimizer="adam", num_iterations=iterations, batch_size=8)
+    config.report.num_samples = 4
+    return config
+
+
+@pytest.fixture
+def config():
+    return small_config()
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train.main(small_config(), folder) == 0
+    return folder
+
+
+def read_csv(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+class TestOutput:
+    def test_results(self, whole_run):
+        rows = read_csv(whole_run / "results.csv")
+        assert list(rows[0]) == ["solver", "nfe", "rmse", "psnr"]
+        assert {(row["solver"], row["nfe"]) for row in rows} == {
+            ("rk1", "2"), ("rk1", "4"), ("rk2", "2"), ("rk2", "4"), ("rk4", "4"),
+            ("rk1-bespoke", "2"), ("rk2-bespoke", "4"),
+        }  # fmt: skip
+        for row in rows:
+            assert float(row["psnr"]) == pytest.approx(20 * np.log10(2 / float(row["rmse"])), abs=1e-3)
+
+    def test_detail_has_the_same_rows_and_more_columns(self, whole_run):
+        rows, detail = (read_csv(whole_run / name) for name in ("results.csv", "results_detail.csv"))
+        assert [{k: row[k] for k in rows[0]} for row in detail] == rows
+        assert set(detail[0]) - set(rows[0]) == {"mean_psnr", "standard_error"}
+
+    def test_results_are_those_of_the_solvers_on_noise_of_the_seed(self, whole_run, config):
+        plan, flow = settings.read(config), flows.load(config.flow)
+        x0 = flow.noise(plan.key("test"), (8,))
+        error = bj.metrics.rmse(
+            bj.solve(flow, bj.load_solver(whole_run / "solvers" / "rk2-bespoke-n2.json"), x0),
+            bj.ground_truth(flow, x0).x1,
+            event_ndim=3,
+        )
+        (row,) = (row for row in read_csv(whole_run / "results.csv") if row["solver"] == "rk2-bespoke")
+        assert float(row["rmse"]) == pytest.approx(float(error.mean()), rel=1e-4)
+
+    def test_solver_files_say_how_the_fit_went(self, whole_run):
+        info = json.loads((whole_run / "solvers" / "rk1-bespoke-n2.json").read_text())["info"]
+        assert [record["iteration"] for record in info["history"]] == [0, 1, 2, 3, 4, 5]
+        assert [record["stage"] for record in info["history"]] == ["start"] + 2 * ["rmse_bound"] + 3 * ["endpoint"]
+        assert info["validation"]["rmse"] == min(record["rmse"] for record in info["history"])
+        assert info["cost"] > 0
+
+    def test_report_is_self_contained(self, whole_run):
+        page = (whole_run / "report.html").read_text()
+        figures = {path.stem for path in (whole_run / "figures").glob("*.png")}
+        per_base = {f"{name}_{base}" for name in ("knots", "samples", "paths") for base in ("rk1", "rk2")}
+        assert figures == {"error_against_nfe", "error_against_iteration"} | per_base
+        assert page.count('src="data:image/png;base64,') == len(figures)
+        assert 'src="http' not in page and "href=" not in page
+        assert all(name in page for name in ("rk1-bespoke", "rk2-bespoke", "rk4"))
+
+    def test_scalars_and_checkpoints(self, whole_run):
+        for name in ("rk1-bespoke-n2", "rk2-bespoke-n2"):
+            assert list((whole_run / "tensorboard" / name).glob("events.out.tfevents.*"))
+            assert {path.name for path in (whole_run / "checkpoints" / name).iterdir()} == {"4", "5"}
+
+    def test_no_half_written_files(self, whole_run):
+        assert not [path for path in whole_run.rglob(".*") if path.is_file()]
+
+    def test_started_again_it_does_no_work_twice(self, whole_run, config, monkeypatch):
+        before = (whole_run / "results.csv").read_bytes()
+        for module, name in ((bj, "fit"), (bj, "ground_truth")):
+            monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("worked again"))
+        assert train.main(config, whole_run) == 0
+        assert (whole_run / "results.csv").read_bytes() == before
+
+    def test_report_fields_may_change(self, whole_run, config):
+        config.report.num_samples = 2
+        assert train.prepare(config, whole_run)[0].num_samples == 2
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the launcher catches it."""
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Drawing takes longer than all the rest, once that is compiled."""
+    monkeypatch.setattr(report, "write", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_report")
+class TestResume:
+    @pytest.mark.parametrize(
+        "saves", [1, 3, 5, 8], ids="at the start,stage change,last but one,second solver".split(",")
+    )
+    def test_goes_on_to_the_same_result(self, tmp_path, whole_run, config, monkeypatch, saves):
+        fits, save = [], runs.Checkpoints.save
+
+        def save_then_die(self, iteration, state):
+            save(self, iteration, state)
+            fits.append(iteration)
+            if len(fits) == saves:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runs.Checkpoints, "save", save_then_die)
+            with pytest.raises(Killed):
+                train.main(config, tmp_path)
+        assert not (tmp_path / "results.csv").exists()
+
+        def save_and_count(self, iteration, state):
+            save(self, iteration, state)
+            fits.append(iteration)
+
+        monkeypatch.setattr(runs.Checkpoints, "save", save_and_count)
+        assert train.main(config, tmp_path) == 0
+        assert fits == 2 * [0, 1, 2, 3, 4, 5]  # each iteration of each solver once
+        assert (tmp_path / "results.csv").read_bytes() == (whole_run / "results.csv").read_bytes()
+
+    def test_one_solver_alone_is_the_one_of_the_whole_run(self, tmp_path, whole_run, config):
+        config.solver.num_steps = 2
+        assert train.main(config, tmp_path) == 0
+        assert {row["solver"] for row in read_csv(tmp_path / "results.csv")} == {"rk1", "rk2", "rk4", "rk2-bespoke"}
+        alone, together = (bj.load_solver(f / "solvers" / "rk2-bespoke-n2.json") for f in (tmp_path, whole_run))
+        np.testing.assert_array_equal(alone.raw, together.raw)
+
+
+class TestFailure:
+    @pytest.mark.parametrize("broken", [{"rk1"}, {"rk1", "rk2"}])
+    def test_a_solver_that_fails_leaves_the_others(self, tmp_path, config, monkeypatch, broken, capsys):
+        fit = bj.fit
+
+        def fails(flow, theta, *args, **kwargs):
+            if theta.base in broken:
+                raise FloatingPointError("loss is nan <here>")
+            return fit(flow, theta, *args, **kwargs)
+
+        monkeypatch.setattr(bj, "fit", fails)
+        assert train.main(config, tmp_path) == 1
+        learned = {row["solver"] for row in read_csv(tmp_path / "results.csv")} - {"rk1", "rk2", "rk4"}
+        assert learned == {f"{base}-bespoke" for base in {"rk1", "rk2"} - broken}
+        assert "rk1-bespoke-n2 failed" in capsys.readouterr().out
+        assert "loss is nan &lt;here&gt;" in (tmp_path / "report.html").read_text()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"fit.stage1.loss": "mse"}, r"config\.fit\.stage1\.loss: got 'mse', wanted one of \['endpoint', "),
+            ({"fit.stage2.optimizer": "sgd"}, r"config\.fit\.stage2\.optimizer: got 'sgd'"),
+            ({"fit.stage1.batch_size": 0}, r"config\.fit\.stage1\.batch_size: wanted an integer >= 1, got 0"),
+            ({"fit.stage1.learning_rate": -1.0}, r"config\.fit\.stage1\.learning_rate: got -1.0"),
+            ({"fit.stage1.num_iterations": 0, "fit.stage2.num_iterations": 0}, r"config\.fit: num_iterations is 0"),
+            ({"fit.stage1.lossy": 1}, r"config\.fit\.stage1\.lossy: no such field"),
+            ({"fit.stage4": {}}, r"config\.fit\.stage4: no such field"),
+            ({"solvers.rk3": (4,)}, r"config\.solvers: got 'rk3', wanted one of \['rk1', 'rk2'\]"),
+            ({"solvers.rk2": (4, 4)}, r"config\.solvers: .* none twice"),
+            ({"solvers.rk2": (0,)}, r"config\.solvers\.rk2: got 0"),
+            ({"solvers": {}}, r"config\.solvers: got \{\}"),
+            ({"solver.base": "dopri5", "solver.num_steps": 3}, r"config\.solver\.base: got 'dopri5'"),
+            ({"paths.rtol": 0.0}, r"config\.paths\.rtol: got 0.0, wanted a number > 0"),
+            ({"paths.num_train": -3}, r"config\.paths\.num_train: got -3, wanted an integer >= 1"),
+            ({"report.num_samples": 9}, r"config\.report\.num_samples: got 9, wanted an integer from 1 to 8"),
+            ({"seed": True}, r"config\.seed: got True"),
+            ({"flow.name": "imagenet"}, r"config\.flow\.name: got 'imagenet', wanted one of \['checkpoint', "),
+            ({"flow.sigma": 1.0}, r"config\.flow: flow 'mixture' has the fields"),
+        ],
+    )  # fmt: skip
+    def test_bad_config(self, tmp_path, config, change, message):
+        with config.unlocked(), config.ignore_type():
+            for field, value in change.items():
+                *sections, name = field.split(".")
+                place = config
+                for section in sections:
+                    place = place[section]
+                place[name] = value
+        with pytest.raises(ValueError, match=message):
+            train.prepare(config, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+    def test_missing_field(self, tmp_path, config):
+        del config.paths.atol
+        with pytest.raises(ValueError, match=r"config\.paths\.atol: missing"):
+            train.prepare(config, tmp_path)
+
+    def test_workdir_of_another_config(self, whole_run, config):
+        config.fit.stage1.num_iterations, config.flow.std = 7, 0.2
+        before = (whole_run / "config.json").read_bytes()
+        with pytest.raises(ValueError, match=r"holds a run of another config") as caught:
+            train.prepare(config, whole_run)
+        assert "  config.fit.stage1.num_iterations: 2 there, 7 here\n" in str(caught.value)
+        assert "  config.flow.std: 0.25 there, 0.2 here\n" in str(caught.value)
+        assert "seed" not in str(caught.value)
+        assert (whole_run / "config.json").read_bytes() == before
+
+    def test_workdir_with_foreign_checkpoints(self, tmp_path, config):
+        (tmp_path / "checkpoints").mkdir()
+        with pytest.raises(ValueError, match=r"workdir: .* something else .* give another --workdir"):
+            train.prepare(config, tmp_path)
+
+    def test_workdir_that_cannot_be_written(self, tmp_path, config):
+        (tmp_path / "file").write_text("not a folder")
+        with pytest.raises(ValueError, match=r"workdir: .*file/run cannot be used .* give another --workdir"):
+            train.prepare(config, tmp_path / "file" / "run")
+
+    def test_cifar10_says_in_two_lines_what_is_missing(self, tmp_path):
+        with pytest.raises(SystemExit) as caught:
+            train.main(cifar10_fmot.get_config(), tmp_path)
+        lines = str(caught.value.code).splitlines()
+        assert len(lines) == 2
+        assert "config.flow.path is empty" in lines[0] and "CIFAR-10" in lines[0]
+        assert "--config.flow.path=" in lines[1]
+
+    @pytest.mark.parametrize("module", [cifar10_fmot, fashion_fmot, tiny])
+    def test_every_config_is_valid(self, module):
+        assert settings.read(module.get_config()).jobs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=experiments/configs/nothing.py"], "There are\n"),
+        (["--config.fit.stage1.los=rmse"], 'Did you mean "loss"'),
+        (["--config=experiments/configs/cifar10_fmot.py"], "config.flow.path is empty"),
+    ],
+)
+def test_command_line_errors_are_short(arguments, message):
+    command = [sys.executable, "-m", "experiments.train", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class TestParts:
+    def test_keys_differ_by_purpose_and_index(self, config):
+        plan = settings.read(config)
+        keys = [plan.key(purpose, index) for purpose in ("train", "validation", "test", "fit") for index in (0, 1)]
+        assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)
+
+    def test_jobs_have_numbers_of_their_own(self):
+        jobs = [settings.Job(base, n) for base in ("rk1", "rk2") for n in range(1, 20)]
+        assert len({job.index for job in jobs}) == len({job.name for job in jobs}) == len(jobs)
+
+    def test_stage_without_iterations_is_left_out(self, config):
+        config.fit.stage1.num_iterations = 0
+        assert [stage.loss for stage in settings.read(config).stages] == ["endpoint"]
+
+    def test_terminal_table_is_aligned(self):
+        rows = [measure.Row("rk1", 8, 0.5, 12.04, 12.0, 0.1), measure.Row("rk2-bespoke", 16, 0.001, 66.02, 66.0, 0.1)]
+        lines = measure.as_text(rows).splitlines()[2:]
+        assert lines[0].split() == ["NFE", "rk1", "rk2-bespoke"]
+        assert lines[2].split() == ["8", "0.5000", "12.04"] and lines[3].split() == ["16", "0.0010", "66.02"]
+        assert len({len(line) for line in (lines[0], lines[1], lines[3])}) == 1
+
+    def test_plane_keeps_what_lies_in_a_plane(self):
+        random = np.random.default_rng(0)
+        axes = np.linalg.qr(random.normal(size=(10, 2)))[0].T
+        points, others = random.normal(size=(5, 2)), random.normal(size=(7, 2))
+        flat = plots.principal_plane(points @ axes, others @ axes)
+        for here, there in zip(flat, (points, others), strict=True):
+            np.testing.assert_allclose(here - here[:1] @ np.eye(2), here - here[0])
+            distances = np.linalg.norm(here[:, None] - here[None], axis=-1)
+            np.testing.assert_allclose(distances, np.linalg.norm(there[:, None] - there[None], axis=-1), atol=1e-12)
+
+    def test_report_does_without_pictures_of_vectors(self, tmp_path, config):
+        plan = settings.read(config)
+        flow = bj.analytic.gaussian(np.zeros(3), 0.5)
+        run = runs.open_run(tmp_path, {})
+        job, theta = settings.Job("rk1", 2), bj.init_theta("rk1", 2)
+        paths = truth.solve(flow, plan, run)
+        record = dict(stage="start", iteration=0, loss=None, rmse=0.1, psnr=26.0)
+        rows = [measure.Row("rk1", 2, 0.1, 26.0, 26.0, 0.01)]
+        report.write(run, flow, plan, paths, {job: learn.Learned(theta, [record], 1)}, {}, measure.Measured(rows, {}))
+        assert not (tmp_path / "figures" / "samples_rk1.png").exists()
+        assert (tmp_path / "figures" / "paths_rk1.png").exists()
