@@ -33,10 +33,14 @@ def solve(flow: Flow, solver: Theta | SolverTable, x0, *, return_path: bool = Fa
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
-    if not isinstance(solver, Theta | SolverTable):
-        raise TypeError(f"solver: wanted a Theta or a SolverTable, got {type(solver).__name__}.")
+    _check_solver(solver, "solver")
     flow.batch_shape(x0, "x0")
     return _solve(flow, solver, x0, return_path)
+
+
+def _check_solver(solver, name):
+    if not isinstance(solver, Theta | SolverTable):
+        raise TypeError(f"{name}: wanted a Theta or a SolverTable, got {type(solver).__name__}.")
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -97,4 +101,5 @@ def sample(params: Flow, theta: Theta | SolverTable, key, *, num_samples: int | 
         raise ValueError(f"num_samples: wanted an integer >= 1 or None, got {num_samples!r}.")
     if not isinstance(params, Flow):
         raise TypeError(f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}.")
+    _check_solver(theta, "theta")
     return solve(params, theta, params.noise(key, () if num_samples is None else (num_samples,), dtype))

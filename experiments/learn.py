@@ -46,7 +46,10 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
     theta = bj.init_theta(job.base, job.num_steps)
     with bar, run.checkpoints(job.name) as checkpoints:
         state = checkpoints.restore(bj.init_state(theta, plan.stages))
-        with run.scalars(job.name, 0 if state is None else int(state.iteration) + 1) as scalars:
+        done = 0 if state is None else int(state.iteration)
+        bar.update(done)
+        bar.set_postfix_str(f"from iteration {done}; compiling first")
+        with run.scalars(job.name, 0 if state is None else done + 1) as scalars:
 
             def keep(state, record):
                 checkpoints.save(record["iteration"], state)
@@ -72,7 +75,8 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
     history = [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in result.history
     ]
-    run.finish(job.name, result.theta, dict(nfe=job.nfe, cost=result.cost, validation=_best(history), history=history))
+    info = dict(cost=result.cost, start=result.start, validation=_best(history), history=history)
+    run.finish(job.name, result.theta, info)
     return Learned(result.theta, history, result.cost)
 
 

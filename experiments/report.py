@@ -53,12 +53,10 @@ def write(
 
 
 def _error_figures(plan, learned, rows):
-    curves = {}
-    for row in rows:
-        for column, value in zip(
-            curves.setdefault(row.solver, ([], [], [])), (row.nfe, row.rmse, row.psnr), strict=True
-        ):
-            column.append(value)
+    curves = {
+        solver: tuple(zip(*((row.nfe, row.rmse, row.psnr) for row in rows if row.solver == solver), strict=True))
+        for solver in dict.fromkeys(row.solver for row in rows)
+    }
     yield (
         "error_against_nfe", "Error against evaluations", plots.error_against_nfe(curves),
         "Distance from the true end point, on noise that no fit has seen. Grey: base solvers. Coloured: learned.",
@@ -67,11 +65,8 @@ def _error_figures(plan, learned, rows):
         return
     panels = {}
     for job, result in learned.items():
-        curve = (
-            [record["iteration"] for record in result.history],
-            [record["rmse"] or np.nan for record in result.history],
-        )
-        panels.setdefault(job.base, {})[job.num_steps] = curve
+        columns = zip(*((record["iteration"], record["rmse"] or np.nan) for record in result.history), strict=True)
+        panels.setdefault(job.base, {})[job.num_steps] = tuple(columns)
     begins = np.cumsum([stage.num_iterations for stage in plan.stages[:-1]]).tolist()
     yield (
         "error_against_iteration", "Error while learning", plots.error_against_iteration(panels, begins),

@@ -68,9 +68,9 @@ def _differences(old, new, field="config") -> list[tuple[str, str, str]]:
 
 @contextlib.contextmanager
 def _written(path: pathlib.Path):
-    """A path to write to, renamed to `path` afterwards; it keeps the suffix, which some writers look at."""
+    """A path to write to, renamed to `path` afterwards. Its suffix stays, which some writers look at."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".part.{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -12,7 +12,7 @@ if jax.__version_info__[:2] == (0, 10):
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}"
 
-from tests import zoo  # noqa: E402
+from tests import zoo
 
 # The same examples on every run, and no clock: a test that fails here fails everywhere.
 hypothesis.settings.register_profile("bespoke", deadline=None, derandomize=True, database=None, max_examples=40)

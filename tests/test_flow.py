@@ -127,9 +127,7 @@ def test_predictions_are_finite_at_both_ends(scheduler, prediction, dtype):
 
 
 def test_time_margin_stands_in_for_the_ends():
-    flow = bj.Flow.from_prediction(
-        lambda p, t, x: 0.3 * x, None, (2,), bj.schedulers.CondOT(), "data", time_margin=0.1
-    )
+    flow = bj.Flow.from_prediction(lambda p, t, x: 0.3 * x, None, (2,), bj.schedulers.CondOT(), "data", time_margin=0.1)
     x = jnp.array([1.0, -2.0])
     np.testing.assert_array_equal(flow(0.0, x), flow(0.1, x))
     np.testing.assert_array_equal(flow(1.0, x), flow(0.9, x))

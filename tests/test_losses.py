@@ -14,7 +14,7 @@ import scipy.linalg
 import bespoke_jax as bj
 from bespoke_jax import losses
 from bespoke_jax.metrics import mean_square
-from tests import reference, zoo
+from tests import reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -236,9 +236,7 @@ def test_the_bound_is_attained():
 def test_too_small_a_constant_bounds_nothing():
     # The condition of the theorem is needed: with L = 0 some theta's error is above its "bound".
     raws = 0.5 * np.random.default_rng(1).standard_normal((200, 15))
-    bound, error = bounds_and_errors(
-        jnp.eye(3), bj.Theta(jnp.asarray(raws), "rk1", 4), linear_paths(np.eye(3)), 0.0
-    )
+    bound, error = bounds_and_errors(jnp.eye(3), bj.Theta(jnp.asarray(raws), "rk1", 4), linear_paths(np.eye(3)), 0.0)
     assert np.any(bound < error)
 
 

@@ -42,7 +42,9 @@ def test_step_on_every_problem(problem, base):
     step = jax.jit(bj.step_theta, static_argnums=3)
     for i in range(N):
         wanted = reference.STEPS[base](knots, N, i, x, problem.velocity)[1]
-        np.testing.assert_allclose(step(theta, i, jnp.asarray(x), problem.flow.__call__)[1], wanted, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            step(theta, i, jnp.asarray(x), problem.flow.__call__)[1], wanted, rtol=1e-9, atol=1e-9
+        )
 
 
 def test_identity_step_is_the_base_solver(base):

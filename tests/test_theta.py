@@ -68,7 +68,8 @@ def any_number(width):
 
 
 @pytest.mark.parametrize(
-    "base, n, dtype", [("rk1", 4, jnp.float32), ("rk2", 3, jnp.float64), ("rk2", 3, jnp.float32), ("rk2", 20, jnp.float32)]
+    "base, n, dtype",
+    [("rk1", 4, jnp.float32), ("rk2", 3, jnp.float64), ("rk2", 3, jnp.float32), ("rk2", 20, jnp.float32)],
 )
 def test_any_raw_vector_gives_usable_knots(base, n, dtype):
     start = bj.init_theta(base, n, dtype=dtype)

@@ -3,12 +3,14 @@
 import csv
 import json
 import pathlib
+import struct
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
 from experiments import flows, learn, measure, plots, report, runs, settings, train, truth
@@ -46,6 +48,20 @@ def whole_run(tmp_path_factory):
 def read_csv(path):
     with open(path) as file:
         return list(csv.DictReader(file))
+
+
+def read_scalars(folder):
+    """tag -> iteration -> value, from the event files of a folder: records of length, checksum, content, checksum."""
+    scalars = {}
+    for path in folder.glob("events.out.tfevents.*"):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<Q", content, at)
+            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            at += length + 16
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    return scalars
 
 
 class TestOutput:
@@ -91,10 +107,16 @@ class TestOutput:
         assert 'src="http' not in page and "href=" not in page
         assert all(name in page for name in ("rk1-bespoke", "rk2-bespoke", "rk4"))
 
-    def test_scalars_and_checkpoints(self, whole_run):
+    def test_checkpoints(self, whole_run):
         for name in ("rk1-bespoke-n2", "rk2-bespoke-n2"):
-            assert list((whole_run / "tensorboard" / name).glob("events.out.tfevents.*"))
             assert {path.name for path in (whole_run / "checkpoints" / name).iterdir()} == {"4", "5"}
+
+    def test_scalars(self, whole_run):
+        history = json.loads((whole_run / "solvers" / "rk1-bespoke-n2.json").read_text())["info"]["history"]
+        scalars = read_scalars(whole_run / "tensorboard" / "rk1-bespoke-n2")
+        for tag in ("rmse", "psnr"):
+            assert scalars[tag] == {r["iteration"]: pytest.approx(r[tag]) for r in history}
+        assert sorted(scalars["loss"]) == [1, 2, 3, 4, 5]
 
     def test_no_half_written_files(self, whole_run):
         assert not [path for path in whole_run.rglob(".*") if path.is_file()]
@@ -124,7 +146,7 @@ def no_report(monkeypatch):
 @pytest.mark.usefixtures("no_report")
 class TestResume:
     @pytest.mark.parametrize(
-        "saves", [1, 3, 5, 8], ids="at the start,stage change,last but one,second solver".split(",")
+        "saves", [1, 3, 5, 6, 8], ids="start,stage change,last but one,before the file,second solver".split(",")
     )
     def test_goes_on_to_the_same_result(self, tmp_path, whole_run, config, monkeypatch, saves):
         fits, save = [], runs.Checkpoints.save

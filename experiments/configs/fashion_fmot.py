@@ -8,7 +8,7 @@ import ml_collections
 
 
 def get_config():
-    stage = dict(optimizer="lm", learning_rate=1e-2, batch_size=64, curvature_size=16, validate_every=1)
+    stage = dict(optimizer="lm", learning_rate=1e-2, batch_size=32, curvature_size=8, validate_every=1)
     return ml_collections.ConfigDict(
         dict(
             workdir="runs/fashion_fmot",
@@ -22,6 +22,7 @@ def get_config():
             # stage1, stage2, ... in this order; num_iterations=0 leaves one out.
             # loss: rmse_bound (the paper's), local, rmse or endpoint.
             # optimizer: adam, which heeds learning_rate, or lm (Levenberg-Marquardt), which heeds curvature_size.
+            # validate_every: iterations between two looks at the validation paths, each of which leaves a checkpoint.
             fit=dict(
                 choose_start=True,
                 stage1=dict(loss="rmse_bound", num_iterations=5, **stage),

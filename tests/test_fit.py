@@ -1,0 +1,164 @@
+"""fit: what it reaches, what it returns, that it resumes to the bit, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bespoke_jax as bj
+
+KEY = jax.random.key(0)
+SHORT = (bj.Stage("rmse_bound", 2, batch_size=16), bj.Stage("endpoint", 3, batch_size=16))
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3)
+
+
+@pytest.fixture(scope="module")
+def paths(flow):
+    return tuple(bj.ground_truth(flow, flow.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))
+
+
+def gain(flow, theta, start, paths):
+    """dB of `theta` over `start` on these paths."""
+    errors = [float(bj.losses.rmse(flow, solver, paths)) for solver in (start, theta)]
+    return 20 * np.log10(errors[0] / errors[1])
+
+
+@pytest.mark.parametrize("base, num_steps", [("rk1", 6), ("rk2", 4)])
+def test_the_default_stages_beat_the_base_solver_on_fresh_noise(flow, paths, base, num_steps):
+    start = bj.init_theta(base, num_steps)
+    result = bj.fit(flow, start, KEY, paths=paths[0], validation=paths[1])
+    assert gain(flow, result.theta, start, paths[2]) > 6
+    assert result.history[-1]["iteration"] == sum(stage.num_iterations for stage in bj.DEFAULT_STAGES)
+
+
+def test_a_variance_preserving_flow_begins_from_a_scheduler_change(paths):
+    flow = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5]], 0.3, scheduler=bj.schedulers.VariancePreserving())
+    start = bj.init_theta("rk2", 4)
+    result = bj.fit(flow, start, KEY, stages=SHORT, num_paths=32, num_validation=64)
+    assert result.start != "given"
+    fresh = bj.ground_truth(flow, flow.noise(jax.random.key(9), (64,)))
+    assert gain(flow, result.theta, start, fresh) > 10
+
+
+def test_the_papers_recipe_lowers_the_bound(flow, paths):
+    start = bj.init_theta("rk2", 3)
+    result = bj.fit(
+        flow, start, KEY, stages=bj.paper_stages(200, 1e-2), paths=paths[0], validation=paths[1], choose_start=False
+    )
+    before, after = (float(bj.losses.rmse_bound(flow, theta, paths[2])) for theta in (start, result.theta))
+    assert after < 0.6 * before
+
+
+def test_any_function_may_be_the_loss_of_a_first_order_optimiser(flow, paths):
+    def absolute(flow, theta, paths):
+        return jnp.mean(jnp.abs(bj.solve(flow, theta, paths.x0) - paths.x1))
+
+    start = bj.init_theta("rk2", 3)
+    stage = bj.Stage(absolute, 50, optax.adam(1e-2), validate_every=25)
+    result = bj.fit(flow, start, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
+    assert float(absolute(flow, result.theta, paths[2])) < 0.8 * float(absolute(flow, start, paths[2]))
+    assert [record["iteration"] for record in result.history] == [0, 25, 50]
+
+
+def test_the_best_on_held_out_paths_is_returned(flow, paths):
+    # A learning rate that ruins theta: the start must come back.
+    start = bj.init_theta("rk2", 3)
+    stages = (bj.Stage("endpoint", 4, optax.sgd(50.0)),)
+    result = bj.fit(flow, start, KEY, stages=stages, paths=paths[0], validation=paths[1], choose_start=False)
+    best = min(result.history, key=lambda record: record["rmse"])
+    reached = float(jnp.mean(bj.metrics.rmse(bj.solve(flow, result.theta, paths[1].x0), paths[1].x1, 1)))
+    np.testing.assert_allclose(reached, best["rmse"], rtol=1e-5)
+    assert result.history[-1]["rmse"] > best["rmse"]
+
+
+def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(flow, paths):
+    start, states = bj.init_theta("rk1", 4), []
+    options = dict(stages=SHORT, paths=paths[0], validation=paths[1])
+    whole = bj.fit(flow, start, KEY, **options, callback=lambda state, record: states.append(state))
+    for state in states:
+        resumed = bj.fit(flow, start, KEY, **options, state=state)
+        assert np.array_equal(resumed.theta.raw, whole.theta.raw)
+        assert (resumed.cost, resumed.start) == (whole.cost, whole.start)
+        # The history comes back through float32.
+        for old, new in zip(whole.history, resumed.history, strict=True):
+            assert old["stage"] == new["stage"] and old["evaluations"] == new["evaluations"]
+            np.testing.assert_allclose(old["rmse"], new["rmse"], rtol=1e-5)
+
+
+def test_a_fit_is_a_function_of_its_key(flow):
+    start = bj.init_theta("rk1", 3)
+    fits = [bj.fit(flow, start, jax.random.key(k), stages=SHORT, num_paths=16, num_validation=16) for k in (4, 4, 5)]
+    assert np.array_equal(fits[0].theta.raw, fits[1].theta.raw)
+    assert not np.array_equal(fits[0].theta.raw, fits[2].theta.raw)
+
+
+def test_init_state_has_the_shapes_of_every_state_of_the_fit(flow, paths):
+    start, states = bj.init_theta("rk1", 3), []
+    bj.fit(
+        flow, start, KEY, stages=SHORT, paths=paths[0], validation=paths[1], callback=lambda s, _: states.append(s)
+    )
+    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), bj.init_state(start, SHORT))
+    for state in states:
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == wanted
+
+
+def test_cost_counts_paths_starts_updates_and_validation(flow, paths):
+    theta = bj.init_theta("rk2", 3)
+    stage = bj.Stage("endpoint", 5, optax.adam(1e-3), batch_size=8, validate_every=5)
+    result = bj.fit(flow, theta, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
+    truth = int(paths[0].evaluations.sum() + paths[1].evaluations.sum())
+    # 5 gradients of 8 paths at 3 passes of 6 evaluations; one validation of 64 paths after the first look.
+    assert result.cost == truth + 5 * 8 * 3 * 6 + 64 * 6
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(paths):
+    flow = bj.Flow(lambda p, t, x: jnp.where(t > 0.4, jnp.nan, -x), None, (2,))
+    start = bj.init_theta("rk1", 3)
+    with pytest.raises(bj.FitError, match=r"iteration 1.*state\.best") as caught:
+        bj.fit(flow, start, KEY, stages=SHORT, paths=paths[0], validation=paths[1], choose_start=False)
+    assert np.array_equal(caught.value.state.best.raw, start.raw)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(flow=3), TypeError, "flow"),
+        (dict(theta="rk2"), TypeError, "theta"),
+        (dict(key=0), TypeError, "key"),
+        (dict(stages=()), TypeError, "stages"),
+        (dict(stages=("endpoint",)), TypeError, "stages"),
+        (dict(num_paths=0), ValueError, "num_paths"),
+        (dict(num_validation=True), ValueError, "num_validation"),
+        (dict(rtol=0.0), ValueError, "rtol"),
+        (dict(state=bj.init_state(bj.init_theta("rk1", 9))), ValueError, "state"),
+    ],
+)
+def test_bad_arguments_are_named(flow, change, error, message):
+    arguments = dict(flow=flow, theta=bj.init_theta("rk2", 3), key=KEY) | change
+    with pytest.raises(error, match=message):
+        bj.fit(**arguments)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(loss="rmse_bond"), ValueError, r"loss.*rmse_bound.*'rmse_bond'"),
+        (dict(num_iterations=0), ValueError, "num_iterations"),
+        (dict(batch_size=2.5), ValueError, "batch_size"),
+        (dict(optimizer="adam"), TypeError, "optimizer"),
+    ],
+)
+def test_a_stage_refuses_what_it_cannot_run(change, error, message):
+    with pytest.raises(error, match=message):
+        bj.Stage(**change)
+
+
+def test_second_order_fitting_of_a_loss_without_curvature_is_refused(flow, paths):
+    stages = (bj.Stage(bj.losses.endpoint, 2),)
+    with pytest.raises(ValueError, match=r"curvature.*optax\.adam"):
+        bj.fit(flow, bj.init_theta("rk1", 3), KEY, stages=stages, paths=paths[0], validation=paths[1])

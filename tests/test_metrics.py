@@ -1,0 +1,45 @@
+"""How far two batches are apart."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bespoke_jax.metrics import mean_square, psnr, rmse
+from tests import reference
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize("event_ndim", [0, 1, 3])
+def test_rmse_against_loops(event_ndim):
+    x, y = np.random.default_rng(0).standard_normal((2, 4, 2, 3))
+    found = rmse(jnp.asarray(x), jnp.asarray(y), event_ndim)
+    batch = x.shape[: 3 - event_ndim]
+    assert found.shape == batch
+    for index in np.ndindex(*batch):
+        np.testing.assert_allclose(found[index], reference.rms(x[index] - y[index]), rtol=1e-13)
+
+
+def test_mean_square_is_a_mean_over_the_event_only():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    np.testing.assert_allclose(mean_square(jnp.asarray(x), 2), [np.mean(x[0] ** 2), np.mean(x[1] ** 2)], rtol=1e-13)
+
+
+def test_psnr_by_hand():
+    np.testing.assert_allclose(psnr(jnp.asarray([2.0, 0.2, 0.02])), [0.0, 20.0, 40.0], atol=1e-12)
+    np.testing.assert_allclose(psnr(0.1, data_range=1.0), 20.0, rtol=1e-12)
+
+
+def test_halving_the_error_is_6_db():
+    np.testing.assert_allclose(psnr(0.05) - psnr(0.1), 20 * np.log10(2), rtol=1e-12)
+
+
+def test_rmse_of_two_shapes():
+    with pytest.raises(ValueError, match=r"rmse: wanted two arrays of one shape, got \(2, 3\) and \(3,\)"):
+        rmse(jnp.zeros((2, 3)), jnp.zeros(3), 1)
+
+
+@pytest.mark.parametrize("data_range", [0.0, -1.0, float("nan")])
+def test_psnr_of_no_range(data_range):
+    with pytest.raises(ValueError, match="data_range must be > 0"):
+        psnr(0.1, data_range)

@@ -1,0 +1,101 @@
+"""The U-Net, flow files, and the shipped flow: that its solvers really are better, on fresh noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+
+
+@pytest.fixture(scope="module")
+def network():
+    return bj.models.UNet(channels=(8, 16), num_blocks=(1, 1), head_channels=4, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def params(network):
+    params = network.init(jax.random.key(0), 0.5, jnp.zeros((1, 8, 8, 1)))
+    # Off the zero initialisation, so that every layer matters.
+    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return bj.models.load_flow("fashion_fmot")
+
+
+def test_samples_of_a_batch_do_not_see_each_other(network, params):
+    x = jax.random.normal(jax.random.key(2), (3, 8, 8, 1))
+    together = network.apply(params, 0.3, x)
+    alone = jnp.concatenate([network.apply(params, 0.3, x[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_compute_keeps_a_float32_state(network, params):
+    half = network.clone(dtype=jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(2), (2, 8, 8, 1))
+    out = half.apply(params, 0.3, x)
+    assert out.dtype == jnp.float32
+    full = network.apply(params, 0.3, x)
+    assert float(jnp.linalg.norm(out - full) / jnp.linalg.norm(full)) < 0.05
+
+
+def test_an_image_that_cannot_be_halved_is_refused(network):
+    with pytest.raises(ValueError, match="divisible by 4"):
+        network.init(jax.random.key(0), 0.5, jnp.zeros((1, 10, 8, 1)))
+
+
+def test_a_flow_file_gives_the_same_flow(tmp_path, network, params):
+    bj.models.save_flow(tmp_path / "f.safetensors", network, params, (8, 8, 1), "cosine", dtype=jnp.float32)
+    flow = bj.models.load_flow(tmp_path / "f.safetensors")
+    x = jax.random.normal(jax.random.key(2), (2, 8, 8, 1))
+    np.testing.assert_allclose(flow(0.3, x), network.apply(params, 0.3, x), rtol=1e-5, atol=1e-6)
+    assert flow.scheduler == bj.schedulers.Cosine() and flow.event_shape == (8, 8, 1)
+
+
+def test_two_loads_share_what_is_compiled():
+    one, two = (bj.models.load_flow("fashion_fmot") for _ in range(2))
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+
+
+@pytest.mark.parametrize("name, error", [("fashion", ValueError), ("nowhere.safetensors", FileNotFoundError)])
+def test_an_unknown_flow_is_named(name, error):
+    with pytest.raises(error, match=name):
+        bj.models.load_flow(name)
+
+
+def test_a_truncated_flow_file_is_refused(tmp_path, network, params):
+    path = tmp_path / "f.safetensors"
+    bj.models.save_flow(path, network, params, (8, 8, 1), "condot")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        bj.models.load_flow(path)
+
+
+def test_the_shipped_flow_makes_images_like_its_data(shipped):
+    # Fashion-MNIST in [-1, 1] has mean -0.43 and standard deviation 0.71 over all pixels.
+    x = bj.sample(shipped, bj.classic.midpoint(16), jax.random.key(0), num_samples=32)
+    assert abs(float(x.mean()) + 0.43) < 0.12
+    assert abs(float(x.std()) - 0.71) < 0.1
+    assert float(jnp.mean((x > -1.15) & (x < 1.15))) > 0.97
+
+
+def learned_gain(flow, base, num_steps, **options):
+    """dB of a learned solver over its base solver, on noise that the fit has not seen."""
+    start = bj.init_theta(base, num_steps)
+    theta = bj.fit(flow, start, jax.random.key(0), **options).theta
+    fresh = bj.ground_truth(flow, flow.noise(jax.random.key(77), (48,)))
+    before, after = (float(bj.losses.rmse(flow, solver, fresh)) for solver in (start, theta))
+    return 20 * np.log10(before / after)
+
+
+def test_a_short_fit_gains_three_decibels_on_the_shipped_flow(shipped):
+    stages = (bj.Stage("rmse_bound", 3, batch_size=16), bj.Stage("endpoint", 2, batch_size=16))
+    assert learned_gain(shipped, "rk2", 4, stages=stages, num_paths=32, num_validation=32) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base, num_steps, decibels", [("rk2", n, 3) for n in (4, 5, 8, 10)] + [("rk1", 10, 3)])
+def test_every_learned_solver_beats_its_base_on_the_shipped_flow(shipped, base, num_steps, decibels):
+    assert learned_gain(shipped, base, num_steps) > decibels
