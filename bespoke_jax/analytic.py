@@ -63,7 +63,8 @@ def _mixture_velocity(scheduler: Scheduler) -> Callable:
         dtype = x.dtype
         t = jnp.asarray(t, promote(dtype, jnp.float32))
         (alpha, alpha_dot), (sigma, sigma_dot) = (
-            tuple(c.astype(dtype) for c in jax.jvp(f, (t,), (jnp.ones_like(t),))) for f in (scheduler.alpha, scheduler.sigma)
+            tuple(c.astype(dtype) for c in jax.jvp(f, (t,), (jnp.ones_like(t),)))
+            for f in (scheduler.alpha, scheduler.sigma)
         )
         event = params["means"].shape[1:]
         means = params["means"].astype(dtype).reshape(len(params["means"]), -1)
@@ -72,9 +73,7 @@ def _mixture_velocity(scheduler: Scheduler) -> Callable:
         difference = flat[:, None, :] - alpha * means  # [B, K, D]
         variance = alpha**2 * std**2 + sigma**2  # [K]
         log_density = (
-            log_weights
-            - 0.5 * jnp.sum(difference**2, axis=-1) / variance
-            - 0.5 * means.shape[1] * jnp.log(variance)
+            log_weights - 0.5 * jnp.sum(difference**2, axis=-1) / variance - 0.5 * means.shape[1] * jnp.log(variance)
         )
         posterior = jax.nn.softmax(log_density, axis=-1)  # [B, K]
         # Given component k: E[x0 | x] / sigma = difference / variance, finite at sigma = 0; E[x1 | x] follows.

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from bespoke_jax import metrics
-from bespoke_jax.curvature import gauss_newton
+from bespoke_jax.curvature import linearise
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.losses import LOSSES
@@ -33,8 +34,8 @@ class Stage:
         loss: a name in `losses.LOSSES`, or any `loss(flow, theta, paths) -> scalar` (first-order optimisers only).
         num_iterations: updates.
         optimizer: an optax transformation; Levenberg-Marquardt by default.
-        batch_size: paths per gradient (and per judgement of a Levenberg-Marquardt step).
-        curvature_size: paths per Gauss-Newton matrix, out of those.
+        batch_size: paths per update: of the gradient, or on which a Levenberg-Marquardt step is judged ...
+        curvature_size: ... and those of them from which it is computed.
         validate_every: updates per compiled call, at the end of which the held-out paths are looked at.
         lipschitz: L_tau of `rmse_bound`.
     """
@@ -43,7 +44,7 @@ class Stage:
     num_iterations: int = 8
     optimizer: optax.GradientTransformation = _SECOND_ORDER
     batch_size: int = 32
-    curvature_size: int = 8
+    curvature_size: int = 12
     validate_every: int = 1
     lipschitz: float = 1.0
 
@@ -63,14 +64,19 @@ class Stage:
             return self.loss(flow, theta, paths)
         return LOSSES[self.loss].function(flow, theta, paths, **self._options)
 
-    def curvature_of(self, flow, theta, paths):
-        """The loss's Gauss-Newton matrix."""
+    def linearise(self, flow, theta, paths):
+        """The loss's gradient and Gauss-Newton matrix."""
         if callable(self.loss):
             raise ValueError(
                 f"Stage.optimizer: this one needs curvature, which only the losses {sorted(LOSSES)} have; "
                 "use a first-order one such as optax.adam(1e-2) with a loss of your own."
             )
-        return gauss_newton(self.loss, flow, theta, paths, **self._options)
+        return linearise(self.loss, flow, theta, paths, **self._options)
+
+    @property
+    def is_second_order(self) -> bool:
+        """Whether the optimiser is Levenberg-Marquardt."""
+        return isinstance(self.optimizer.init(jnp.zeros(1)), LevenbergMarquardtState)
 
     @property
     def _options(self):
@@ -81,12 +87,11 @@ class Stage:
 
         What rematerialisation computes a second time is not counted.
         """
-        evaluations = 3 * self.batch_size
-        if isinstance(self.optimizer.init(theta), LevenbergMarquardtState):
-            per_step = not callable(self.loss) and LOSSES[self.loss].per_step
-            tangents = 4 * theta.num_intervals // theta.num_steps + 3 if per_step else theta.num_parameters
-            evaluations += self.curvature_size * (1 + tangents) + self.batch_size * _TRIALS
-        return evaluations * theta.nfe
+        if not self.is_second_order:
+            return 3 * self.batch_size * theta.nfe
+        per_step = not callable(self.loss) and LOSSES[self.loss].per_step
+        tangents = 4 * theta.num_intervals // theta.num_steps + 3 if per_step else theta.num_parameters
+        return (self.curvature_size * (1 + tangents) + self.batch_size * (1 + _TRIALS)) * theta.nfe
 
 
 _TRIALS = 3  # dampings that a Levenberg-Marquardt step tries
@@ -293,15 +298,15 @@ def _iterate(stage, count, flow, theta, opt_state, paths, key, first):
         def value_fn(theta):
             return stage.loss_of(flow, theta, batch)
 
-        value, gradient = jax.value_and_grad(value_fn)(theta)
+        if stage.is_second_order:
+            value, unravel = value_fn(theta), ravel_pytree(theta)[1]
+            gradient, curvature = stage.linearise(flow, theta, few)
+            gradient, extra = unravel(gradient), dict(curvature=curvature)
+        else:
+            value, gradient = jax.value_and_grad(value_fn)(theta)
+            extra = dict(grad=gradient)
         updates, opt_state = optax.with_extra_args_support(stage.optimizer).update(
-            gradient,
-            opt_state,
-            theta,
-            value=value,
-            grad=gradient,
-            value_fn=value_fn,
-            curvature_fn=lambda theta: stage.curvature_of(flow, theta, few),
+            gradient, opt_state, theta, value=value, value_fn=value_fn, **extra
         )
         return (optax.apply_updates(theta, updates), opt_state), value
 

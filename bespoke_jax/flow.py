@@ -22,8 +22,8 @@ class Flow:
 
     Args:
         velocity: `velocity(params, t, x) -> array of x's shape`, traceable by JAX; t is a scalar of x's dtype (float32 at
-            least), x is [B, *event_shape] with exactly one batch axis, whatever batch shape the caller used. It must treat the samples of a batch
-            independently. It may compute in a lower precision (bfloat16): its result is cast to x's dtype.
+            least), x is [B, *event_shape] with exactly one batch axis, whatever batch shape the caller used. It must treat
+            the samples of a batch independently. It may compute in a lower precision (bfloat16): its result is cast to x's dtype.
         params: the network's parameters, any pytree of arrays.
         event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars.
         scheduler: the scheduler that the flow was trained with, if known. It sets the scale of the noise (for `EDM`)
@@ -133,7 +133,9 @@ class Flow:
             [-2.0, -2.0]
         """
         if not isinstance(scheduler, Scheduler):
-            raise TypeError(f"from_prediction: scheduler must be a bespoke_jax.schedulers.Scheduler, got {scheduler!r}.")
+            raise TypeError(
+                f"from_prediction: scheduler must be a bespoke_jax.schedulers.Scheduler, got {scheduler!r}."
+            )
         if prediction not in PREDICTIONS:
             raise ValueError(f"from_prediction: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
         if not 0 <= time_margin < 0.5:
@@ -191,7 +193,8 @@ class _PredictionVelocity:
         out = self.network(params, t, x)
         one = jnp.ones_like(t)
         (alpha, alpha_dot), (sigma, sigma_dot) = (
-            tuple(c.astype(x.dtype) for c in jax.jvp(f, (t,), (one,))) for f in (self.scheduler.alpha, self.scheduler.sigma)
+            tuple(c.astype(x.dtype) for c in jax.jvp(f, (t,), (one,)))
+            for f in (self.scheduler.alpha, self.scheduler.sigma)
         )
         x1, x0_over_sigma = PREDICTIONS[self.prediction](out.astype(x.dtype), x, alpha, sigma)
         return alpha_dot * x1 + (sigma_dot * sigma) * x0_over_sigma

@@ -134,7 +134,7 @@ def VariancePreserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedul
 
 @functools.cache
 def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Scheduler:
-    """Variance exploding with the time grid of EDM: alpha_t = 1, sigma_t^(1/rho) linear in t (Karras et al. 2022, eq. 5, arXiv:2206.00364).
+    """Variance exploding on EDM's grid: alpha_t = 1, sigma_t^(1/rho) linear in t (Karras et al. 2022, eq. 5, arXiv:2206.00364).
 
     The noise x0 has standard deviation `sigma_max`, not 1; `Flow.noise` draws it so.
     """

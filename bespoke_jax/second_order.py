@@ -21,10 +21,10 @@ def levenberg_marquardt(
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt steps: (G + damping diag(G)) step = -gradient, for a Gauss-Newton matrix G.
 
-    The gradient is what any optax transformation is given. `update` takes three more arguments: `value`, the loss at
-    `params`; `value_fn(params) -> scalar`, which judges: of the steps for damping times each of `trials` the one of the
-    lowest value is taken, or none if no value falls below `value`; and `curvature_fn(params) -> G`, [P, P] in the order of
-    `ravel_pytree`. Gradient and judgement may come from more data than G: curvature tolerates noise, the direction does not.
+    The gradient is what any optax transformation is given. `update` takes three more arguments: `curvature`, the matrix G,
+    [P, P] in the order of `ravel_pytree`; `value`, the loss at `params`; and `value_fn(params) -> scalar`, which judges: of
+    the steps for damping times each of `trials` the one of the lowest value is taken, or none if no value falls below
+    `value`. Judging on more data than gradient and curvature come from keeps a step from fitting its own batch.
 
     Args:
         damping: the first damping, relative to the diagonal of G.
@@ -40,7 +40,7 @@ def levenberg_marquardt(
         >>> state = method.init(p)
         >>> for _ in range(8):
         ...     value, slope = jax.value_and_grad(loss)(p)
-        ...     step, state = method.update(slope, state, p, value=value, value_fn=loss, curvature_fn=curvature)
+        ...     step, state = method.update(slope, state, p, value=value, value_fn=loss, curvature=curvature(p))
         ...     p = optax.apply_updates(p, step)
         >>> [round(float(v), 3) for v in p]
         [0.5, 1.0]
@@ -50,10 +50,10 @@ def levenberg_marquardt(
         del params
         return LevenbergMarquardtState(jnp.asarray(damping, jnp.float32))
 
-    def update(updates, state, params=None, *, value, value_fn, curvature_fn, **extra):
+    def update(updates, state, params=None, *, curvature, value, value_fn, **extra):
         del extra
         flat, unravel = ravel_pytree(params)
-        slope, curvature = ravel_pytree(updates)[0], curvature_fn(params)
+        slope = ravel_pytree(updates)[0]
         factors = jnp.asarray(trials, state.damping.dtype)
         diagonal = jnp.diag(curvature)
         # A parameter that moves nothing (yet) still needs a positive pivot.

@@ -97,9 +97,13 @@ def sample(params: Flow, theta: Theta | SolverTable, key, *, num_samples: int | 
         (5, 2)
     """
     check_key(key)
-    if num_samples is not None and (isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1):
+    if num_samples is not None and (
+        isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1
+    ):
         raise ValueError(f"num_samples: wanted an integer >= 1 or None, got {num_samples!r}.")
     if not isinstance(params, Flow):
-        raise TypeError(f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}.")
+        raise TypeError(
+            f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}."
+        )
     _check_solver(theta, "theta")
     return solve(params, theta, params.noise(key, () if num_samples is None else (num_samples,), dtype))

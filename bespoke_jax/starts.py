@@ -1,6 +1,5 @@
 """Where a fit begins: a handful of scale-time curves read off as thetas, tried on true paths, the best one kept."""
 
-
 import jax
 import jax.numpy as jnp
 
@@ -32,7 +31,10 @@ def start_curves(scheduler: schedulers.Scheduler | None = None) -> dict[str, Cur
         # From snr 0.1 to 50 only: a sampler's grid, not a training range.
         "edm": schedulers.EDM(sigma_min=0.02, sigma_max=10.0),
     }
-    curves = {"early dense": Curve(lambda r: r**1.5, jnp.ones_like), "late dense": Curve(lambda r: 1 - (1 - r) ** 1.5, jnp.ones_like)}
+    curves = {
+        "early dense": Curve(lambda r: r**1.5, jnp.ones_like),
+        "late dense": Curve(lambda r: 1 - (1 - r) ** 1.5, jnp.ones_like),
+    }
     for name, target in targets.items():
         curve = curve_between(source, target)
         curves[name] = curve

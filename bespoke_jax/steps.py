@@ -76,7 +76,7 @@ def step_lipschitz(theta: Theta, lipschitz):
     Lbar_r = |sdot_r| / s_r + tdot_r L_tau bounds the transformed field (16); then
     rk1: L_i = s_i / s_{i+1} (1 + h Lbar_i);  rk2: L_i = s_i / s_{i+1} (1 + h Lbar_{i+1/2} (1 + h/2 Lbar_i)).
     """
-    t, dt, s, ds = theta.knots()
+    _, dt, s, ds = theta.knots()
     h = 1.0 / theta.num_steps
     bar = jnp.abs(ds) / s[:-1] + dt * lipschitz
     if theta.base == "rk1":

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bespoke_jax.theta import Theta
+from bespoke_jax.theta import BASES, Knots, Theta
 
-__all__ = ["SolverTable", "table_row", "to_table"]
+__all__ = ["SolverTable", "table_from_knots", "table_row", "to_table"]
 
 
 @jax.tree_util.register_dataclass
@@ -53,12 +53,17 @@ def to_table(theta: Theta) -> SolverTable:
         >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
         [[0.5, 0.0], [0.0, 1.0]]
     """
-    t, dt, s, ds = theta.knots()
-    m, h = theta.nfe, 1.0 / theta.num_steps
+    return table_from_knots(theta.base, theta.knots(), 1.0 / theta.num_steps)
+
+
+def table_from_knots(base: str, knots: Knots, h: float) -> SolverTable:
+    """The table of the steps of size `h` between these knots: of a whole solver, or of one of its steps by itself."""
+    t, dt, s, ds = knots
+    m = dt.shape[0]
     unit = jnp.eye(m + 1, dtype=t.dtype)  # row 0 stands for x0, row j + 1 for velocity j
     x, rows = unit[0], []
-    for i in range(theta.num_steps):
-        if theta.base == "rk1":
+    for i in range(m // BASES[base]):
+        if base == "rk1":
             x = (s[i] + h * ds[i]) / s[i + 1] * x + h * dt[i] * s[i] / s[i + 1] * unit[i + 1]
             rows.append(x)
         else:

@@ -1,6 +1,7 @@
 """Image data sets from the user's own files. Images come back as uint8 [N, H, W, C]; `to_model` scales them to [-1, 1]."""
 
 import gzip
+import math
 import pathlib
 
 import numpy as np
@@ -13,14 +14,20 @@ _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist", "~/.cache/fashion-mnist
 def _read_idx(path: pathlib.Path) -> np.ndarray:
     """Read one idx file (the MNIST format), gzipped or not."""
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        raw = file.read()
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+    try:
+        with opener(path, "rb") as file:
+            raw = file.read()
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: truncated or not gzipped ({error}).") from None
+    if raw[:3] != b"\x00\x00\x08" or len(raw) < 4:
         raise ValueError(f"{path}: not an idx file of unsigned bytes (wrong first bytes).")
-    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).astype(int)
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
-    if values.size != np.prod(shape):
-        raise ValueError(f"{path}: truncated; the header promises {tuple(shape)} = {np.prod(shape)} bytes, got {values.size}.")
+    start = 4 + 4 * raw[3]
+    if len(raw) < start:
+        raise ValueError(f"{path}: truncated in its header.")
+    shape = [int(size) for size in np.frombuffer(raw[4:start], ">u4")]
+    values = np.frombuffer(raw, np.uint8, offset=start)
+    if values.size != math.prod(shape):
+        raise ValueError(f"{path}: truncated; the header promises {shape}, {math.prod(shape)} bytes, got {values.size}.")
     return values.reshape(shape)
 
 
@@ -51,6 +58,8 @@ def to_model(images):
 
 def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.ndarray:
     """Which images batch number `step` holds: a fresh permutation each epoch, and a pure function of (seed, step)."""
+    if not 1 <= batch_size <= num_images:
+        raise ValueError(f"batch_size: wanted 1 to {num_images}, the number of images, got {batch_size}.")
     per_epoch = num_images // batch_size
     epoch, position = divmod(step, per_epoch)
     permutation = np.random.default_rng((seed, epoch)).permutation(num_images)

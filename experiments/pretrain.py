@@ -1,4 +1,4 @@
-"""Pre-train a flow by conditional flow matching: `python -m experiments.pretrain --config=experiments/configs/fashion_fmot_pretrain.py`."""
+"""Pre-train a flow: `python -m experiments.pretrain --config=experiments/configs/fashion_fmot_pretrain.py`."""
 
 import functools
 import pathlib

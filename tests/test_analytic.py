@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("t", [0.0, 0.2, 0.5, 0.8])
 def test_velocity_of_every_problem_against_loops(problem, t):
     x = problem.x_at_time(t, 3)
-    found = problem.flow(t, jnp.asarray(x))
+    found = zoo.call(problem.flow, t, jnp.asarray(x))
     np.testing.assert_allclose(found, problem.velocity(t, x), rtol=1e-8, atol=1e-8)
 
 
@@ -44,13 +44,13 @@ def test_velocity_is_finite_at_both_ends_and_far_away(problem):
         for dtype in (jnp.float32, jnp.float64):
             for scale in (1.0, 1e3):
                 x = jnp.asarray(scale * problem.x_at_time(0.5, 3), dtype)
-                u = problem.flow(t, x)
+                u = zoo.call(problem.flow, t, x)
                 assert u.dtype == dtype and np.all(np.isfinite(u))
 
 
 def test_float32_agrees_with_float64(problem):
     x = problem.x_at_time(0.5, 3)
-    wide, narrow = (problem.flow(0.5, jnp.asarray(x, dtype)) for dtype in (jnp.float64, jnp.float32))
+    wide, narrow = (zoo.call(problem.flow, 0.5, jnp.asarray(x, dtype)) for dtype in (jnp.float64, jnp.float32))
     np.testing.assert_allclose(narrow, wide, rtol=2e-4, atol=2e-4 * float(jnp.max(jnp.abs(wide))))
 
 
@@ -86,7 +86,7 @@ def test_weights_are_normalised_and_equal_if_not_given():
 
 
 def test_finite_data_is_the_weighted_mean_of_the_points():
-    # Eq. (23) for CondOT: E[x1 | x] weighs each point by exp(-|x - t x1|^2 / (2 (1 - t)^2)); u = (E[x1 | x] - x) / (1 - t).
+    # Eq. (23), CondOT: E[x1 | x] weighs x1 by exp(-|x - t x1|^2 / (2 (1 - t)^2)), and u = (E[x1 | x] - x) / (1 - t).
     points = np.array([[-1.0, 0.5], [1.0, 0.0], [0.0, -1.5]])
     t, x = 0.4, np.array([0.3, -0.2])
     chances = np.exp(-np.sum((x - t * points) ** 2, axis=1) / (2 * (1 - t) ** 2))

@@ -99,9 +99,7 @@ def test_a_fit_is_a_function_of_its_key(flow):
 
 def test_init_state_has_the_shapes_of_every_state_of_the_fit(flow, paths):
     start, states = bj.init_theta("rk1", 3), []
-    bj.fit(
-        flow, start, KEY, stages=SHORT, paths=paths[0], validation=paths[1], callback=lambda s, _: states.append(s)
-    )
+    bj.fit(flow, start, KEY, stages=SHORT, paths=paths[0], validation=paths[1], callback=lambda s, _: states.append(s))
     wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), bj.init_state(start, SHORT))
     for state in states:
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == wanted

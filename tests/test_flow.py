@@ -99,7 +99,7 @@ def test_noise_keeps_the_dtype_asked_for(dtype):
 @pytest.mark.parametrize("prediction", ["noise", "data", "score", "v"])
 @pytest.mark.parametrize("t", [0.15, 0.6])
 def test_velocity_from_another_prediction(scheduler, prediction, t):
-    # Choose x0 and x1, let the network tell what it would if they were the posterior means: u must be alphadot x1 + sigmadot x0.
+    # Choose x0 and x1 and let the network tell what it would if they were the posterior means.
     rng = np.random.default_rng(3)
     x0, x1 = rng.standard_normal((2, 4, 3))
     alpha, sigma, alpha_dot, sigma_dot = reference.SCHEDULERS[scheduler](t)

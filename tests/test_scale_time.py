@@ -103,9 +103,7 @@ MIXTURE = dict(means=[[-1.0, 0.5], [1.0, 0.0], [0.0, -1.5]], std=[0.5, 0.4, 0.3]
 
 
 def mixture(scheduler):
-    return bj.analytic.mixture(
-        MIXTURE["means"], jnp.asarray(MIXTURE["std"]), MIXTURE["weights"], zoo.SCHEDULERS[scheduler]
-    )
+    return bj.analytic.mixture(**MIXTURE, scheduler=zoo.SCHEDULERS[scheduler])
 
 
 @pytest.mark.parametrize("start, target", PAIRS)

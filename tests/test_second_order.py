@@ -19,14 +19,14 @@ def minimise(residual, start, steps, **options):
     def value_fn(params):
         return jnp.sum(residual(params) ** 2)
 
-    def curvature_fn(params):
+    def curvature(params):
         jacobian = jax.jacfwd(residual)(params)
         return 2 * jacobian.T @ jacobian
 
     @jax.jit
     def step(params, state):
         value, slope = jax.value_and_grad(value_fn)(params)
-        update, state = method.update(slope, state, params, value=value, value_fn=value_fn, curvature_fn=curvature_fn)
+        update, state = method.update(slope, state, params, value=value, value_fn=value_fn, curvature=curvature(params))
         return optax.apply_updates(params, update), state, value
 
     params, values = start, []
@@ -100,7 +100,7 @@ def test_nan_anywhere_means_standing_still(what):
         params,
         value=given["value"],
         value_fn=given["judge"],
-        curvature_fn=lambda p: given["curvature"],
+        curvature=given["curvature"],
     )
     np.testing.assert_array_equal(step, np.zeros(2))
     assert np.isfinite(state.damping)
@@ -112,7 +112,7 @@ def test_standing_still_damps_more_and_success_less():
     state = method.init(params)
 
     def next_damping(value):
-        options = dict(value=value, value_fn=lambda p: jnp.sum(p**2), curvature_fn=lambda p: 2 * jnp.eye(2))
+        options = dict(value=value, value_fn=lambda p: jnp.sum(p**2), curvature=2 * jnp.eye(2))
         return float(method.update(2 * params, state, params, **options)[1].damping)
 
     assert next_damping(jnp.float64(5.0)) < 1e-2 < next_damping(jnp.float64(-1.0))
@@ -131,7 +131,7 @@ def test_the_parameters_may_be_a_theta():
         theta,
         value=value_fn(theta),
         value_fn=value_fn,
-        curvature_fn=lambda theta: 2 * jnp.eye(theta.num_parameters),
+        curvature=2 * jnp.eye(theta.num_parameters),
     )
     assert isinstance(step, bj.Theta)
     np.testing.assert_allclose(optax.apply_updates(theta, step).raw, 0.2, atol=1e-3)
@@ -146,6 +146,6 @@ def test_float32_stays_float32():
         params,
         value=jnp.float32(5.0),
         value_fn=lambda p: jnp.sum(p**2),
-        curvature_fn=lambda p: 2 * jnp.eye(2, dtype=jnp.float32),
+        curvature=2 * jnp.eye(2, dtype=jnp.float32),
     )
     assert step.dtype == state.damping.dtype == jnp.float32

@@ -39,7 +39,11 @@ def save_flow(path, network: UNet, params, event_shape, scheduler: str, dtype=jn
         scheduler: the name of the scheduler it was trained with: "condot", "cosine", "vp" or "edm".
     """
     schedulers.by_name(scheduler)
-    fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name not in ("parent", "name", "dtype")}
+    fields = {
+        f.name: getattr(network, f.name)
+        for f in dataclasses.fields(network)
+        if f.name not in ("parent", "name", "dtype")
+    }
     header = dict(network=type(network).__name__, fields=fields, event_shape=list(event_shape), scheduler=scheduler)
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     save_file({name: jnp.asarray(value, dtype) for name, value in flat.items()}, path, {"flow": json.dumps(header)})
@@ -75,7 +79,9 @@ def load_flow(name, dtype=None) -> Flow:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: truncated, or not a safetensors file ({error}).") from None
     if header is None:
-        raise ValueError(f"{path}: a safetensors file without our header; wrap its weights in bespoke_jax.Flow yourself.")
+        raise ValueError(
+            f"{path}: a safetensors file without our header; wrap its weights in bespoke_jax.Flow yourself."
+        )
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
     network = _NETWORKS[header["network"]](**fields, dtype=dtype)
     params = flax.traverse_util.unflatten_dict({key: value.astype(jnp.float32) for key, value in flat.items()}, sep="/")

@@ -8,7 +8,6 @@ last, so that no block works at full resolution. A light full-resolution head re
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -58,9 +57,7 @@ class AttentionBlock(nn.Module):
     def __call__(self, x):
         height, width, channels = x.shape[-3:]
         h = _norm(self.dtype)(x).reshape(*x.shape[:-3], height * width, channels)
-        h = nn.MultiHeadDotProductAttention(
-            self.num_heads, dtype=self.dtype, out_kernel_init=nn.initializers.zeros
-        )(h)
+        h = nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype, out_kernel_init=nn.initializers.zeros)(h)
         return x + h.reshape(x.shape)
 
 

@@ -17,7 +17,7 @@ def get_config():
             # num_steps > 0: learn this solver only.
             solver=dict(base="rk2", num_steps=0),
             # Steps n; NFE is n for rk1, 2n for rk2.
-            solvers=dict(rk1=(8, 10, 16, 20), rk2=(4, 5, 8, 10)),
+            solvers=dict(rk1=(8, 10), rk2=(4, 5, 8, 10)),
             paths=dict(num_train=64, num_validation=64, num_test=128, rtol=1e-5, atol=1e-5),
             # stage1, stage2, ... in this order; num_iterations=0 leaves one out.
             # loss: rmse_bound (the paper's), local, rmse or endpoint.
@@ -25,8 +25,8 @@ def get_config():
             # validate_every: iterations between two looks at the validation paths, each of which leaves a checkpoint.
             fit=dict(
                 choose_start=True,
-                stage1=dict(loss="rmse_bound", num_iterations=5, **stage),
-                stage2=dict(loss="endpoint", num_iterations=8, **stage),
+                stage1=dict(loss="rmse_bound", num_iterations=4, **stage),
+                stage2=dict(loss="endpoint", num_iterations=5, **stage),
             ),
             report=dict(num_samples=8),
         )
