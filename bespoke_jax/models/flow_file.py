@@ -12,14 +12,34 @@ from safetensors.flax import load_file, save_file
 from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.unet import UNet
+from bespoke_jax.solver_file import load_solver
+from bespoke_jax.theta import Theta
 
-__all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_flow"]
+__all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_flow", "shipped_solver"]
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _NETWORKS = {"UNet": UNet}
 
 SHIPPED = {"fashion_fmot": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], unconditional FM-OT, a U-Net of 0.54 M parameters"}
 """The flows that come with the package: name -> what it is."""
+
+
+def shipped_solver(flow: str, base: str, num_steps: int) -> Theta:
+    """The solver that comes with a shipped flow, learned by `experiments.train` with its config.
+
+    Raises:
+        ValueError: if none was learned for these; names those that were.
+
+    Example:
+        >>> shipped_solver("fashion_fmot", "rk2", num_steps=5).nfe
+        10
+    """
+    folder = pathlib.Path(__file__).parent / "solvers" / str(flow)
+    path = folder / f"{base}-bespoke-n{num_steps}.json"
+    if not path.is_file():
+        there = sorted(found.stem for found in folder.parent.glob("*/*.json"))
+        raise ValueError(f"shipped_solver: none for {flow!r}, {base!r}, {num_steps!r}; there are {', '.join(there)}.")
+    return load_solver(path)
 
 
 @dataclasses.dataclass(frozen=True)
