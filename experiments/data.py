@@ -27,7 +27,9 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     shape = [int(size) for size in np.frombuffer(raw[4:start], ">u4")]
     values = np.frombuffer(raw, np.uint8, offset=start)
     if values.size != math.prod(shape):
-        raise ValueError(f"{path}: truncated; the header promises {shape}, {math.prod(shape)} bytes, got {values.size}.")
+        raise ValueError(
+            f"{path}: truncated; the header promises {shape}, {math.prod(shape)} bytes, got {values.size}."
+        )
     return values.reshape(shape)
 
 
