@@ -17,7 +17,7 @@ def float64():
 
     So a float32 array that turns up where float64 was meant, or the other way, is an error and not a rounded digit.
     """
-    # These modules compile much and compute little: quick compilation halves their time.
+    # These modules compile much and compute little: less effort there saves a third of their time.
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:

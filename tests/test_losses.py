@@ -22,17 +22,19 @@ NAMES = list(losses.LOSSES)
 N = 3
 
 
-@jax.jit
-def values(flow, theta, paths, lipschitz=1.0):
+def stacked(flow, theta, paths, lipschitz=1.0):
     """All losses, in the order of NAMES."""
     bound = losses.rmse_bound(flow, theta, paths, lipschitz)
     return jnp.stack([bound, *(losses.LOSSES[name].function(flow, theta, paths) for name in NAMES[1:])])
 
 
-@jax.jit
+values = quick.jit(stacked)
+
+
+@quick.jit
 def everything(flow, theta, paths):
     """All losses [4], and their gradients in the flow [4, ...] and in theta [4, ...], backwards."""
-    found, pull = jax.vjp(lambda flow, theta: values(flow, theta, paths), flow, theta)
+    found, pull = jax.vjp(lambda flow, theta: stacked(flow, theta, paths), flow, theta)
     return found, *jax.vmap(pull)(jnp.eye(len(NAMES)))
 
 
@@ -87,7 +89,7 @@ def test_every_loss_of_both_bases_against_numpy(base, flow, paths):
 
 def test_the_default_lipschitz_constant_is_the_papers(flow, paths):
     theta, _ = random_theta("rk2")
-    default = jax.jit(losses.rmse_bound)(flow, theta, paths)
+    default = quick.jit(losses.rmse_bound)(flow, theta, paths)
     np.testing.assert_allclose(default, values(flow, theta, paths, 1.0)[0], rtol=1e-12)
 
 
@@ -103,7 +105,7 @@ def test_weights_against_an_explicit_product(base, n):
 def test_a_table_can_be_scored_at_its_end(flow, paths):
     theta, _ = random_theta("rk2")
 
-    @jax.jit
+    @quick.jit
     def ends(solver):
         return jnp.stack([losses.rmse(flow, solver, paths), losses.endpoint(flow, solver, paths)])
 
@@ -159,7 +161,7 @@ def test_no_gradient_enters_the_reference_solve(paths):
         return jnp.sum(losses.auxiliary_path(changed, t) ** 2)
 
     arrays = (paths.states, paths.velocities, paths.middles, paths.times)
-    *of_arrays, of_t = jax.jit(jax.grad(through, argnums=(0, 1, 2, 3, 4)))(*arrays, jnp.float64(0.4))
+    *of_arrays, of_t = quick.jit(jax.grad(through, argnums=(0, 1, 2, 3, 4)))(*arrays, jnp.float64(0.4))
     for gradient in of_arrays:
         np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
     np.testing.assert_allclose(of_t, 2 * np.sum(paths.at(0.4) * paths.velocity(0.4)), rtol=1e-12)
@@ -199,7 +201,7 @@ def linear(params, t, x):
     return x @ params.T
 
 
-@jax.jit
+@quick.jit
 def bounds_and_errors(matrix, thetas, paths, lipschitz):
     flow = bj.Flow(linear, matrix, (3,))
 
@@ -270,7 +272,7 @@ def test_a_loss_is_the_sum_of_its_parts(flow, paths, name):
     # What second-order methods take apart, put together again: E sum_i phi(mean_j e_ij^2).
     theta, _ = random_theta("rk2")
     terms = losses.LOSSES[name]
-    errors = jax.jit(terms.errors)(flow, theta, paths)
+    errors = quick.jit(terms.errors)(flow, theta, paths)
     assert errors.shape[1:] == (3, 2)
     whole = np.mean(np.sum(terms.phi(mean_square(errors, 1)), axis=0))
     np.testing.assert_allclose(whole, values(flow, theta, paths)[NAMES.index(name)], rtol=1e-10)
@@ -286,7 +288,7 @@ def test_the_velocity_sees_one_batch_axis_in_every_loss(base, paths):
         shapes.add((t.shape, x.shape))
         return -x
 
-    jax.eval_shape(values, bj.Flow(velocity, None, (2,)), random_theta(base)[0], paths)
+    jax.eval_shape(stacked, bj.Flow(velocity, None, (2,)), random_theta(base)[0], paths)
     assert shapes == {((), (3, 2))}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.second_order import levenberg_marquardt
+from tests import quick
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -23,7 +24,7 @@ def minimise(residual, start, steps, **options):
         jacobian = jax.jacfwd(residual)(params)
         return 2 * jacobian.T @ jacobian
 
-    @jax.jit
+    @quick.jit
     def step(params, state):
         value, slope = jax.value_and_grad(value_fn)(params)
         update, state = method.update(slope, state, params, value=value, value_fn=value_fn, curvature=curvature(params))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from tests import reference
+from tests import quick, reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -53,7 +53,7 @@ def test_solve_against_numpy(base, flow):
 def test_the_start_on_every_problem_is_the_base_solver(problem):
     # To machine precision, relative to the largest state on the way (EDM's noise is of size 80).
     x0 = problem.x_at_time(0.0, 2)
-    found = bj.solve(problem.flow, bj.init_theta("rk2", N, dtype=jnp.float64), jnp.asarray(x0))
+    found = zoo.solve(problem.flow, bj.init_theta("rk2", N, dtype=jnp.float64), jnp.asarray(x0))
     wanted = reference.midpoint(problem.velocity, x0, N)
     np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-11 * np.max(np.abs(x0)))
 
@@ -104,12 +104,12 @@ def test_evaluations_are_the_nfe(base):
 def test_gradients_against_finite_differences(base, flow):
     theta, _ = random_theta(base)
 
-    @jax.jit
+    @quick.jit
     def value(params, raw, x0):
         return jnp.sum(jnp.cos(bj.solve(bj.Flow(velocity, params, (2,)), bj.Theta(raw, base, N), x0.reshape(2, 2))))
 
     arguments = [jnp.asarray(PARAMS), theta.raw, jnp.asarray(X0[:2].ravel())]
-    gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(*arguments)
+    gradients = quick.jit(jax.grad(value, argnums=(0, 1, 2)))(*arguments)
     for k in range(3):
 
         def alone(v, k=k):

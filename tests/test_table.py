@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from tests import reference
+from tests import quick, reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -50,7 +50,7 @@ def test_a_theta_and_its_table_solve_alike(base, flow):
 def test_a_theta_and_its_table_solve_alike_on_every_problem(problem):
     theta = random_theta("rk2")
     x0 = jnp.asarray(problem.x_at_time(0.0, 2))
-    found, wanted = (bj.solve(problem.flow, solver, x0) for solver in (bj.to_table(theta), theta))
+    found, wanted = (zoo.solve(problem.flow, solver, x0) for solver in (bj.to_table(theta), theta))
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12 * float(jnp.max(jnp.abs(x0))))
 
 
@@ -79,10 +79,10 @@ def test_the_start_is_the_classical_table(name, base):
 def test_to_table_under_jit_and_grad(base):
     theta = random_theta(base)
     for found, wanted in zip(
-        jax.tree.leaves(jax.jit(bj.to_table)(theta)), jax.tree.leaves(bj.to_table(theta)), strict=True
+        jax.tree.leaves(quick.jit(bj.to_table)(theta)), jax.tree.leaves(bj.to_table(theta)), strict=True
     ):
         np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
-    gradient = jax.jit(jax.grad(lambda theta: jnp.sum(bj.to_table(theta).b ** 2)))(theta)
+    gradient = quick.jit(jax.grad(lambda theta: jnp.sum(bj.to_table(theta).b ** 2)))(theta)
     assert np.all(np.isfinite(gradient.raw)) and np.any(gradient.raw != 0)
 
 
@@ -106,7 +106,7 @@ def test_a_row_is_eq_11(flow):
 def test_classical_methods_against_literal_loops(name, steps, flow):
     table = getattr(bj.classic, name)(steps * CLASSIC[name][0], dtype=jnp.float64)
     wanted = getattr(reference, name)(u, X0, steps)
-    np.testing.assert_allclose(bj.solve(flow, table, jnp.asarray(X0)), wanted, rtol=1e-12)
+    np.testing.assert_allclose(zoo.solve(flow, table, jnp.asarray(X0)), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", CLASSIC)
@@ -117,7 +117,7 @@ def test_classical_methods_converge_at_their_order(name, flow):
     errors = []
     for n in ns:
         table = getattr(bj.classic, name)(stages * n, dtype=jnp.float64)
-        errors.append(reference.rms(bj.solve(flow, table, jnp.asarray(X0)) - truth))
+        errors.append(reference.rms(zoo.solve(flow, table, jnp.asarray(X0)) - truth))
     assert reference.order_of(errors, ns) == pytest.approx(order, abs=0.2)
 
 

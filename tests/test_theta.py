@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import bespoke_jax as bj
-from tests import reference
+from tests import quick, reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -37,7 +37,7 @@ def test_every_parameter_moves_the_knots_its_own_way(base, n):
     # 4N - 1 numbers that are really free: the Jacobian of the knots has that rank, at the start and away from it.
     theta = bj.init_theta(base, n, dtype=jnp.float64)
 
-    @jax.jit
+    @quick.jit
     @jax.jacfwd
     def jacobian(raw):
         return jnp.concatenate(bj.Theta(raw, base, n).knots())
@@ -46,7 +46,7 @@ def test_every_parameter_moves_the_knots_its_own_way(base, n):
         assert np.linalg.matrix_rank(jacobian(raw), tol=1e-4) == theta.num_parameters
 
 
-@jax.jit
+@quick.jit
 def knots_and_gradient(theta):
     """Knots, and the gradient of a sum over all that a step computes from them, on a path that bends."""
 
@@ -141,8 +141,8 @@ def test_a_batch_of_thetas_under_vmap():
     def times(raw):
         return bj.Theta(raw, "rk1", 4).knots().t
 
-    for row, raw in zip(jax.jit(jax.vmap(times))(raws), raws, strict=True):
-        np.testing.assert_allclose(row, jax.jit(times)(raw), atol=1e-15)
+    for row, raw in zip(quick.jit(jax.vmap(times))(raws), raws, strict=True):
+        np.testing.assert_allclose(row, quick.jit(times)(raw), atol=1e-15)
 
 
 # --- Refusals. ---

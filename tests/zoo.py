@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
-from tests import reference
+from tests import quick, reference
 
-__all__ = ["GAUSSIANS", "PROBLEMS", "SCHEDULERS", "Problem", "call", "path_and_velocity"]
+__all__ = ["GAUSSIANS", "PROBLEMS", "SCHEDULERS", "Problem", "call", "path_and_velocity", "solve"]
 
 SCHEDULERS = {
     "CondOT": bj.schedulers.CondOT(),
@@ -20,16 +20,22 @@ SCHEDULERS = {
 }
 
 
-@jax.jit
+@quick.jit
 def call(flow, t, x):
     """flow(t, x), compiled as a whole: quicker than one operation after another."""
     return flow(t, x)
 
 
-@jax.jit
+@quick.jit
 def path_and_velocity(paths, t):
     """(x(t), x'(t)) of true paths, compiled as a whole."""
     return paths.at(t), paths.velocity(t)
+
+
+@functools.partial(quick.jit, static_argnames="return_path")
+def solve(flow, solver, x0, return_path=False):
+    """bj.solve, quick to compile."""
+    return bj.solve(flow, solver, x0, return_path=return_path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
