@@ -28,7 +28,7 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     values = np.frombuffer(raw, np.uint8, offset=start)
     if values.size != math.prod(shape):
         raise ValueError(
-            f"{path}: truncated; the header promises {shape}, {math.prod(shape)} bytes, got {values.size}."
+            f"{path}: truncated; the header promises {shape} = {math.prod(shape)} bytes, got {values.size}."
         )
     return values.reshape(shape)
 

