@@ -1,13 +1,14 @@
 """Learn the ODE solver of a pre-trained flow or diffusion model. The public names; docs/ has the tour."""
 
-from bespoke_jax import analytic, classic, losses, metrics, models, scale_time, schedulers
-from bespoke_jax.fit import DEFAULT_STAGES, FitError, FitResult, FitState, Stage, fit, init_state, paper_stages
+from bespoke_jax import analytic, classic, losses, metrics, models, scale_time, schedulers, stepwise
+from bespoke_jax.fit import FitError, FitResult, FitState, fit, init_state
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.scale_time import theta_from_curve
-from bespoke_jax.second_order import levenberg_marquardt
+from bespoke_jax.second_order import LevenbergMarquardt
 from bespoke_jax.solve import sample, solve
 from bespoke_jax.solver_file import load_solver, save_solver
+from bespoke_jax.stages import DEFAULT_STAGES, Stage, paper_stages
 from bespoke_jax.steps import step_lipschitz, step_theta
 from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import Knots, Theta, init_theta, theta_from_knots
@@ -19,6 +20,7 @@ __all__ = [
     "FitState",
     "Flow",
     "Knots",
+    "LevenbergMarquardt",
     "Paths",
     "SolverTable",
     "Stage",
@@ -29,7 +31,6 @@ __all__ = [
     "ground_truth",
     "init_state",
     "init_theta",
-    "levenberg_marquardt",
     "load_solver",
     "losses",
     "metrics",
@@ -42,6 +43,7 @@ __all__ = [
     "solve",
     "step_lipschitz",
     "step_theta",
+    "stepwise",
     "theta_from_curve",
     "theta_from_knots",
     "to_table",

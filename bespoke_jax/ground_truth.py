@@ -194,9 +194,8 @@ def _solve_batch(flow, x0, rtol, atol, max_steps):
     times = jnp.concatenate([times, jnp.ones((1,), times.dtype)])
     states = jnp.concatenate([states, carry["x"][None]])
     velocities = jnp.concatenate([velocities, carry["velocity"][None]])
-    # FSAL: six new evaluations per attempted step. Before that: two to choose the first step, one for `velocity` at t = 0,
-    # and one for the first stage of the first step.
-    evaluations = jnp.full((batch,), 6 * int(carry["attempts"]) + 4, jnp.int32)
+    # FSAL: six new evaluations per attempted step. Before that: the velocity at the start, two to choose the first step.
+    evaluations = jnp.full((batch,), 6 * int(carry["attempts"]) + 3, jnp.int32)
     per_path = (jnp.swapaxes(array, 0, 1) for array in (states, velocities, middles))
     return jnp.broadcast_to(times, (batch, len(times))), *per_path, evaluations
 
@@ -207,6 +206,7 @@ def _worst_rms(error):
 
 
 _SOLVER = diffrax.Dopri5()
+_SHORTEST = 1e-6  # a step as short as this that still gives NaN or infinity is the velocity's fault, not the step's
 
 
 def _setup(flow, rtol, atol):
@@ -219,14 +219,16 @@ def _begin(flow, x0, rtol, atol):
     term, controller = _setup(flow, rtol, atol)
     t0, t1 = (jnp.asarray(t, promote(x0.dtype, jnp.float32)) for t in (0.0, 1.0))
     order = _SOLVER.error_order(term)
+    velocity = flow(t0, x0)
     t_next, controller_state = controller.init(term, t0, t1, x0, None, None, _SOLVER.func, order)
     t_next = jnp.minimum(jnp.asarray(t_next, t0.dtype), t1)
     return dict(
         t=t0,
         t_next=t_next,
         x=x0,
-        velocity=flow(t0, x0),
-        solver_state=_SOLVER.init(term, t0, t_next, x0, None),
+        velocity=velocity,
+        # What diffrax carries from step to step ("first same as last"): whether the first stage is missing, and that stage.
+        solver_state=(jnp.zeros((), bool), velocity),
         controller_state=controller_state,
         attempts=jnp.zeros((), jnp.int32),
         bad=jnp.zeros((), bool),
@@ -251,6 +253,9 @@ def _advance(flow, carry, max_steps, rtol, atol):
         x1, error, dense, solver_state, _ = _SOLVER.step(
             term, c["t"], c["t_next"], c["x"], None, c["solver_state"], made_jump=False
         )
+        # A trial step may overflow where a shorter one does not: an infinite error has the controller try a shorter one.
+        finite = jnp.all(jnp.isfinite(x1)) & jnp.all(jnp.isfinite(error))
+        x1, error = jnp.where(finite, x1, c["x"]), jnp.where(finite, error, jnp.inf)
         keep, _, t_next, _, controller_state, _ = controller.adapt_step_size(
             c["t"], c["t_next"], c["x"], x1, None, error, order, c["controller_state"]
         )
@@ -276,7 +281,7 @@ def _advance(flow, carry, max_steps, rtol, atol):
             solver_state=pick(solver_state, c["solver_state"]),
             controller_state=controller_state,
             attempts=c["attempts"] + 1,
-            bad=~jnp.all(jnp.isfinite(x1)),
+            bad=~finite & ~(width > _SHORTEST),  # written so that a width of NaN is bad
         )
         return c, times, buffers, taken + keep.astype(taken.dtype)
 

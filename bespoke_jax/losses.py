@@ -107,8 +107,7 @@ def endpoint(flow: Flow, theta: Theta | SolverTable, paths: Paths):
 def end_errors(flow: Flow, solver: Theta | SolverTable, paths: Paths):
     """x_n - x(1): [1, B, *event]."""
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-    table = to_table(solver) if isinstance(solver, Theta) else solver
-    return (solve(flow, table, x0) - x1)[None]
+    return (solve(flow, to_table(solver), x0) - x1)[None]
 
 
 def _bound_errors(flow, theta, paths, lipschitz=1.0):

@@ -132,11 +132,18 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         0.5
     """
     n = check_solver(base, num_steps) * BASES[base]
-    t, dt, s, ds = (np.asarray(v, np.float64) for v in _read(curve, np.linspace(0, 1, n + 1)))
+    r = np.linspace(0, 1, n + 1)
+    # In pieces of one size, so that a curve is compiled once for all n.
+    padded = np.append(r, np.ones(-len(r) % _PIECE)).reshape(-1, _PIECE)
+    pieces = [_read(curve, piece) for piece in padded]
+    t, dt, s, ds = (np.concatenate(parts).astype(np.float64)[: n + 1] for parts in zip(*pieces, strict=True))
     length = t[-1] - t[0]
     return theta_from_knots(
         base, (t - t[0]) / length, np.maximum(dt[:-1] / length, 1e-3), s / s[0], ds[:-1] / s[0], dtype=dtype
     )
+
+
+_PIECE = 32
 
 
 @functools.partial(jax.jit, static_argnums=0)

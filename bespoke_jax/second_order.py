@@ -1,76 +1,103 @@
-"""Levenberg-Marquardt for a handful of parameters, as an optax transformation."""
+"""Levenberg-Marquardt for a handful of parameters."""
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 
-__all__ = ["LevenbergMarquardtState", "levenberg_marquardt"]
+from bespoke_jax.curvature import Quadratic
+
+__all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """The damping that the next step starts from."""
+    """What is carried from step to step: damping [], the running sum of Gauss-Newton matrices [P, P] and of their weights []."""
 
     damping: jax.Array
+    matrix: jax.Array
+    weight: jax.Array
 
 
-def levenberg_marquardt(
-    damping: float = 1e-2, trials: tuple[float, ...] = (0.1, 1.0, 10.0), limit: float = 1.0
-) -> optax.GradientTransformationExtraArgs:
-    """Levenberg-Marquardt steps: (G + damping diag(G)) step = -gradient, for a Gauss-Newton matrix G.
+@dataclasses.dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Levenberg-Marquardt: steps (G + damping diag(G)) step = -gradient, taken only if they lower the loss.
 
-    The gradient is what any optax transformation is given. `update` takes three more arguments: `curvature`, the matrix G,
-    [P, P] in the order of `ravel_pytree`; `value`, the loss at `params`; and `value_fn(params) -> scalar`, which judges: of
-    the steps for damping times each of `trials` the one of the lowest value is taken, or none if no value falls below
-    `value`. Judging on more data than gradient and curvature come from keeps a step from fitting its own batch.
+    It runs in Python around compiled functions, not inside one: `update` evaluates the loss as often as it must and no
+    oftener, and a loss need not be compiled for it.
 
-    Args:
+    Attributes:
         damping: the first damping, relative to the diagonal of G.
-        trials: factors tried at each step, increasing.
+        tries: dampings tried at a step, each `grow` times the one before, until one lowers the loss.
+        grow: see above.
+        shrink: the damping is divided by it after a step that was taken.
         limit: no parameter moves further than this in one step; keeps a near-singular G from throwing it out.
+        memory: G is the average of all matrices so far, each weighing `memory` times the next; 0 takes the last alone. They are
+            estimates from different samples, and change more slowly than they scatter.
 
     Example:
-        >>> import jax, jax.numpy as jnp, optax
+        >>> import jax, jax.numpy as jnp
         >>> error = lambda p: p[0] * jnp.arange(4.0) + p[1] - jnp.array([1.0, 1.5, 2.0, 2.5])
         >>> loss = lambda p: jnp.sum(error(p) ** 2)
-        >>> curvature = lambda p: 2 * jax.jacfwd(error)(p).T @ jax.jacfwd(error)(p)
-        >>> method, p = levenberg_marquardt(), jnp.zeros(2)
+        >>> method, p = LevenbergMarquardt(), jnp.zeros(2)
         >>> state = method.init(p)
         >>> for _ in range(8):
-        ...     value, slope = jax.value_and_grad(loss)(p)
-        ...     step, state = method.update(slope, state, p, value=value, value_fn=loss, curvature=curvature(p))
-        ...     p = optax.apply_updates(p, step)
+        ...     J = jax.jacfwd(error)(p)
+        ...     p, state = method.update(Quadratic(loss(p), 2 * J.T @ error(p), 2 * J.T @ J), state, p, loss)
         >>> [round(float(v), 3) for v in p]
         [0.5, 1.0]
     """
 
-    def init(params):
-        del params
-        return LevenbergMarquardtState(jnp.asarray(damping, jnp.float32))
+    damping: float = 1e-2
+    tries: int = 4
+    grow: float = 8.0
+    shrink: float = 4.0
+    limit: float = 1.0
+    memory: float = 0.5
 
-    def update(updates, state, params=None, *, curvature, value, value_fn, **extra):
-        del extra
+    def init(self, params) -> LevenbergMarquardtState:
+        """The state before the first step."""
+        flat = ravel_pytree(params)[0]
+        zero = jnp.zeros((), flat.dtype)
+        return LevenbergMarquardtState(zero + self.damping, jnp.zeros((flat.size, flat.size), flat.dtype), zero)
+
+    def update(
+        self, quadratic: Quadratic, state: LevenbergMarquardtState, params: Any, value_fn: Callable
+    ) -> tuple[Any, LevenbergMarquardtState]:
+        """(new parameters, state). The parameters stay where they are if no step lowers the loss.
+
+        Args:
+            quadratic: the loss near `params`.
+            state: what `init` or the last update returned.
+            params: any pytree; the gradient and matrix are in the order of `ravel_pytree`.
+            value_fn: `value_fn(params) -> scalar`, the loss on the data of `quadratic.value`.
+        """
         flat, unravel = ravel_pytree(params)
-        slope = ravel_pytree(updates)[0]
-        factors = jnp.asarray(trials, state.damping.dtype)
-        diagonal = jnp.diag(curvature)
-        # A parameter that moves nothing (yet) still needs a positive pivot.
-        diagonal = diagonal + 1e-6 * jnp.max(diagonal) + jnp.finfo(flat.dtype).tiny
+        if not bool(jnp.all(jnp.isfinite(quadratic.matrix))):  # must not stay in the average
+            return params, state._replace(damping=_bounded(state.damping * self.grow))
+        matrix = self.memory * state.matrix + quadratic.matrix.astype(flat.dtype)
+        weight = self.memory * state.weight + 1
+        damping = state.damping
+        for _ in range(self.tries):
+            step = _step(matrix / weight, quadratic.gradient.astype(flat.dtype), damping, self.limit)
+            candidate = unravel(flat + step)
+            if value_fn(candidate) < quadratic.value:
+                return candidate, LevenbergMarquardtState(_bounded(damping / self.shrink), matrix, weight)
+            damping = damping * self.grow
+        # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
+        return params, LevenbergMarquardtState(_bounded(state.damping * self.grow), matrix, weight)
 
-        def candidate(factor):
-            scale = (state.damping * factor).astype(flat.dtype)
-            step = -jnp.linalg.solve(curvature + jnp.diag(scale * diagonal), slope)
-            return jnp.clip(jnp.where(jnp.all(jnp.isfinite(step)), step, 0), -limit, limit)
 
-        steps = jax.vmap(candidate)(factors)
-        values = jax.lax.map(lambda step: value_fn(unravel(flat + step)), steps)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        better = values[best] < value
-        # Standing still means that the quadratic model was trusted too far.
-        factor = jnp.where(better, factors[best], 10 * factors[-1])
-        step = jnp.where(better, steps[best], 0)
-        return unravel(step), LevenbergMarquardtState(jnp.clip(state.damping * factor, 1e-8, 1e4))
+@jax.jit
+def _step(matrix, gradient, damping, limit):
+    # A parameter that moves nothing (yet) still needs a positive pivot.
+    diagonal = jnp.diag(matrix)
+    diagonal = diagonal + 1e-6 * jnp.max(diagonal) + jnp.finfo(diagonal.dtype).tiny
+    step = -jnp.linalg.solve(matrix + jnp.diag(damping * diagonal), gradient)
+    return jnp.clip(jnp.where(jnp.all(jnp.isfinite(step)), step, 0), -limit, limit)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+
+def _bounded(damping):
+    return jnp.clip(damping, 1e-8, 1e4)

@@ -42,8 +42,8 @@ def table_row(table: SolverTable, i, x0, velocities):
     return table.a[i].astype(x0.dtype) * x0 + jnp.tensordot(b, velocities, axes=1)
 
 
-def to_table(theta: Theta) -> SolverTable:
-    """The table of a Bespoke solver: the same numbers, unrolled. Exact up to rounding.
+def to_table(theta: Theta | SolverTable) -> SolverTable:
+    """The table of a Bespoke solver: the same numbers, unrolled. Exact up to rounding. A table is its own.
 
     Each state is a combination of x0 and the velocities so far; stepping through (17) or (19)-(20) with coefficient
     vectors in place of states gives the rows.
@@ -53,23 +53,29 @@ def to_table(theta: Theta) -> SolverTable:
         >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
         [[0.5, 0.0], [0.0, 1.0]]
     """
+    if isinstance(theta, SolverTable):
+        return theta
     return table_from_knots(theta.base, theta.knots(), 1.0 / theta.num_steps)
 
 
 def table_from_knots(base: str, knots: Knots, h: float) -> SolverTable:
     """The table of the steps of size `h` between these knots: of a whole solver, or of one of its steps by itself."""
     t, dt, s, ds = knots
+    stages = BASES[base]
     m = dt.shape[0]
     unit = jnp.eye(m + 1, dtype=t.dtype)  # row 0 stands for x0, row j + 1 for velocity j
-    x, rows = unit[0], []
-    for i in range(m // BASES[base]):
-        if base == "rk1":
-            x = (s[i] + h * ds[i]) / s[i + 1] * x + h * dt[i] * s[i] / s[i + 1] * unit[i + 1]
-            rows.append(x)
-        else:
-            a, c, e = 2 * i, 2 * i + 1, 2 * i + 2
-            z = (s[a] + h / 2 * ds[a]) * x + h / 2 * s[a] * dt[a] * unit[a + 1]
-            x = s[a] / s[e] * x + h / s[e] * (ds[c] / s[c] * z + dt[c] * s[c] * unit[c + 1])
-            rows += [z / s[c], x]
-    rows = jnp.stack(rows)
+
+    # A scan, though all is known: unrolled, this small program takes seconds to compile.
+    def rk1(x, i):
+        x = (s[i] + h * ds[i]) / s[i + 1] * x + h * dt[i] * s[i] / s[i + 1] * unit[i + 1]
+        return x, x[None]
+
+    def rk2(x, i):
+        a, c, e = 2 * i, 2 * i + 1, 2 * i + 2
+        z = (s[a] + h / 2 * ds[a]) * x + h / 2 * s[a] * dt[a] * unit[a + 1]
+        x = s[a] / s[e] * x + h / s[e] * (ds[c] / s[c] * z + dt[c] * s[c] * unit[c + 1])
+        return x, jnp.stack([z / s[c], x])
+
+    _, rows = jax.lax.scan({"rk1": rk1, "rk2": rk2}[base], unit[0], jnp.arange(m // stages))
+    rows = rows.reshape(m, m + 1)
     return SolverTable(t[:-1], rows[:, 0], rows[:, 1:])

@@ -15,14 +15,14 @@ from bespoke_jax.theta import BASES
 __all__ = ["Job", "Plan", "read", "stamp"]
 
 # Cached, for equal stages share what is compiled and two optax.adam(1e-2) are not equal.
-_OPTIMIZERS = {"lm": functools.cache(lambda _: bj.levenberg_marquardt()), "adam": functools.cache(optax.adam)}
+_OPTIMIZERS = {"lm": functools.cache(lambda _: bj.LevenbergMarquardt()), "adam": functools.cache(optax.adam)}
 _STAGE_FIELDS = (
     "loss",
     "optimizer",
     "learning_rate",
     "num_iterations",
     "batch_size",
-    "curvature_size",
+    "probes",
     "validate_every",
 )
 _LARGEST_NUM_STEPS = 1000

@@ -9,7 +9,7 @@ import pytest
 import bespoke_jax as bj
 
 KEY = jax.random.key(0)
-SHORT = (bj.Stage("rmse_bound", 2, batch_size=16), bj.Stage("endpoint", 3, batch_size=16))
+SHORT = (bj.Stage("rmse_bound", 2, batch_size=16), bj.Stage("endpoint", 3, batch_size=32))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,6 @@ def test_a_stage_refuses_what_it_cannot_run(change, error, message):
         bj.Stage(**change)
 
 
-def test_second_order_fitting_of_a_loss_without_curvature_is_refused(flow, paths):
-    stages = (bj.Stage(bj.losses.endpoint, 2),)
+def test_second_order_fitting_of_a_loss_without_curvature_is_refused():
     with pytest.raises(ValueError, match=r"curvature.*optax\.adam"):
-        bj.fit(flow, bj.init_theta("rk1", 3), KEY, stages=stages, paths=paths[0], validation=paths[1])
+        bj.Stage(bj.losses.endpoint, 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
+from tests.quick import jit
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +16,10 @@ def network():
 
 @pytest.fixture(scope="module")
 def params(network):
-    params = network.init(jax.random.key(0), 0.5, jnp.zeros((1, 8, 8, 1)))
-    # Off the zero initialisation, so that every layer matters.
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+    # Only the shapes from `init`: compiling it takes longer than all that is done here. No zeros, so that every layer matters.
+    shapes = jax.eval_shape(network.init, jax.random.key(0), 0.5, jnp.zeros((1, 8, 8, 1)))
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda s: jnp.asarray(0.2 * rng.standard_normal(s.shape), s.dtype), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +29,17 @@ def shipped():
 
 def test_samples_of_a_batch_do_not_see_each_other(network, params):
     x = jax.random.normal(jax.random.key(2), (3, 8, 8, 1))
-    together = network.apply(params, 0.3, x)
-    alone = jnp.concatenate([network.apply(params, 0.3, x[i : i + 1]) for i in range(3)])
+    together = jit(network.apply)(params, 0.3, x)
+    alone = jnp.concatenate([jit(network.apply)(params, 0.3, x[i : i + 1]) for i in range(3)])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_compute_keeps_a_float32_state(network, params):
     half = network.clone(dtype=jnp.bfloat16)
     x = jax.random.normal(jax.random.key(2), (2, 8, 8, 1))
-    out = half.apply(params, 0.3, x)
+    out = jit(half.apply)(params, 0.3, x)
     assert out.dtype == jnp.float32
-    full = network.apply(params, 0.3, x)
+    full = jit(network.apply)(params, 0.3, x)
     assert float(jnp.linalg.norm(out - full) / jnp.linalg.norm(full)) < 0.05
 
 
@@ -50,7 +52,7 @@ def test_a_flow_file_gives_the_same_flow(tmp_path, network, params):
     bj.models.save_flow(tmp_path / "f.safetensors", network, params, (8, 8, 1), "cosine", dtype=jnp.float32)
     flow = bj.models.load_flow(tmp_path / "f.safetensors")
     x = jax.random.normal(jax.random.key(2), (2, 8, 8, 1))
-    np.testing.assert_allclose(flow(0.3, x), network.apply(params, 0.3, x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jit(flow)(0.3, x), jit(network.apply)(params, 0.3, x), rtol=1e-5, atol=1e-6)
     assert flow.scheduler == bj.schedulers.Cosine() and flow.event_shape == (8, 8, 1)
 
 

@@ -3,38 +3,35 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.second_order import levenberg_marquardt
-from tests import quick
+from bespoke_jax.curvature import Quadratic
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
+def quadratic_of(residual, params):
+    """The loss sum residual^2 near `params`, with its exact Gauss-Newton matrix."""
+    error, jacobian = residual(params), jax.jacfwd(residual)(params)
+    return Quadratic(jnp.sum(error**2), 2 * jacobian.T @ error, 2 * jacobian.T @ jacobian)
+
+
 def minimise(residual, start, steps, **options):
     """(parameters, all values) of `steps` steps on sum residual^2."""
-    method = levenberg_marquardt(**options)
+    method = bj.LevenbergMarquardt(**{"memory": 0.0} | options)
 
+    @jax.jit
     def value_fn(params):
         return jnp.sum(residual(params) ** 2)
 
-    def curvature(params):
-        jacobian = jax.jacfwd(residual)(params)
-        return 2 * jacobian.T @ jacobian
-
-    @quick.jit
-    def step(params, state):
-        value, slope = jax.value_and_grad(value_fn)(params)
-        update, state = method.update(slope, state, params, value=value, value_fn=value_fn, curvature=curvature(params))
-        return optax.apply_updates(params, update), state, value
-
+    near = jax.jit(lambda params: quadratic_of(residual, params))
     params, values = start, []
     state = method.init(params)
     for _ in range(steps):
-        params, state, value = step(params, state)
-        values.append(float(value))
+        quadratic = near(params)
+        params, state = method.update(quadratic, state, params, value_fn)
+        values.append(float(quadratic.value))
     return params, [*values, float(value_fn(params))]
 
 
@@ -88,65 +85,90 @@ def test_no_step_into_nan():
     assert np.all(np.isfinite(values))
 
 
-@pytest.mark.parametrize("what", ["value", "slope", "curvature", "judge"])
+@pytest.mark.parametrize("what", ["value", "gradient", "matrix", "judge"])
 def test_nan_anywhere_means_standing_still(what):
-    method = levenberg_marquardt()
-    params = jnp.asarray([1.0, -2.0])
+    method, params = bj.LevenbergMarquardt(), jnp.asarray([1.0, -2.0])
     nan = jnp.float64(jnp.nan)
-    given = dict(value=jnp.float64(5.0), slope=2 * params, curvature=2 * jnp.eye(2), judge=lambda p: jnp.sum(p**2))
-    given[what] = (lambda p: nan) if what == "judge" else nan * given[what]
-    step, state = method.update(
-        given["slope"],
-        method.init(params),
-        params,
-        value=given["value"],
-        value_fn=given["judge"],
-        curvature=given["curvature"],
+    given = Quadratic(jnp.float64(5.0), 2 * params, 2 * jnp.eye(2))
+    if what != "judge":
+        given = given._replace(**{what: nan * getattr(given, what)})
+    found, state = method.update(
+        given, method.init(params), params, lambda p: nan if what == "judge" else jnp.sum(p**2)
     )
-    np.testing.assert_array_equal(step, np.zeros(2))
-    assert np.isfinite(state.damping)
+    np.testing.assert_array_equal(found, params)
+    assert np.isfinite(state.damping) and np.all(np.isfinite(state.matrix))
+
+
+def test_a_matrix_of_nan_is_forgotten():
+    method, params = bj.LevenbergMarquardt(limit=10.0), jnp.asarray([1.0, -2.0])
+    good = Quadratic(jnp.float64(5.0), 2 * params, 2 * jnp.eye(2))
+    _, state = method.update(good._replace(matrix=jnp.nan * good.matrix), method.init(params), params, jnp.sum)
+    found, _ = method.update(good, state, params, lambda p: jnp.sum(p**2))
+    np.testing.assert_allclose(found, 0.0, atol=0.2)
 
 
 def test_standing_still_damps_more_and_success_less():
-    method = levenberg_marquardt(damping=1e-2)
-    params = jnp.asarray([1.0, -2.0])
-    state = method.init(params)
+    method, params = bj.LevenbergMarquardt(damping=1e-2), jnp.asarray([1.0, -2.0])
 
     def next_damping(value):
-        options = dict(value=value, value_fn=lambda p: jnp.sum(p**2), curvature=2 * jnp.eye(2))
-        return float(method.update(2 * params, state, params, **options)[1].damping)
+        quadratic = Quadratic(jnp.float64(value), 2 * params, 2 * jnp.eye(2))
+        return float(method.update(quadratic, method.init(params), params, lambda p: jnp.sum(p**2))[1].damping)
 
-    assert next_damping(jnp.float64(5.0)) < 1e-2 < next_damping(jnp.float64(-1.0))
+    assert next_damping(5.0) < 1e-2 < next_damping(-1.0)
+
+
+def test_no_more_evaluations_than_tries():
+    calls = []
+    method, params = bj.LevenbergMarquardt(tries=3), jnp.asarray([1.0, -2.0])
+
+    def worse(params):
+        calls.append(params)
+        return 9.0
+
+    method.update(Quadratic(jnp.float64(5.0), 2 * params, 2 * jnp.eye(2)), method.init(params), params, worse)
+    assert len(calls) == 3
+    # Each try is damped more than the last: shorter.
+    lengths = [float(jnp.linalg.norm(params - call)) for call in calls]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_noisy_matrices_are_averaged():
+    # Matrices that scatter about the true one, gradients that do not: averaging brings the steps nearer to Newton's.
+    rng = np.random.default_rng(0)
+    true = np.diag([1.0, 30.0])
+
+    def last(memory):
+        method, params = bj.LevenbergMarquardt(memory=memory, damping=1e-8), jnp.ones(2)
+        state = method.init(params)
+        for _ in range(30):
+            rows = rng.standard_normal((4, 2)) @ np.sqrt(true)
+            params, state = method.update(
+                Quadratic(jnp.float64(1e9), jnp.asarray(true @ np.ones(2)), jnp.asarray(rows.T @ rows / 4)), state, params,
+                lambda p: 0.0,
+            )  # fmt: skip
+        return np.asarray(state.matrix / state.weight)
+
+    def distance(memory):
+        return np.mean([np.linalg.norm(np.linalg.solve(true, last(memory)) - np.eye(2)) for _ in range(20)])
+
+    assert distance(0.9) < 0.6 * distance(0.0)
 
 
 def test_the_parameters_may_be_a_theta():
     theta = bj.init_theta("rk1", 2, dtype=jnp.float64)
-    method = levenberg_marquardt()
+    method = bj.LevenbergMarquardt()
 
     def value_fn(theta):
         return jnp.sum((theta.raw - 0.2) ** 2)
 
-    step, _ = method.update(
-        jax.grad(value_fn)(theta),
-        method.init(theta),
-        theta,
-        value=value_fn(theta),
-        value_fn=value_fn,
-        curvature=2 * jnp.eye(theta.num_parameters),
-    )
-    assert isinstance(step, bj.Theta)
-    np.testing.assert_allclose(optax.apply_updates(theta, step).raw, 0.2, atol=1e-3)
+    quadratic = Quadratic(value_fn(theta), jax.grad(value_fn)(theta).raw, 2 * jnp.eye(theta.num_parameters))
+    found, _ = method.update(quadratic, method.init(theta), theta, value_fn)
+    assert isinstance(found, bj.Theta)
+    np.testing.assert_allclose(found.raw, 0.2, atol=1e-2)
 
 
 def test_float32_stays_float32():
-    method = levenberg_marquardt()
-    params = jnp.asarray([1.0, -2.0], jnp.float32)
-    step, state = method.update(
-        2 * params,
-        method.init(params),
-        params,
-        value=jnp.float32(5.0),
-        value_fn=lambda p: jnp.sum(p**2),
-        curvature=2 * jnp.eye(2, dtype=jnp.float32),
-    )
-    assert step.dtype == state.damping.dtype == jnp.float32
+    method, params = bj.LevenbergMarquardt(), jnp.asarray([1.0, -2.0], jnp.float32)
+    quadratic = Quadratic(jnp.float32(5.0), 2 * params, 2 * jnp.eye(2, dtype=jnp.float32))
+    found, state = method.update(quadratic, method.init(params), params, lambda p: jnp.sum(p**2))
+    assert found.dtype == state.damping.dtype == state.matrix.dtype == jnp.float32

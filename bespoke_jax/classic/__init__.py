@@ -1,5 +1,35 @@
-"""Dedicated solvers, each a function that returns a `SolverTable`."""
+"""Dedicated solvers, each a function that returns a `SolverTable`; and GENIE, which none can hold.
 
+All take the number of velocity evaluations, most the flow's scheduler, and a time grid. Whatever is wrong with these is
+a ValueError that names argument, value and wish, before anything runs. They are made in float64 and cast at the end.
+"""
+
+from bespoke_jax.classic.adams import deis, ipndm
+from bespoke_jax.classic.dedicated import dedicated
+from bespoke_jax.classic.exponential import ddim, dpm_solver_pp, unipc
+from bespoke_jax.classic.genie import genie, genie_nfe
+from bespoke_jax.classic.grids import GRIDS, time_grid
 from bespoke_jax.classic.runge_kutta import euler, heun, midpoint, rk4, runge_kutta
+from bespoke_jax.classic.singlestep import dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, edm_heun
 
-__all__ = ["euler", "heun", "midpoint", "rk4", "runge_kutta"]
+__all__ = [
+    "GRIDS",
+    "ddim",
+    "dedicated",
+    "deis",
+    "dpm_solver_2",
+    "dpm_solver_3",
+    "dpm_solver_pp",
+    "dpm_solver_pp_2s",
+    "edm_heun",
+    "euler",
+    "genie",
+    "genie_nfe",
+    "heun",
+    "ipndm",
+    "midpoint",
+    "rk4",
+    "runge_kutta",
+    "time_grid",
+    "unipc",
+]

@@ -79,7 +79,7 @@ class UNet(nn.Module):
 
     Attributes:
         channels: width of each level; every level after the first halves the resolution.
-        num_blocks: residual blocks per level on the way down (one more on the way up).
+        num_blocks: residual blocks of each level, the same number on the way down and up.
         patch_size: side of the patches that images are folded into before the first level.
         head_channels: width of the full-resolution head.
         num_heads: attention heads at the coarsest level; 0 for none.
@@ -90,14 +90,14 @@ class UNet(nn.Module):
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> net = UNet(channels=(8, 16), num_blocks=1)
-        >>> params = net.init(jax.random.key(0), 0.5, jnp.zeros((1, 8, 8, 1)))
-        >>> net.apply(params, 0.5, jnp.zeros((3, 8, 8, 1))).shape
+        >>> net = UNet(channels=(8, 16), num_blocks=(1, 1))
+        >>> out, params = jax.eval_shape(net.init_with_output, jax.random.key(0), 0.5, jnp.zeros((3, 8, 8, 1)))
+        >>> out.shape
         (3, 8, 8, 1)
     """
 
     channels: tuple[int, ...] = (48, 96)
-    num_blocks: int = 2
+    num_blocks: tuple[int, ...] = (2, 2)
     patch_size: int = 2
     head_channels: int = 12
     num_heads: int = 4

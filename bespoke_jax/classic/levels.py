@@ -1,0 +1,133 @@
+"""A scheduler read in float64: (alpha, sigma) and their derivatives as plain numbers, whatever JAX is set to.
+
+Coefficients of solvers are differences of nearly equal numbers; float32 would leave few digits of them.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.experimental
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.schedulers import Scheduler
+
+__all__ = ["Level", "level_at_snr", "levels", "times_of_snr"]
+
+# Log-SNR beyond this counts as infinite: no polynomial in log-SNR can reach there. It only chooses between methods (the
+# VP scheduler's sigma_1 = 1e-6 stands for 0); alpha and sigma are always used as they are.
+_INFINITE_LOG_SNR = math.log(1e5)
+_CHUNK = 128  # times go through the compiled functions in chunks of one size, so that they are compiled once
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """alpha, sigma, their first and second derivatives at time t.
+
+    Attributes:
+        t, alpha, sigma, alpha_dot, sigma_dot, alpha_ddot, sigma_ddot: float64 numbers.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    alpha_dot: float
+    sigma_dot: float
+    alpha_ddot: float
+    sigma_ddot: float
+
+    @property
+    def snr(self) -> float:
+        """alpha / sigma, infinite at clean data."""
+        return self.alpha / self.sigma if self.sigma > 0 else math.inf
+
+    @property
+    def noise_to_signal(self) -> float:
+        """sigma / alpha, EDM's noise level; infinite at pure noise."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def log_snr(self) -> float:
+        """log(alpha / sigma), lambda in the DPM-Solver papers; -inf or inf where it is out of a polynomial's reach."""
+        value = -math.inf if self.alpha == 0 else math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
+        return value if abs(value) <= _INFINITE_LOG_SNR else math.copysign(math.inf, value)
+
+    @property
+    def determinant(self) -> float:
+        """alpha sigmadot - sigma alphadot: negative, since the snr grows."""
+        return self.alpha * self.sigma_dot - self.sigma * self.alpha_dot
+
+    def predictions(self, x, u):
+        """(X1, X0) = (E[x1 | x], E[x0 | x]) from x = alpha X1 + sigma X0 and u = alphadot X1 + sigmadot X0."""
+        determinant = self.determinant
+        if not (math.isfinite(determinant) and determinant != 0):
+            raise ValueError(
+                f"scheduler: wanted finite slopes and a growing signal-to-noise ratio at t={self.t}, got "
+                f"alpha={self.alpha}, sigma={self.sigma} with slopes {self.alpha_dot} and {self.sigma_dot}."
+            )
+        data = (self.sigma_dot * x - self.sigma * u) / determinant
+        noise = (self.alpha * u - self.alpha_dot * x) / determinant
+        return data, noise
+
+
+def levels(scheduler: Scheduler, times) -> list[Level]:
+    """The scheduler at these times.
+
+    Example:
+        >>> import bespoke_jax as bj
+        >>> levels(bj.schedulers.CondOT(), [0.25])[0].predictions(x=1.0, u=2.0)
+        (2.5, 0.5)
+    """
+    times = np.asarray(times, np.float64)
+    values = _run(_compiled(scheduler)[0], times)
+    values[:2] = np.maximum(values[:2], 0.0)  # an end that misses 0 by a rounding error below
+    return [Level(float(t), *map(float, column)) for t, column in zip(times, values.T, strict=True)]
+
+
+def times_of_snr(scheduler: Scheduler, snr) -> np.ndarray:
+    """The times with these signal-to-noise ratios, in [0, 1]."""
+    snr = np.asarray(snr, np.float64)
+    return _run(_compiled(scheduler)[1], snr)[0]
+
+
+def level_at_snr(scheduler: Scheduler, snr: float) -> Level:
+    """The level with this signal-to-noise ratio."""
+    return levels(scheduler, times_of_snr(scheduler, [snr]))[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(scheduler: Scheduler):
+    def with_slope(f):
+        return lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))
+
+    def read(t):
+        numbers = []
+        for f in (scheduler.alpha, scheduler.sigma):
+            (value, slope), (_, bend) = with_slope(with_slope(f))(t)
+            numbers.append([jnp.asarray(number, t.dtype) for number in (value, slope, bend)])
+        (alpha, alpha_dot, alpha_ddot), (sigma, sigma_dot, sigma_ddot) = numbers
+        return jnp.stack([alpha, sigma, alpha_dot, sigma_dot, alpha_ddot, sigma_ddot])
+
+    def invert(snr):
+        # (alpha, sigma) in proportion to (snr, 1), both of them finite.
+        angle = jnp.arctan(snr)
+        return scheduler.time_of(jnp.sin(angle), jnp.cos(angle))[None]
+
+    return jax.jit(jax.vmap(read, out_axes=1)), jax.jit(jax.vmap(invert, out_axes=1))
+
+
+def _run(function, values: np.ndarray) -> np.ndarray:
+    """`function` of each value: [rows, len(values)], in float64 and at once even while JAX traces something else."""
+    size = -(-len(values) // _CHUNK) * _CHUNK
+    padded = np.pad(values, (0, size - len(values)), mode="edge").reshape(-1, _CHUNK)
+    with _x64(), jax.ensure_compile_time_eval():
+        parts = [np.asarray(function(chunk)) for chunk in padded]
+    return np.array(np.concatenate(parts, axis=1)[:, : len(values)], np.float64)
+
+
+def _x64() -> contextlib.AbstractContextManager:
+    # jax.enable_x64 is the newer name.
+    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(True)

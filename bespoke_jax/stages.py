@@ -1,0 +1,157 @@
+"""What a fit is made of: stages, each a loss, an optimiser and how long."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bespoke_jax import curvature
+from bespoke_jax.losses import LOSSES
+from bespoke_jax.second_order import LevenbergMarquardt
+
+__all__ = ["DEFAULT_STAGES", "Stage", "paper_stages"]
+
+
+_SECOND_ORDER = LevenbergMarquardt()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a fit; hashable, so that equal stages share what is compiled.
+
+    Attributes:
+        loss: a name in `losses.LOSSES`, or any `loss(flow, theta, paths) -> scalar` (first-order optimisers only).
+        num_iterations: updates.
+        optimizer: `LevenbergMarquardt()`, or an optax transformation.
+        batch_size: paths per update, drawn anew for each; also how many are in memory together.
+        probes: random cotangents per path for the Gauss-Newton matrix (`curvature.linearise`).
+        validate_every: updates between two looks at the held-out paths; those of a first-order optimiser run in one
+            compiled call.
+        lipschitz: L_tau of `rmse_bound`.
+    """
+
+    loss: str | Callable = "endpoint"
+    num_iterations: int = 12
+    optimizer: Any = _SECOND_ORDER
+    batch_size: int = 64
+    probes: int = 2
+    validate_every: int = 1
+    lipschitz: float = 1.0
+
+    def __post_init__(self):
+        if not callable(self.loss) and self.loss not in LOSSES:
+            raise ValueError(f"Stage.loss: wanted one of {sorted(LOSSES)} or a function, got {self.loss!r}.")
+        for name in ("num_iterations", "batch_size", "probes", "validate_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"Stage.{name}: wanted an integer >= 1, got {value!r}.")
+        if not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
+            raise TypeError(
+                f"Stage.optimizer: wanted LevenbergMarquardt or an optax transformation, got {self.optimizer!r}."
+            )
+        if self.is_second_order and callable(self.loss):
+            raise ValueError(
+                f"Stage.optimizer: Levenberg-Marquardt needs curvature, which only the losses {sorted(LOSSES)} have; "
+                "use a first-order optimiser such as optax.adam(1e-2) with a loss of your own."
+            )
+
+    @property
+    def name(self) -> str:
+        """The loss's name."""
+        return self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "loss")
+
+    @property
+    def is_second_order(self) -> bool:
+        """Whether the optimiser is Levenberg-Marquardt."""
+        return isinstance(self.optimizer, LevenbergMarquardt)
+
+    @property
+    def options(self) -> dict:
+        """Keyword arguments of the loss."""
+        return {"lipschitz": self.lipschitz} if self.loss == "rmse_bound" else {}
+
+    def update(self, flow, theta, opt_state, paths, key, first: int, count: int):
+        """`count` updates from number `first` on: (theta, opt_state, mean loss, velocity evaluations).
+
+        A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
+        a cotangent 1. What rematerialisation computes a second time is not counted.
+        """
+        if not self.is_second_order:
+            theta, opt_state, loss = _first_order(self, count, flow, theta, opt_state, paths, key, jnp.int32(first))
+            return theta, opt_state, loss, 3 * count * self.batch_size * theta.nfe
+        values, evaluations = [], 0
+        for number in range(first, first + count):
+            theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number)
+            values.append(value)
+            evaluations += spent
+        return theta, opt_state, sum(values) / count, evaluations
+
+
+DEFAULT_STAGES = (Stage("endpoint", 12),)
+"""Levenberg-Marquardt on the end-point loss; docs/fitting.md has the evidence."""
+
+
+def paper_stages(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40) -> tuple[Stage, ...]:
+    """The paper's recipe: Adam on the RMSE-Bound loss alone (Sec. 2.4, Algorithm 3), on cached paths.
+
+    The paper leaves learning rate, batch and iterations open; these are ours.
+    """
+    return (Stage("rmse_bound", num_iterations, optax.adam(learning_rate), batch_size, validate_every=25),)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_order(stage, count, flow, theta, opt_state, paths, key, first):
+    """`count` updates in one compiled call: (theta, opt_state, mean loss)."""
+
+    def loss(theta, batch):
+        if callable(stage.loss):
+            return stage.loss(flow, theta, batch)
+        return LOSSES[stage.loss].function(flow, theta, batch, **stage.options)
+
+    def update(carry, iteration):
+        theta, opt_state = carry
+        batch = _draw(stage, paths, key, iteration)
+        value, gradient = jax.value_and_grad(loss)(theta, batch)
+        updates, opt_state = optax.with_extra_args_support(stage.optimizer).update(
+            gradient, opt_state, theta, value=value, grad=gradient, value_fn=lambda theta: loss(theta, batch)
+        )
+        return (optax.apply_updates(theta, updates), opt_state), value
+
+    (theta, opt_state), values = jax.lax.scan(update, (theta, opt_state), first + jnp.arange(count))
+    return theta, opt_state, jnp.mean(values)
+
+
+def _second_order(stage, flow, theta, state, paths, key, iteration):
+    """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
+    batch = _draw(stage, paths, key, jnp.int32(iteration))
+    options = dict(batch_size=stage.batch_size) | stage.options
+    probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
+    quadratic = curvature.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **options)
+    tried = 0
+
+    def value_fn(candidate):
+        nonlocal tried
+        tried += 1
+        return curvature.evaluate(stage.loss, flow, candidate, batch, **options)
+
+    new, state = stage.optimizer.update(quadratic, state, theta, value_fn)
+    if LOSSES[stage.loss].per_step:
+        passes = 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
+    else:
+        passes = 4 + stage.probes
+    return new, state, quadratic.value, stage.batch_size * theta.nfe * (passes + tried)
+
+
+_BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(stage, paths, key, iteration):
+    """The paths of an update: a function of key and iteration, so that a resumed fit draws the same."""
+    fresh = jax.random.fold_in(jax.random.fold_in(key, _BATCHES), iteration)
+    return paths.take(jax.random.permutation(fresh, paths.num_paths)[: stage.batch_size])

@@ -1,0 +1,73 @@
+"""A solver run from Python, and its adjoint, against `solve` and automatic differentiation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax import stepwise
+from tests import quick
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SHAPE = (2, 1)
+
+
+@pytest.fixture(scope="module")
+def flow(float64):
+    return bj.Flow(lambda p, t, x: p * jnp.sin(3 * t) * x[:, ::-1] - 0.3 * x**3 + t, jnp.float64(0.8), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def table(float64):
+    rng = np.random.default_rng(0)
+    b = np.tril(rng.standard_normal((4, 4)))
+    return bj.SolverTable(*(jnp.asarray(v) for v in (rng.uniform(size=4), rng.uniform(0.5, 1.5, 4), b)))
+
+
+@pytest.fixture(scope="module")
+def x0(float64):
+    return jnp.asarray(np.random.default_rng(1).standard_normal((5, *SHAPE)))
+
+
+def test_it_ends_where_solve_ends(flow, table, x0):
+    np.testing.assert_allclose(stepwise.run(flow, table, x0).x1, bj.solve(flow, table, x0), rtol=1e-12)
+
+
+def test_thetas_run_too_and_in_chunks(base, flow, x0):
+    theta = bj.init_theta(base, 3, dtype=jnp.float64)
+    wanted = bj.solve(flow, theta, x0)
+    for batch_size in (None, 2, 5, 9):
+        np.testing.assert_allclose(stepwise.end_points(flow, theta, x0, batch_size), wanted, rtol=1e-12)
+
+
+def test_the_adjoint_is_the_gradient(flow, table, x0):
+    cotangents = jnp.asarray(np.random.default_rng(2).standard_normal((3, *x0.shape)))
+    found = stepwise.table_gradients(flow, table, stepwise.run(flow, table, x0), cotangents)
+
+    @quick.jit
+    def gradient(x0, cotangent):
+        return jax.grad(lambda table: jnp.sum(cotangent * bj.solve(flow, table, x0)))(table)
+
+    for k, of_samples in enumerate(cotangents):
+        for sample, cotangent in enumerate(of_samples):
+            wanted = gradient(x0[sample], cotangent)
+            for name in ("t", "a", "b"):
+                got, want = getattr(found, name)[k, sample], getattr(wanted, name)
+                np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_another_solver_compiles_no_network(x0):
+    traces = []
+
+    def velocity(params, t, x):
+        traces.append(None)
+        return -params * x
+
+    flow = bj.Flow(velocity, jnp.float64(1.0), SHAPE)
+    for nfe in (2, 3, 4):
+        trace = stepwise.run(flow, bj.classic.euler(nfe, dtype=jnp.float64), x0)
+        stepwise.table_gradients(flow, bj.classic.euler(nfe, dtype=jnp.float64), trace, x0[None])
+        traced = len(traces) if nfe == 2 else traced  # noqa: F821
+    assert len(traces) == traced
