@@ -1,9 +1,12 @@
 """Learn the ODE solver of a pre-trained flow or diffusion model. The public names; docs/ has the tour."""
 
 from bespoke_jax import analytic, classic, losses, metrics, models, scale_time, schedulers, stepwise
+from bespoke_jax.check import SolverCheck, check_solver
+from bespoke_jax.families import init_theta
 from bespoke_jax.fit import FitError, FitResult, FitState, fit, init_state
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths, ground_truth
+from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.scale_time import theta_from_curve
 from bespoke_jax.second_order import LevenbergMarquardt
 from bespoke_jax.solve import sample, solve
@@ -11,7 +14,7 @@ from bespoke_jax.solver_file import load_solver, save_solver
 from bespoke_jax.stages import DEFAULT_STAGES, Stage, paper_stages
 from bespoke_jax.steps import step_lipschitz, step_theta
 from bespoke_jax.table import SolverTable, to_table
-from bespoke_jax.theta import Knots, Theta, init_theta, theta_from_knots
+from bespoke_jax.theta import Knots, Theta, theta_from_knots
 
 __all__ = [
     "DEFAULT_STAGES",
@@ -20,12 +23,15 @@ __all__ = [
     "FitState",
     "Flow",
     "Knots",
+    "LearnedTable",
     "LevenbergMarquardt",
     "Paths",
+    "SolverCheck",
     "SolverTable",
     "Stage",
     "Theta",
     "analytic",
+    "check_solver",
     "classic",
     "fit",
     "ground_truth",

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from bespoke_jax import stepwise
 from bespoke_jax.losses import LOSSES, bound_weights, step_error
 from bespoke_jax.metrics import mean_square
-from bespoke_jax.table import to_table
+from bespoke_jax.table import SolverTable, to_table
 
 __all__ = ["Quadratic", "evaluate", "linearise"]
 
@@ -84,9 +84,9 @@ def _function(loss):
 
 @jax.jit
 def _table_and_jacobian(solver):
-    """(table, its derivative in the flat vector of the solver's numbers: each entry with a last axis [P])."""
-    flat, unravel = ravel_pytree(solver)
-    return to_table(solver), jax.jacfwd(lambda vector: to_table(unravel(vector)))(flat)
+    """(table, its derivative in the solver's P numbers: each entry with a last axis [P])."""
+    numbers, rebuild = ravel_pytree(solver) if isinstance(solver, SolverTable) else (solver.raw, solver.with_raw)
+    return to_table(solver), jax.jacfwd(lambda vector: to_table(rebuild(vector)))(numbers)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -121,7 +121,7 @@ def _per_step(loss, flow, theta, paths, **options):
     _, unravel_window = ravel_pytree(jax.tree.map(lambda x: x[0], theta.knots().of_steps(theta.num_steps)))
 
     def local_numbers(raw):
-        moved = jax.tree.unflatten(jax.tree.structure(theta), [raw])
+        moved = theta.with_raw(raw)
         windows = jax.vmap(lambda w: ravel_pytree(w)[0])(moved.knots().of_steps(theta.num_steps))
         ones = jnp.ones((theta.num_steps,), raw.dtype)
         weights = bound_weights(moved, **options) if loss == "rmse_bound" else ones

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import metrics, stepwise
+from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
-from bespoke_jax.starts import NUM_START_PATHS, best_start, start_thetas
-from bespoke_jax.theta import Theta
+from bespoke_jax.starts import best_start, start_thetas
 
 __all__ = ["FitError", "FitResult", "FitState", "fit", "init_state"]
 
@@ -33,9 +33,9 @@ class FitState(NamedTuple):
     """
 
     start: jax.Array
-    theta: Theta
+    theta: LearnedSolver
     opt_states: tuple
-    best: Theta
+    best: LearnedSolver
     best_rmse: jax.Array
     iteration: jax.Array
     history: jax.Array
@@ -53,7 +53,7 @@ class FitResult(NamedTuple):
         state: the last `FitState`.
     """
 
-    theta: Theta
+    theta: LearnedSolver
     history: list[dict[str, Any]]
     cost: int
     start: str
@@ -68,13 +68,13 @@ class FitError(FloatingPointError):
         self.state = state
 
 
-def init_state(theta: Theta, stages: tuple[Stage, ...] = DEFAULT_STAGES, start: int = 0) -> FitState:
+def init_state(theta: LearnedSolver, stages: tuple[Stage, ...] = DEFAULT_STAGES, start: int = 0) -> FitState:
     """The state before the first update; also the target that tells a checkpoint library what shapes to restore."""
     records = 1 + sum(-(-stage.num_iterations // stage.validate_every) for stage in stages)
     return FitState(
         start=jnp.asarray(start, jnp.int32),
         theta=theta,
-        opt_states=tuple(stage.optimizer.init(theta) for stage in stages),
+        opt_states=tuple(stage.optimizer.init(theta.raw) for stage in stages),
         best=theta,
         best_rmse=jnp.asarray(jnp.inf, jnp.float32),
         iteration=jnp.zeros((), jnp.int32),
@@ -85,7 +85,7 @@ def init_state(theta: Theta, stages: tuple[Stage, ...] = DEFAULT_STAGES, start: 
 
 def fit(
     flow: Flow,
-    theta: Theta,
+    theta: LearnedSolver,
     key,
     *,
     stages: tuple[Stage, ...] = DEFAULT_STAGES,
@@ -133,11 +133,10 @@ def fit(
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
     cost = int(jnp.sum(paths.evaluations)) + int(jnp.sum(validation.evaluations))
     starts = start_thetas(flow, theta) if choose_start else {"given": theta}
-    if choose_start:
-        cost += len(starts) * min(NUM_START_PATHS, paths.num_paths) * theta.nfe
     if state is None:
-        name = best_start(flow, starts, paths) if choose_start else "given"
+        name, spent = best_start(flow, starts, paths) if choose_start else ("given", 0)
         state = init_state(starts[name], stages, list(starts).index(name))
+        cost += spent
 
     records: list[dict[str, Any]] = []
 
@@ -221,8 +220,8 @@ def _record(stage, state, row, data_range):
 def _check(flow, theta, key, stages, num_paths, num_validation, state):
     if not isinstance(flow, Flow):
         raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
-    if not isinstance(theta, Theta):
-        raise TypeError(f"theta: wanted a Theta such as bespoke_jax.init_theta('rk2', 5), got {type(theta).__name__}.")
+    if not isinstance(theta, LearnedSolver):
+        raise TypeError(f"theta: wanted what bespoke_jax.init_theta('rk2', 5) gives, got {type(theta).__name__}.")
     check_key(key)
     if not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise TypeError(f"stages: wanted a non-empty tuple of Stage, got {stages!r}.")

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from bespoke_jax.dtypes import promote
+from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.steps import step_from_knots
-from bespoke_jax.table import SolverTable, table_row
+from bespoke_jax.table import SolverTable, table_row, to_table
 from bespoke_jax.theta import Theta
 
 __all__ = ["sample", "solve"]
 
 
-def solve(flow: Flow, solver: Theta | SolverTable, x0, *, return_path: bool = False):
+def solve(flow: Flow, solver: LearnedSolver | SolverTable, x0, *, return_path: bool = False):
     """x1 from given noise x0: `solver.nfe` velocity evaluations.
 
     Args:
@@ -39,8 +40,8 @@ def solve(flow: Flow, solver: Theta | SolverTable, x0, *, return_path: bool = Fa
 
 
 def _check_solver(solver, name):
-    if not isinstance(solver, Theta | SolverTable):
-        raise TypeError(f"{name}: wanted a Theta or a SolverTable, got {type(solver).__name__}.")
+    if not isinstance(solver, LearnedSolver | SolverTable):
+        raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -67,7 +68,9 @@ def _theta_program(flow, theta, x0):
     return (x0, None), step, theta.num_steps
 
 
-def _table_program(flow, table, x0):
+def _table_program(flow, solver, x0):
+    table = to_table(solver)
+
     def step(i, carry):
         x, velocities = carry
         velocities = velocities.at[i].set(flow(table.t[i].astype(_time_dtype(table, x)), x))
@@ -80,7 +83,7 @@ def _time_dtype(table, x):
     return promote(table.t.dtype, x.dtype)
 
 
-def sample(params: Flow, theta: Theta | SolverTable, key, *, num_samples: int | None = None, dtype=jnp.float32):
+def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples: int | None = None, dtype=jnp.float32):
     """Draw noise and solve: one sample [*event_shape], or [num_samples, *event_shape].
 
     Args:

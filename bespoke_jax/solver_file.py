@@ -3,48 +3,69 @@
 import json
 import os
 import pathlib
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.table import SolverTable
+from bespoke_jax import fingerprint
+from bespoke_jax.flow import Flow
+from bespoke_jax.learned_table import LearnedTable
+from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import BASES, Theta
 
 __all__ = ["load_solver", "save_solver"]
 
 _FORMAT = "bespoke_jax solver, version 1"
 _LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations has some 10 MB
+_ORDERS = {"rk1": 1, "rk2": 2}
 
 
-def save_solver(path, theta: Theta | SolverTable, info: dict | None = None) -> None:
+def save_solver(
+    path, theta: Theta | LearnedTable | SolverTable, info: dict | None = None, flow: Flow | None = None
+) -> None:
     """Write a theta or a table to `path`, whole or not at all.
+
+    The file has: family ("rk1", "rk2" or "table"), order (of rk1 and rk2), nfe, dtype, the raw numbers and the knots of a theta
+    or t, a and b of a table, "flow" and "info".
 
     Args:
         path: file name, usually *.json; missing folders are an error.
-        theta: the solver.
+        theta: the solver. A learned table is written as the table that it has become, and read as one.
         info: anything that JSON can hold, kept under "info": validation figures, how it was fitted.
+        flow: what it was fitted to. Its fingerprint goes under "flow" (12 velocity evaluations of single samples), so that
+            `load_solver` can tell another flow. The flow itself is not written.
+
+    Raises:
+        TypeError: if `theta` is no solver, or `flow` is none.
+        ValueError: if the solver's numbers, or the flow's velocity on the fingerprint's probe, are not finite.
 
     Example:
         >>> import tempfile, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_solver(f"{folder}/rk2.json", bj.init_theta("rk2", num_steps=4))
-        ...     load_solver(f"{folder}/rk2.json").nfe
+        ...     save_solver(f"{folder}/rk2.json", bj.init_theta("rk2", num_steps=4), flow=flow)
+        ...     load_solver(f"{folder}/rk2.json", flow=flow).nfe
         8
     """
+    if isinstance(theta, LearnedTable):
+        theta = to_table(theta)
     if isinstance(theta, Theta):
         knots = {name: np.asarray(value, np.float64).tolist() for name, value in theta.knots()._asdict().items()}
         content = dict(
-            family=theta.base, num_steps=theta.num_steps, nfe=theta.nfe, dtype=theta.raw.dtype.name,
-            raw=_numbers(theta.raw), knots=knots,
+            family=theta.base, order=_ORDERS[theta.base], num_steps=theta.num_steps, nfe=theta.nfe,
+            dtype=theta.raw.dtype.name, raw=_numbers(theta.raw), knots=knots,
         )  # fmt: skip
     elif isinstance(theta, SolverTable):
         content = dict(family="table", nfe=theta.nfe, dtype=theta.t.dtype.name) | {
             name: _numbers(getattr(theta, name)) for name in ("t", "a", "b")
         }
     else:
-        raise TypeError(f"theta: wanted a Theta or a SolverTable, got {type(theta).__name__}.")
+        raise TypeError(f"theta: wanted a Theta, a LearnedTable or a SolverTable, got {type(theta).__name__}.")
     if not all(np.all(np.isfinite(content[name])) for name in ("raw", "t", "a", "b") if name in content):
         raise ValueError("theta: holds NaN or infinity; such a solver is not written.")
+    if flow is not None:
+        content["flow"] = fingerprint.fingerprint(flow)
     text = json.dumps(dict(format=_FORMAT) | content | dict(info=info or {}), indent=1, allow_nan=False)
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".part")
@@ -57,13 +78,22 @@ def _numbers(array):
     return np.asarray(array, np.float64).tolist()
 
 
-def load_solver(path) -> Theta | SolverTable:
+def load_solver(path, flow: Flow | None = None) -> Theta | SolverTable:
     """Read what `save_solver` wrote: the same numbers to the bit.
+
+    Args:
+        path: the file.
+        flow: what the solver is to run. A `UserWarning` says so if the file was written for another one, with what differs as
+            stored and as found, or if it does not say for which (it was saved without `flow`). The solver is returned
+            all the same: `check_solver` measures whether it still serves.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        TypeError: if `flow` is none.
         ValueError: if it is truncated, foreign or edited into something that is no solver; names the file and the field.
     """
+    if flow is not None and not isinstance(flow, Flow):
+        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"load_solver: no file {path}.")
@@ -75,6 +105,28 @@ def load_solver(path) -> Theta | SolverTable:
         raise ValueError(f"{path}: not a complete JSON file ({error}); write it again with save_solver.") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path}: not a solver file; wanted a JSON object with format {_FORMAT!r}.")
+    solver = _solver(path, content)
+    if flow is not None:
+        _compare(path, content.get("flow"), flow)
+    return solver
+
+
+def _compare(path, stored, flow):
+    """Warn unless the stored fingerprint is that of `flow`."""
+    if stored is None:
+        found = [f"{path}: does not say for which flow it was learned (it was saved without flow=)."]
+    else:
+        try:
+            found = fingerprint.differences(stored, flow)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        found = [f"{path}: learned for another flow than this one.", *found] if found else []
+    if found:
+        remedy = "bespoke_jax.check_solver(flow, solver, key) measures whether it serves this one."
+        warnings.warn("\n  ".join([*found, remedy]), UserWarning, stacklevel=3)
+
+
+def _solver(path, content) -> Theta | SolverTable:
     dtype = content.get("dtype")
     if dtype not in ("float32", "float64", "bfloat16", "float16"):
         raise ValueError(f"{path}: dtype: wanted the name of a float type, got {dtype!r}.")

@@ -108,22 +108,22 @@ def paper_stages(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_
 def _first_order(stage, count, flow, theta, opt_state, paths, key, first):
     """`count` updates in one compiled call: (theta, opt_state, mean loss)."""
 
-    def loss(theta, batch):
+    def loss(raw, batch):
         if callable(stage.loss):
-            return stage.loss(flow, theta, batch)
-        return LOSSES[stage.loss].function(flow, theta, batch, **stage.options)
+            return stage.loss(flow, theta.with_raw(raw), batch)
+        return LOSSES[stage.loss].function(flow, theta.with_raw(raw), batch, **stage.options)
 
     def update(carry, iteration):
-        theta, opt_state = carry
+        raw, opt_state = carry
         batch = _draw(stage, paths, key, iteration)
-        value, gradient = jax.value_and_grad(loss)(theta, batch)
+        value, gradient = jax.value_and_grad(loss)(raw, batch)
         updates, opt_state = optax.with_extra_args_support(stage.optimizer).update(
-            gradient, opt_state, theta, value=value, grad=gradient, value_fn=lambda theta: loss(theta, batch)
+            gradient, opt_state, raw, value=value, grad=gradient, value_fn=lambda raw: loss(raw, batch)
         )
-        return (optax.apply_updates(theta, updates), opt_state), value
+        return (optax.apply_updates(raw, updates), opt_state), value
 
-    (theta, opt_state), values = jax.lax.scan(update, (theta, opt_state), first + jnp.arange(count))
-    return theta, opt_state, jnp.mean(values)
+    (raw, opt_state), values = jax.lax.scan(update, (theta.raw, opt_state), first + jnp.arange(count))
+    return theta.with_raw(raw), opt_state, jnp.mean(values)
 
 
 def _second_order(stage, flow, theta, state, paths, key, iteration):
@@ -134,17 +134,17 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
     quadratic = curvature.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **options)
     tried = 0
 
-    def value_fn(candidate):
+    def value_fn(raw):
         nonlocal tried
         tried += 1
-        return curvature.evaluate(stage.loss, flow, candidate, batch, **options)
+        return curvature.evaluate(stage.loss, flow, theta.with_raw(raw), batch, **options)
 
-    new, state = stage.optimizer.update(quadratic, state, theta, value_fn)
+    raw, state = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
     if LOSSES[stage.loss].per_step:
         passes = 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
     else:
         passes = 4 + stage.probes
-    return new, state, quadratic.value, stage.batch_size * theta.nfe * (passes + tried)
+    return theta.with_raw(raw), state, quadratic.value, stage.batch_size * theta.nfe * (passes + tried)
 
 
 _BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1

@@ -42,20 +42,20 @@ def table_row(table: SolverTable, i, x0, velocities):
     return table.a[i].astype(x0.dtype) * x0 + jnp.tensordot(b, velocities, axes=1)
 
 
-def to_table(theta: Theta | SolverTable) -> SolverTable:
-    """The table of a Bespoke solver: the same numbers, unrolled. Exact up to rounding. A table is its own.
+def to_table(solver) -> SolverTable:
+    """The table of a learned solver: the same numbers, unrolled. Exact up to rounding. A table is its own.
 
-    Each state is a combination of x0 and the velocities so far; stepping through (17) or (19)-(20) with coefficient
-    vectors in place of states gives the rows.
+    Of a Bespoke solver each state is a combination of x0 and the velocities so far; stepping through (17) or (19)-(20) with
+    coefficient vectors in place of states gives the rows.
 
     Example:
         >>> import bespoke_jax as bj
         >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
         [[0.5, 0.0], [0.0, 1.0]]
     """
-    if isinstance(theta, SolverTable):
-        return theta
-    return table_from_knots(theta.base, theta.knots(), 1.0 / theta.num_steps)
+    if isinstance(solver, Theta):
+        return table_from_knots(solver.base, solver.knots(), 1.0 / solver.num_steps)
+    return solver if isinstance(solver, SolverTable) else solver.table()
 
 
 def table_from_knots(base: str, knots: Knots, h: float) -> SolverTable:

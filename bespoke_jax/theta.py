@@ -86,6 +86,10 @@ class Theta:
         """Velocity evaluations per sample."""
         return BASES[self.base] * self.num_steps
 
+    def with_raw(self, raw) -> "Theta":
+        """The same solver with other numbers."""
+        return dataclasses.replace(self, raw=raw)
+
     def knots(self) -> Knots:
         """The constrained numbers (derived; the paper's Appendix F up to the choice of positive functions).
 

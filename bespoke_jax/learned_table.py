@@ -1,0 +1,82 @@
+"""The learned table: all numbers of a `SolverTable` free (Shaul et al. 2024, arXiv:2403.01329), as corrections to a reference."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bespoke_jax.table import SolverTable
+
+__all__ = ["LearnedTable"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LearnedTable:
+    """A table of m evaluations whose times and factors are learned; all corrections 0 is exactly the reference.
+
+    The times are free of the factors (the "model time" is decoupled) and of each other: each moves by its own logit,
+    t_j = sigmoid(logit(t_ref_j) + raw_j), so it stays in [0, 1] whatever the number; the first stays where it is. The factors
+    are a_ref + raw and b_ref + raw. No step is divided by a difference of times, so none can collide.
+
+    Attributes:
+        raw: [m (m + 5) / 2 - 1] corrections: m - 1 of times, m of a, m (m + 1) / 2 of b by rows.
+        reference: the table it starts as; carried, not learned.
+
+    Example:
+        >>> import bespoke_jax as bj
+        >>> table = LearnedTable.of(bj.classic.midpoint(8))
+        >>> table.num_parameters, table.nfe
+        (51, 8)
+    """
+
+    raw: jax.Array
+    reference: SolverTable
+
+    @classmethod
+    def of(cls, reference: SolverTable) -> "LearnedTable":
+        """The learned table that is `reference` before it learns."""
+        if not isinstance(reference, SolverTable):
+            raise TypeError(
+                f"reference: wanted a SolverTable, got {type(reference).__name__}; use bespoke_jax.to_table."
+            )
+        m = reference.nfe
+        return cls(jnp.zeros(m * (m + 5) // 2 - 1, reference.t.dtype), reference)
+
+    @property
+    def base(self) -> str:
+        """ "table": the name of the family."""
+        return "table"
+
+    @property
+    def num_steps(self) -> int:
+        """As `nfe`: a step is an evaluation."""
+        return self.nfe
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per sample, m."""
+        return self.reference.nfe
+
+    @property
+    def num_parameters(self) -> int:
+        """m (m + 5) / 2 - 1."""
+        return self.raw.shape[-1]
+
+    def with_raw(self, raw) -> "LearnedTable":
+        """The same with other corrections."""
+        return dataclasses.replace(self, raw=raw)
+
+    def table(self) -> SolverTable:
+        """The table as it stands."""
+        m, t = self.nfe, self.reference.t
+        by_time, by_a, by_b = jnp.split(self.raw, (m - 1, 2 * m - 1))
+        # sigmoid(logit(t) + x) without the logits, which are infinite at 0 and 1.
+        odds = t[1:] * jnp.exp(jnp.clip(by_time, -_LARGEST, _LARGEST))
+        times = jnp.concatenate([t[:1], odds / (1 - t[1:] + odds)])
+        return SolverTable(
+            times, self.reference.a + by_a, self.reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True)
+        )
+
+
+_LARGEST = 20.0

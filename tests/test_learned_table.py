@@ -1,0 +1,81 @@
+"""The learned table: it starts as its reference, stays a table whatever is learned, and learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bespoke_jax as bj
+from bespoke_jax.starts import start_thetas
+
+REFERENCES = [bj.classic.midpoint(4), bj.classic.rk4(4), bj.classic.heun(4), bj.classic.ddim(5, bj.schedulers.Cosine())]
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=["midpoint", "rk4", "heun", "ddim"])
+def test_it_starts_as_its_reference(reference):
+    learned = bj.LearnedTable.of(reference)
+    for found, wanted in zip(jax.tree.leaves(bj.to_table(learned)), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+    m = reference.nfe
+    assert learned.num_parameters == m * (m + 5) // 2 - 1 and learned.nfe == m
+
+
+def test_every_number_moves_one_entry():
+    # Of a table with inner times the derivative has full rank: no two numbers do the same, none does nothing.
+    m = 4
+    reference = bj.SolverTable(jnp.linspace(0, 0.9, m), jnp.ones(m), jnp.tril(jnp.ones((m, m))))
+    learned = bj.LearnedTable.of(reference)
+    jacobian = jax.jacobian(
+        lambda raw: jnp.concatenate([jnp.ravel(v) for v in jax.tree.leaves(learned.with_raw(raw).table())])
+    )(learned.raw)
+    assert np.linalg.matrix_rank(jacobian) == learned.num_parameters
+    # The first time stays; factors of velocities that are not there yet stay 0.
+    table = learned.with_raw(jnp.ones_like(learned.raw)).table()
+    assert table.t[0] == 0 and np.array_equal(table.b, np.tril(table.b))
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=17, max_size=17))
+def test_times_stay_between_the_ends(raw):
+    learned = bj.init_theta("table", num_steps=4).with_raw(jnp.asarray(raw, jnp.float32))
+    times = np.asarray(bj.to_table(learned).t)
+    assert np.all((times >= 0) & (times <= 1)) and times[0] == 0
+    slopes = jax.jacobian(lambda raw: learned.with_raw(raw).table().t)(learned.raw)
+    assert np.all(np.isfinite(slopes))
+
+
+def test_the_reference_is_carried_and_not_learned():
+    learned = bj.init_theta("table", num_steps=3)
+    state = bj.init_state(learned)
+    assert state.opt_states[0].matrix.shape == (11, 11)
+    assert len(jax.tree.leaves(learned)) == 4
+
+
+def test_a_fit_beats_the_dedicated_solver_that_it_starts_from():
+    flow = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3)
+    paths, validation, fresh = (bj.ground_truth(flow, flow.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))
+    given = bj.init_theta("table", num_steps=5)
+    result = bj.fit(flow, given, jax.random.key(0), paths=paths, validation=validation)
+    reference = start_thetas(flow, given)[result.start]
+    before, after = (float(bj.losses.rmse(flow, bj.to_table(s), fresh)) for s in (reference, result.theta))
+    assert result.start != "given" and 20 * np.log10(before / after) > 6
+
+
+def test_solve_takes_it_as_it_is():
+    flow = bj.Flow(lambda p, t, x: -x, None, (2,))
+    x0 = jnp.ones((3, 2))
+    wanted = bj.solve(flow, bj.classic.midpoint(4), x0)
+    np.testing.assert_allclose(bj.solve(flow, bj.LearnedTable.of(bj.classic.midpoint(4)), x0), wanted, rtol=1e-6)
+
+
+def test_a_reference_that_is_no_table_is_named():
+    with pytest.raises(TypeError, match="reference.*Theta"):
+        bj.LearnedTable.of(bj.init_theta("rk2", 2))
+
+
+def test_it_is_a_frozen_tree():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        bj.init_theta("table", 2).raw = 0
