@@ -6,7 +6,9 @@ from bespoke_jax.families import init_theta
 from bespoke_jax.fit import FitError, FitResult, FitState, fit, init_state
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths, ground_truth
+from bespoke_jax.learned_curve import LearnedCurve
 from bespoke_jax.learned_table import LearnedTable
+from bespoke_jax.learned_times import LearnedTimes
 from bespoke_jax.scale_time import theta_from_curve
 from bespoke_jax.second_order import LevenbergMarquardt
 from bespoke_jax.solve import sample, solve
@@ -23,7 +25,9 @@ __all__ = [
     "FitState",
     "Flow",
     "Knots",
+    "LearnedCurve",
     "LearnedTable",
+    "LearnedTimes",
     "LevenbergMarquardt",
     "Paths",
     "SolverCheck",

@@ -32,7 +32,7 @@ class Quadratic(NamedTuple):
     matrix: jax.Array
 
 
-def linearise(loss: str, flow, solver, paths, key, *, probes: int = 2, batch_size: int | None = None, **options):
+def linearise(loss: str, flow, solver, paths, key, *, probes: int = 4, batch_size: int | None = None, **options):
     """The `Quadratic` of a named loss in the raw numbers of `solver` (those of a table are t, a and b).
 
     Args:

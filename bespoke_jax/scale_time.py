@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.theta import BASES, Theta, check_solver, theta_from_knots
+from bespoke_jax.theta import BASES, Theta, check_base, theta_from_knots
 
 __all__ = [
     "Curve",
@@ -131,7 +131,7 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         >>> round(float(theta.knots().t[1]), 4)  # where t / (1 - t) = tan(pi / 4)
         0.5
     """
-    n = check_solver(base, num_steps) * BASES[base]
+    n = check_base(base, num_steps) * BASES[base]
     r = np.linspace(0, 1, n + 1)
     # In pieces of one size, so that a curve is compiled once for all n.
     padded = np.append(r, np.ones(-len(r) % _PIECE)).reshape(-1, _PIECE)

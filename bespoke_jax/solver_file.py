@@ -5,12 +5,13 @@ import os
 import pathlib
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import fingerprint
+from bespoke_jax.families import FAMILIES, LearnedSolver
 from bespoke_jax.flow import Flow
-from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import BASES, Theta
 
@@ -21,17 +22,15 @@ _LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations has some 10 MB
 _ORDERS = {"rk1": 1, "rk2": 2}
 
 
-def save_solver(
-    path, theta: Theta | LearnedTable | SolverTable, info: dict | None = None, flow: Flow | None = None
-) -> None:
+def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = None, flow: Flow | None = None) -> None:
     """Write a theta or a table to `path`, whole or not at all.
 
-    The file has: family ("rk1", "rk2" or "table"), order (of rk1 and rk2), nfe, dtype, the raw numbers and the knots of a theta
-    or t, a and b of a table, "flow" and "info".
+    The file has: family (one of `families.FAMILIES`), nfe, dtype; of rk1 and rk2 the order, the raw numbers, and the knots for
+    people to read; of all others t, a and b; "flow" and "info".
 
     Args:
         path: file name, usually *.json; missing folders are an error.
-        theta: the solver. A learned table is written as the table that it has become, and read as one.
+        theta: the solver. One that is neither rk1 nor rk2 is written as the table that it has become, and read as a table.
         info: anything that JSON can hold, kept under "info": validation figures, how it was fitted.
         flow: what it was fitted to. Its fingerprint goes under "flow" (12 velocity evaluations of single samples), so that
             `load_solver` can tell another flow. The flow itself is not written.
@@ -48,20 +47,19 @@ def save_solver(
         ...     load_solver(f"{folder}/rk2.json", flow=flow).nfe
         8
     """
-    if isinstance(theta, LearnedTable):
-        theta = to_table(theta)
     if isinstance(theta, Theta):
         knots = {name: np.asarray(value, np.float64).tolist() for name, value in theta.knots()._asdict().items()}
         content = dict(
             family=theta.base, order=_ORDERS[theta.base], num_steps=theta.num_steps, nfe=theta.nfe,
             dtype=theta.raw.dtype.name, raw=_numbers(theta.raw), knots=knots,
         )  # fmt: skip
-    elif isinstance(theta, SolverTable):
-        content = dict(family="table", nfe=theta.nfe, dtype=theta.t.dtype.name) | {
-            name: _numbers(getattr(theta, name)) for name in ("t", "a", "b")
+    elif isinstance(theta, LearnedSolver | SolverTable):
+        table, family = _unrolled(theta), "table" if isinstance(theta, SolverTable) else theta.base
+        content = dict(family=family, nfe=table.nfe, dtype=table.t.dtype.name) | {
+            name: _numbers(getattr(table, name)) for name in ("t", "a", "b")
         }
     else:
-        raise TypeError(f"theta: wanted a Theta, a LearnedTable or a SolverTable, got {type(theta).__name__}.")
+        raise TypeError(f"theta: wanted a learned solver or a SolverTable, got {type(theta).__name__}.")
     if not all(np.all(np.isfinite(content[name])) for name in ("raw", "t", "a", "b") if name in content):
         raise ValueError("theta: holds NaN or infinity; such a solver is not written.")
     if flow is not None:
@@ -71,6 +69,10 @@ def save_solver(
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text + "\n")
     os.replace(temporary, path)
+
+
+# Compiled, as it is wherever solvers run: rounded in the same way, and quicker than one operation after the other.
+_unrolled = jax.jit(to_table)
 
 
 def _numbers(array):
@@ -131,12 +133,12 @@ def _solver(path, content) -> Theta | SolverTable:
     if dtype not in ("float32", "float64", "bfloat16", "float16"):
         raise ValueError(f"{path}: dtype: wanted the name of a float type, got {dtype!r}.")
     family = content.get("family")
-    if family == "table":
+    if family not in FAMILIES:
+        raise ValueError(f"{path}: family: wanted one of {sorted(FAMILIES)}, got {family!r}.")
+    if family not in BASES:
         m = _size(path, content, "nfe")
         arrays = {"t": (m,), "a": (m,), "b": (m, m)}
         return SolverTable(**{name: _array(path, content, name, shape, dtype) for name, shape in arrays.items()})
-    if family not in BASES:
-        raise ValueError(f"{path}: family: wanted one of {[*sorted(BASES), 'table']}, got {family!r}.")
     num_steps = _size(path, content, "num_steps")
     raw = _array(path, content, "raw", (4 * BASES[family] * num_steps - 1,), dtype)
     return Theta(raw, family, num_steps)

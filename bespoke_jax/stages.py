@@ -39,7 +39,7 @@ class Stage:
     num_iterations: int = 12
     optimizer: Any = _SECOND_ORDER
     batch_size: int = 64
-    probes: int = 2
+    probes: int = 4
     validate_every: int = 1
     lipschitz: float = 1.0
 

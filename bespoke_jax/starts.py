@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import schedulers
-from bespoke_jax.classic import dedicated
+from bespoke_jax.classic import GRIDS, dedicated, time_grid
+from bespoke_jax.classic.grids import NEED_NO_SCHEDULER
 from bespoke_jax.curvature import evaluate
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths
+from bespoke_jax.learned_curve import LearnedCurve
 from bespoke_jax.learned_table import LearnedTable
+from bespoke_jax.learned_times import LearnedTimes
 from bespoke_jax.scale_time import Curve, curve_between, theta_from_curve
 
 __all__ = ["best_start", "start_curves", "start_thetas"]
@@ -50,14 +53,23 @@ def start_curves(scheduler: schedulers.Scheduler | None = None) -> dict[str, Cur
 def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
     """Starts like `theta`, and `theta` itself as "given", by name.
 
-    For "rk1" and "rk2" the start curves; for a learned table every dedicated solver on every grid.
+    For "rk1", "rk2" and a learned curve the start curves; for a learned table every dedicated solver on every grid; for
+    learned times the same solver on every grid.
     """
     dtype = theta.raw.dtype
     if isinstance(theta, LearnedTable):
         tables = dedicated(theta.nfe, flow.scheduler, dtype)
         return {"given": theta} | {name: LearnedTable.of(table) for name, table in tables.items()}
     thetas = {"given": theta}
+    if isinstance(theta, LearnedTimes):
+        for grid in NEED_NO_SCHEDULER if flow.scheduler is None else GRIDS:
+            times = time_grid(grid, theta.num_steps, flow.scheduler)
+            thetas[grid] = LearnedTimes.of(theta.method, theta.num_steps, theta.scheduler, grid=times, dtype=dtype)
+        return thetas
     for name, curve in start_curves(flow.scheduler).items():
+        if isinstance(theta, LearnedCurve):
+            thetas[name] = theta.like(curve)
+            continue
         try:
             thetas[name] = theta_from_curve(theta.base, theta.num_steps, curve, dtype=dtype)
         except ValueError:  # the curve leaves the range of knots: not a start

@@ -35,6 +35,11 @@ class SolverTable:
         """Velocity evaluations per sample, m."""
         return self.t.shape[-1]
 
+    @property
+    def num_parameters(self) -> int:
+        """m (m + 5) / 2 - 1: the first time is 0."""
+        return self.nfe * (self.nfe + 5) // 2 - 1
+
 
 def table_row(table: SolverTable, i, x0, velocities):
     """x_{i+1} (eq. 11 of arXiv:2403.01329) from the noise and the velocities [m, *x0.shape], those after i still zero."""

@@ -124,7 +124,7 @@ def _check_base(base):
         raise ValueError(f"base: wanted one of {sorted(BASES)}, got {base!r}.")
 
 
-def check_solver(base, num_steps) -> int:
+def check_base(base, num_steps) -> int:
     """Raise ValueError unless a solver of this base and number of steps exists; the number as a Python integer."""
     _check_base(base)
     if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
@@ -142,7 +142,7 @@ def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
         >>> [float(t) for t in init_theta("rk1", num_steps=4).knots().t]
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    num_steps = check_solver(base, num_steps)
+    num_steps = check_base(base, num_steps)
     return Theta(jnp.zeros(4 * BASES[base] * num_steps - 1, dtype), base, num_steps)
 
 

@@ -20,7 +20,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
     """
     try:
         config = config_flags.DEFINE_config_file("config", str(_CONFIGS / f"{default}.py"), "What to do.")
-    except AttributeError as error:  # overrides of the default config are looked at here already
+    except (AttributeError, KeyError) as error:  # overrides of the default config are looked at here already
         raise SystemExit(_no_such_field(error)) from None
     workdir = flags.DEFINE_string("workdir", None, "Where everything goes; config.workdir if not given.")
 
@@ -34,7 +34,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
 def _parse(argv):
     try:
         rest = app.parse_flags_with_usage(argv)
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         raise SystemExit(_no_such_field(error)) from None
     if len(rest) > 1:
         raise SystemExit(f"{rest[1]!r}: not understood; every argument begins with --config or --workdir.")

@@ -76,8 +76,10 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in result.history
     ]
     info = dict(cost=result.cost, start=result.start, validation=_best(history), history=history)
-    run.finish(job.name, result.theta, info)
-    return Learned(result.theta, history, result.cost)
+    # A learned table is kept as the table that it has become.
+    theta = result.theta if isinstance(result.theta, bj.Theta) else bj.to_table(result.theta)
+    run.finish(job.name, theta, info, flow)
+    return Learned(theta, history, result.cost)
 
 
 def _best(history: list[dict]) -> dict:

@@ -10,7 +10,7 @@ import tqdm
 import bespoke_jax as bj
 from experiments.settings import Job
 
-__all__ = ["BASE_SOLVERS", "Measured", "Row", "as_text", "measure"]
+__all__ = ["BASE_SOLVERS", "BATCH_SIZE", "Measured", "Row", "as_text", "end_points", "measure", "row_of"]
 
 # Euler and midpoint as thetas that are exactly that: they share what is compiled with the learned ones.
 BASE_SOLVERS = {
@@ -20,7 +20,8 @@ BASE_SOLVERS = {
 }
 """Name -> (evaluations per step, solver from the number of evaluations)."""
 
-_BATCH_SIZE = 64
+BATCH_SIZE = 64
+"""How many samples the flow sees at once."""
 
 
 class Row(NamedTuple):
@@ -41,7 +42,9 @@ class Measured(NamedTuple):
     samples: dict[tuple[str, int], np.ndarray]
 
 
-def measure(flow: bj.Flow, jobs: Iterable[Job], learned: dict[Job, bj.Theta], x0, x1, keep: int) -> Measured:
+def measure(
+    flow: bj.Flow, jobs: Iterable[Job], learned: dict[Job, bj.Theta | bj.SolverTable], x0, x1, keep: int
+) -> Measured:
     """Measure the base solvers at the NFE of `jobs`, then the learned ones.
 
     Args:
@@ -56,18 +59,25 @@ def measure(flow: bj.Flow, jobs: Iterable[Job], learned: dict[Job, bj.Theta], x0
     solvers += [(job.solver, theta) for job, theta in learned.items()]
     measured = Measured([], {})
     for name, solver in tqdm.tqdm(solvers, desc="fresh noise"):
-        # Not bj.solve: it would compile the network once for each of them.
-        ends = np.asarray(bj.stepwise.end_points(flow, solver, jnp.asarray(x0), _BATCH_SIZE))
-        measured.rows.append(_row(name, solver.nfe, ends, x1))
+        ends = end_points(flow, solver, x0)
+        measured.rows.append(row_of(name, solver.nfe, ends, x1))
         measured.samples[name, solver.nfe] = ends[:keep]
     return measured
 
 
-def _row(name, nfe, ends, x1) -> Row:
+def end_points(flow: bj.Flow, solver, x0) -> np.ndarray:
+    """Where a theta or a table ends from noises [N, *event]. Not bj.solve: it would compile the network for each solver."""
+    return np.asarray(bj.stepwise.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE))
+
+
+def row_of(name: str, nfe: int, ends, x1) -> Row:
+    """The row of a solver that ends at `ends` where x1 is true, both [N, *event]."""
     errors = np.asarray(bj.metrics.rmse(ends, x1, event_ndim=x1.ndim - 1), np.float64)
+    errors = np.where(np.isfinite(errors), errors, np.inf)  # a solver that blew up is the worst of all, not the first
     rmse, geometric_mean = errors.mean(), np.exp(np.log(np.maximum(errors, 1e-12)).mean())
     psnr, mean_psnr = (float(bj.metrics.psnr(error)) for error in (rmse, geometric_mean))
-    return Row(name, nfe, float(rmse), psnr, mean_psnr, float(errors.std() / len(errors) ** 0.5))
+    spread = errors.std() if np.isfinite(rmse) else np.inf
+    return Row(name, nfe, float(rmse), psnr, mean_psnr, float(spread / len(errors) ** 0.5))
 
 
 def as_text(rows: list[Row]) -> str:

@@ -6,7 +6,15 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["error_against_iteration", "error_against_nfe", "image_grid", "knots", "paths_in_plane", "principal_plane"]
+__all__ = [
+    "error_against_iteration",
+    "error_against_nfe",
+    "image_grid",
+    "knots",
+    "paths_in_plane",
+    "principal_plane",
+    "psnr_of_solvers",
+]
 
 _STYLE = {
     "font.size": 10,
@@ -28,7 +36,9 @@ _LOOK = {
     "rk4": dict(color="0.3", linestyle="-.", marker="^"),
     "rk1-bespoke": dict(color="#D55E00", marker="v"),
     "rk2-bespoke": dict(color="#0072B2", marker="s"),
+    "table": dict(color="#009E73", marker="o"),
 }
+_BOLD = dict(linewidth=3.0, markersize=7, zorder=3)
 
 
 def _styled(draw):
@@ -64,17 +74,35 @@ def error_against_nfe(curves: dict[str, tuple]) -> Figure:
 
 
 @_styled
+def psnr_of_solvers(learned: dict[str, tuple], dedicated: dict[str, tuple], plain: dict[str, tuple]) -> Figure:
+    """PSNR against NFE of solvers of three kinds, each: name -> (nfe, psnr). The learned ones stand out."""
+    figure = Figure(figsize=(8.5, 4.6))
+    axes = figure.subplots()
+    hues = matplotlib.colormaps["tab20b"].colors
+    for name, line in learned.items():
+        axes.plot(*line, label=name, **dict(color="black", marker="o") | _LOOK.get(name, {}) | _BOLD)
+    for i, (name, line) in enumerate(dedicated.items()):
+        axes.plot(*line, label=name, color=hues[7 * i % 20], linewidth=1.0, marker=".")
+    for name, line in plain.items():
+        axes.plot(*line, label=name, color="0.55", linestyle=":", linewidth=1.2, marker="x")
+    axes.set_xticks(sorted({n for lines in (learned, dedicated, plain) for nfe, _ in lines.values() for n in nfe}))
+    axes.set(xlabel="NFE", ylabel="PSNR (dB)", title="On fresh noise; of each dedicated solver its best grid")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+@_styled
 def error_against_iteration(panels: dict[str, dict], begins: list[int]) -> Figure:
-    """Validation RMSE against iteration; `panels`: base -> n -> (iteration, rmse); `begins`: where stages change."""
+    """Validation RMSE against iteration; `panels`: solver -> n -> (iteration, rmse); `begins`: where stages change."""
     figure = Figure(figsize=(4.6 * len(panels), 3.4))
-    for axes, (base, curves) in zip(
+    for axes, (solver, curves) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
     ):
         for colour, (n, (iteration, rmse)) in zip(_hues(len(curves)), curves.items(), strict=True):
             axes.plot(iteration, rmse, color=colour, label=f"n = {n}", marker="." if len(iteration) < 40 else None)
         for begin in begins:
             axes.axvline(begin, color="0.6", linewidth=0.8, linestyle=":")
-        axes.set(title=f"{base}-bespoke", xlabel="iteration", ylabel="RMSE on held-out paths", yscale="log")
+        axes.set(title=solver, xlabel="iteration", ylabel="RMSE on held-out paths", yscale="log")
         axes.legend(fontsize=8)
     return figure
 

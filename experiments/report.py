@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
+from bespoke_jax.theta import BASES
 from experiments import plots
 from experiments.learn import Learned
 from experiments.measure import Measured
@@ -30,11 +31,14 @@ def write(
     sections = [_results(measured.rows, truth), _failures(failed)]
     figures = list(_error_figures(plan, learned, measured.rows))
     for base in sorted({job.base for job in learned}):
-        thetas = {job.num_steps: result.theta for job, result in learned.items() if job.base == base}
-        figures.append(_knots(base, thetas))
+        jobs = {job: result.theta for job, result in learned.items() if job.base == base}
+        thetas = {job.num_steps: theta for job, theta in jobs.items() if isinstance(theta, bj.Theta)}
+        if thetas:
+            figures.append(_knots(base, thetas))
         if len(flow.event_shape) == 3 and flow.event_shape[-1] in (1, 3):
-            figures.append(_samples(base, thetas, truth, measured.samples))
-        figures.append(_paths(base, thetas, flow, truth))
+            figures.append(_samples(base, jobs, truth, measured.samples))
+        if thetas:
+            figures.append(_paths(base, thetas, flow, truth))
     for name, heading, figure, caption in figures:
         picture = base64.b64encode(run.write_figure(name, figure)).decode()
         heading = html.escape(heading)
@@ -66,7 +70,7 @@ def _error_figures(plan, learned, rows):
     panels = {}
     for job, result in learned.items():
         columns = zip(*((record["iteration"], record["rmse"] or np.nan) for record in result.history), strict=True)
-        panels.setdefault(job.base, {})[job.num_steps] = tuple(columns)
+        panels.setdefault(job.solver, {})[job.num_steps] = tuple(columns)
     begins = np.cumsum([stage.num_iterations for stage in plan.stages[:-1]]).tolist()
     yield (
         "error_against_iteration", "Error while learning", plots.error_against_iteration(panels, begins),
@@ -80,11 +84,13 @@ def _knots(base, thetas):
     return f"knots_{base}", f"Learned scale-time transformation, {base}", plots.knots(base, curves), caption
 
 
-def _samples(base, thetas, truth, samples):
+def _samples(base, jobs, truth, samples):
     rows = {"truth": truth.test.x1[: len(next(iter(samples.values())))]}
-    for theta in thetas.values():
-        for solver in (f"{base}-bespoke", base):
-            rows[f"{solver}, NFE {theta.nfe}"] = samples[solver, theta.nfe]
+    for job in jobs:
+        # A learned table has no base solver: beside it stands midpoint, or Euler at an odd NFE.
+        plain = base if base in BASES else ("rk1" if job.nfe % 2 else "rk2")
+        for solver in (job.solver, plain):
+            rows[f"{solver}, NFE {job.nfe}"] = samples[solver, job.nfe]
     caption = (
         "Each column starts from the same noise. Truth: Dopri5 to the tolerance of the config, "
         f"{truth.test.evaluations.mean():.0f} evaluations."

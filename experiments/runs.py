@@ -6,6 +6,7 @@
     solvers/<solver>.json   learned, finished; how it went is kept under "info"
     tensorboard/<solver>/   loss, rmse, psnr against iteration
     results.csv, results_detail.csv, report.html, figures/
+    evaluate.csv, evaluate_screening.csv, figures/evaluate.png      of experiments.evaluate
 
 Files are written beside their place and renamed into it: a kill leaves the old one or the new one, never half of one.
 """
@@ -116,11 +117,11 @@ class Run:
         path = self.folder / "solvers" / f"{name}.json"
         return (bj.load_solver(path), json.loads(path.read_text())["info"]) if path.exists() else None
 
-    def finish(self, name: str, theta: bj.Theta, info: dict):
-        """Keep a solver whose fit has ended."""
+    def finish(self, name: str, theta: bj.Theta, info: dict, flow: bj.Flow):
+        """Keep a solver whose fit has ended, and the fingerprint of the flow that it was fitted to."""
         path = self.folder / "solvers" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
-        bj.save_solver(path, theta, info)
+        bj.save_solver(path, theta, info, flow)
 
     def checkpoints(self, name: str) -> "Checkpoints":
         """The checkpoints of solver `name`, to be used in a `with` statement."""

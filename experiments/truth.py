@@ -10,7 +10,7 @@ import bespoke_jax as bj
 from experiments.runs import Run
 from experiments.settings import Plan
 
-__all__ = ["NUM_CURVES", "TestSet", "Truth", "solve"]
+__all__ = ["NUM_CURVES", "TestSet", "Truth", "solve", "test_set"]
 
 NUM_CURVES = 4  # paths of the test set that are kept whole, for the report
 _CURVE_POINTS = 65
@@ -36,28 +36,34 @@ class Truth(NamedTuple):
 def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
     """Solve the three sets, or read those that the run has solved already."""
 
-    def paths(purpose):
-        x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
-        # All sets in batches of one size: the solve is compiled once.
-        return bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
-
     def whole(purpose):
-        solved = vars(paths(purpose))
-        return {name: value for name, value in solved.items() if name != "batch_shape"}
+        def compute():
+            return {name: value for name, value in vars(_paths(flow, plan, purpose)).items() if name != "batch_shape"}
+
+        arrays = run.arrays(purpose, compute)
+        return bj.Paths(**{k: jnp.asarray(v) for k, v in arrays.items()}, batch_shape=(plan.num_paths[purpose],))
+
+    sets = {}
+    with tqdm.tqdm(("train", "validation", "test"), desc="true paths") as progress:
+        for purpose in progress:
+            progress.set_postfix_str(f"{purpose}: {plan.num_paths[purpose]}")
+            sets[purpose] = test_set(flow, plan, run) if purpose == "test" else whole(purpose)
+    return Truth(**sets)
+
+
+def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
+    """The third set alone."""
 
     def ends():
-        solved = paths("test")
+        solved = _paths(flow, plan, "test")
         few = solved.take(jnp.arange(min(NUM_CURVES, solved.num_paths)))
         curves = few.at(jnp.linspace(0, 1, _CURVE_POINTS))
         return dict(x0=solved.x0, x1=solved.x1, evaluations=solved.evaluations, curves=curves)
 
-    sets = {}
-    with tqdm.tqdm(dict(train=whole, validation=whole, test=lambda _: ends()).items(), desc="true paths") as progress:
-        for purpose, compute in progress:
-            progress.set_postfix_str(f"{purpose}: {plan.num_paths[purpose]}")
-            sets[purpose] = run.arrays(purpose, lambda compute=compute, purpose=purpose: compute(purpose))
-    train, validation = (
-        bj.Paths(**{k: jnp.asarray(v) for k, v in sets[purpose].items()}, batch_shape=(plan.num_paths[purpose],))
-        for purpose in ("train", "validation")
-    )
-    return Truth(train, validation, TestSet(**sets["test"]))
+    return TestSet(**run.arrays("test", ends))
+
+
+def _paths(flow, plan, purpose) -> bj.Paths:
+    x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
+    # All sets in batches of one size: the solve is compiled once.
+    return bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])

@@ -72,7 +72,7 @@ def test_solve_takes_it_as_it_is():
 
 
 def test_a_reference_that_is_no_table_is_named():
-    with pytest.raises(TypeError, match="reference.*Theta"):
+    with pytest.raises(TypeError, match=r"reference.*Theta"):
         bj.LearnedTable.of(bj.init_theta("rk2", 2))
 
 

@@ -13,6 +13,7 @@ from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.unet import UNet
 from bespoke_jax.solver_file import load_solver
+from bespoke_jax.table import SolverTable
 from bespoke_jax.theta import Theta
 
 __all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_flow", "shipped_solver"]
@@ -24,8 +25,13 @@ SHIPPED = {"fashion_fmot": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], unconditional 
 """The flows that come with the package: name -> what it is."""
 
 
-def shipped_solver(flow: str, base: str, num_steps: int) -> Theta:
-    """The solver that comes with a shipped flow, learned by `experiments.train` with its config.
+def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
+    """The solver that comes with a shipped flow, learned by `experiments.train` as docs/shipped_flow.md says.
+
+    Args:
+        flow: name of the flow.
+        base: "rk1", "rk2" or "table".
+        num_steps: n; the evaluations of a table.
 
     Raises:
         ValueError: if none was learned for these; names those that were.
@@ -35,7 +41,8 @@ def shipped_solver(flow: str, base: str, num_steps: int) -> Theta:
         10
     """
     folder = pathlib.Path(__file__).parent / "solvers" / str(flow)
-    path = folder / f"{base}-bespoke-n{num_steps}.json"
+    # Bespoke solvers are told from their bases by name; a table has none.
+    path = folder / (f"table-n{num_steps}.json" if base == "table" else f"{base}-bespoke-n{num_steps}.json")
     if not path.is_file():
         there = sorted(found.stem for found in folder.parent.glob("*/*.json"))
         raise ValueError(f"shipped_solver: none for {flow!r}, {base!r}, {num_steps!r}; there are {', '.join(there)}.")

@@ -1,0 +1,33 @@
+"""Is the learned solver better than what I would otherwise use? At my NFE, on my model.
+
+`python -m experiments.evaluate --config=experiments/configs/fashion_fmot.py --workdir=W`, W being the folder of a run of
+`experiments.train` with this config, or a new one.
+"""
+
+from experiments import command_line, compare, measure, plots, train, truth
+
+
+def evaluate(plan, flow, run, learned, where):
+    """Solve the true paths unless the run has them, measure, write evaluate.csv and the picture."""
+    test = truth.test_set(flow, plan, run)
+    found = compare.compare(flow, (job.nfe for job in plan.jobs), learned, test.x0, test.x1)
+    run.write_table("evaluate.csv", measure.Row._fields, found.rows)
+    run.write_table("evaluate_screening.csv", measure.Row._fields, found.screened)
+    learned, plain = compare.curves(found.learned), compare.curves(found.plain)
+    run.write_figure("evaluate", plots.psnr_of_solvers(learned, compare.curves(found.dedicated, by_method=True), plain))
+    print(f"\n{compare.as_text(found, where)}\n\nAll figures: {run.folder / 'evaluate.csv'}")
+    print(f"Picture: {run.folder / 'figures' / 'evaluate.png'}")
+
+
+def main(config, workdir):
+    """What is wrong with the input is said without a stack."""
+    try:
+        plan, flow, run = train.prepare(config, workdir)
+        learned, where = compare.learned_solvers(run, flow, config.flow.name, plan.jobs)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    evaluate(plan, flow, run, learned, where)
+
+
+if __name__ == "__main__":
+    command_line.run(main, default="fashion_fmot")

@@ -1,0 +1,108 @@
+"""check_solver: the figures it reports are those of the solvers, and the verdict follows from them."""
+
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax import check
+
+KEY = jax.random.key(3)
+FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
+
+
+def scores(solver, num_paths=8):
+    """(PSNR, mean PSNR) by the definition."""
+    x0 = FLOW.noise(KEY, (num_paths,))
+    x1 = bj.ground_truth(FLOW, x0, batch_size=64).x1
+    error = np.linalg.norm(bj.stepwise.end_points(FLOW, solver, x0) - x1, axis=1) / 2**0.5
+    return 20 * np.log10(2 / error.mean()), (20 * np.log10(2 / error)).mean()
+
+
+def test_the_figures_are_those_of_the_solvers():
+    found = bj.check_solver(FLOW, bj.init_theta("rk1", 4), KEY, num_paths=8)
+    assert (found.nfe, found.num_paths) == (4, 8)
+    # A theta that is Euler's method ends where Euler's does.
+    assert found.solver[1:] == pytest.approx(found.euler[1:], abs=1e-3)
+    for score, solver in ((found.euler, bj.classic.euler(4)), (found.midpoint, bj.classic.midpoint(4))):
+        assert score[1:] == pytest.approx(scores(solver), abs=1e-3)
+    tables = bj.classic.dedicated(4, FLOW.scheduler)
+    assert found.dedicated[1:] == pytest.approx(scores(tables[found.dedicated.name]), abs=1e-3)
+    every = bj.check_solver(FLOW, tables["ddim/karras"], KEY, num_paths=8, others=tables)
+    assert every.dedicated == found.dedicated and every.solver.mean_psnr < found.dedicated.mean_psnr
+    assert not found.fits
+    best_other = max(found.euler.mean_psnr, found.midpoint.mean_psnr, found.dedicated.mean_psnr)
+    assert found.gain == pytest.approx(found.solver.mean_psnr - best_other)
+
+
+def test_a_solver_better_than_all_others_fits():
+    better, worse = bj.classic.ipndm(8), {"heun": bj.classic.heun(8), "ddim": bj.classic.ddim(8, FLOW.scheduler)}
+    found = bj.check_solver(FLOW, better, KEY, num_paths=8, others=worse)
+    assert found.fits and found.gain > 0
+    assert found.dedicated.name == "heun"
+    assert not bj.check_solver(FLOW, better, KEY, num_paths=8, others={"same": better}).fits
+
+
+@pytest.mark.parametrize(
+    "solver", [bj.init_theta("rk1", 3), bj.LearnedTable.of(bj.classic.euler(3)), bj.classic.euler(3)], ids=type
+)
+def test_every_kind_of_solver(solver):
+    found = bj.check_solver(FLOW, solver, KEY, num_paths=8, others={})
+    assert found.midpoint is None and found.dedicated is None  # 3 is odd
+    assert found.gain == pytest.approx(0, abs=1e-3)
+
+
+def test_a_solver_that_blows_up_is_the_worst():
+    table = bj.classic.euler(4)
+    broken = bj.SolverTable(table.t, table.a, table.b * jnp.inf)
+    found = bj.check_solver(FLOW, broken, KEY, num_paths=8, others={"broken": broken})
+    assert found.solver.psnr == found.solver.mean_psnr == found.gain == -np.inf and not found.fits
+    assert "below" in str(found)
+
+
+def test_it_prints_a_table():
+    found = bj.check_solver(FLOW, bj.classic.ipndm(8), KEY, num_paths=8, others={"heun": bj.classic.heun(8)})
+    verdict, head, *lines = str(found).splitlines()
+    assert verdict.startswith(f"fits: {found.gain:.2f} dB above") and "NFE 8" in verdict
+    assert head.split() == ["PSNR", "mean", "PSNR"]
+    assert [line.split()[-3] for line in lines] == ["solver", "euler", "midpoint", "heun"]
+
+
+def test_without_a_scheduler_and_without_compiling_the_network_for_each_solver(monkeypatch):
+    monkeypatch.setattr(check, "ground_truth", lambda flow, x0, *_, **__: types.SimpleNamespace(x1=x0 / math.e))
+    traces = []
+
+    def velocity(params, t, x):
+        traces.append(None)
+        return -params * x
+
+    flow = bj.Flow(velocity, jnp.float32(1.0), ())
+    bj.check_solver(flow, bj.classic.euler(2), KEY, num_paths=8)
+    before = len(traces)
+    found = bj.check_solver(flow, bj.classic.euler(4), KEY, num_paths=8)
+    assert found.dedicated.name in bj.classic.dedicated(4, None)
+    assert len(traces) == before == 1
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(flow=None), TypeError, "flow: wanted a bespoke_jax.Flow, got NoneType"),
+        (dict(solver="rk2"), TypeError, "solver: wanted a learned solver or a SolverTable, got str"),
+        (dict(key=3), TypeError, "key: wanted one JAX random key"),
+        (dict(num_paths=0), ValueError, "num_paths: wanted an integer >= 1, got 0"),
+        (dict(num_paths=2.0), ValueError, "num_paths: wanted an integer >= 1, got 2.0"),
+        (dict(batch_size=0), ValueError, "batch_size: wanted an integer >= 1, got 0"),
+        (dict(data_range=0), ValueError, "data_range: wanted a positive number, got 0"),
+        (dict(rtol=-1.0), ValueError, "rtol: wanted a tolerance > 0"),
+        (dict(others=[1]), TypeError, "others: wanted a dict of solvers by name, got list"),
+        (dict(others={"mine": 1}), TypeError, r"others\['mine'\]: wanted a learned solver or a SolverTable, got int"),
+    ],
+)
+def test_bad_arguments(change, error, message):
+    with pytest.raises(error, match=message):
+        bj.check_solver(**dict(flow=FLOW, solver=bj.classic.euler(2), key=KEY, others={}) | change)
