@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
+from bespoke_jax.curvature import evaluate
 from tests.quick import jit
 
 
@@ -91,18 +92,28 @@ def fresh(shipped):
 
 def decibels(flow, start, theta, paths):
     """Mean over samples of the gain in PSNR."""
-    before, after = (float(bj.losses.endpoint(flow, solver, paths)) for solver in (start, theta))
+    before, after = (float(evaluate("endpoint", flow, solver, paths)) for solver in (start, theta))
     return 10 * (before - after) / np.log(10)
 
 
-# 16 noises: at n = 8 and 10 the gain over 128 noises is 3.8 and 3.2 dB, too near to 3 for so few.
+# Over 256 noises the gains are between 6.8 and 7.9 dB (rk2), 7.1 and 7.4 (rk1), 12 and more (table): docs/shipped_flow.md.
 @pytest.mark.parametrize(
     "base, num_steps, gain",
-    [("rk2", 4, 3), ("rk2", 5, 3), ("rk2", 8, 2), ("rk2", 10, 2), ("rk1", 8, 3), ("rk1", 10, 3)],
+    [
+        ("rk2", 4, 4),
+        ("rk2", 5, 4),
+        ("rk2", 8, 4),
+        ("rk2", 10, 4),
+        ("rk1", 8, 4),
+        ("rk1", 10, 4),
+        ("table", 8, 8),
+        ("table", 10, 8),
+    ],
 )
 def test_shipped_solvers_beat_their_base_on_fresh_noise(shipped, fresh, base, num_steps, gain):
     theta = bj.models.shipped_solver("fashion_fmot", base, num_steps)
-    assert decibels(shipped, bj.init_theta(base, num_steps), theta, fresh) > gain
+    plain = bj.init_theta("rk2", num_steps // 2) if base == "table" else bj.init_theta(base, num_steps)
+    assert decibels(shipped, plain, theta, fresh) > gain
 
 
 def test_a_solver_that_was_not_learned_is_named():
