@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bespoke_jax import stepwise
-from bespoke_jax.losses import LOSSES, bound_weights, step_error
+from bespoke_jax.losses import Distance, bound_weights, step_error, terms_of
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.table import SolverTable, to_table
 
@@ -32,15 +32,17 @@ class Quadratic(NamedTuple):
     matrix: jax.Array
 
 
-def linearise(loss: str, flow, solver, paths, key, *, probes: int = 4, batch_size: int | None = None, **options):
-    """The `Quadratic` of a named loss in the raw numbers of `solver` (those of a table are t, a and b).
+def linearise(
+    loss: str | Distance, flow, solver, paths, key, *, probes: int = 4, batch_size: int | None = None, **options
+):
+    """The `Quadratic` of a loss in the raw numbers of `solver` (those of a table are t, a and b).
 
     Args:
-        loss: a name in `losses.LOSSES`.
+        loss: a name in `losses.LOSSES`, or a `losses.Distance`.
         flow, solver, paths: as for the loss.
-        key: of the random cotangents; the losses of single steps use none.
-        probes: random cotangents per sample. An evaluation costs 4 + `probes` network passes; `rmse_bound` and `local` cost
-            7 (rk1) or 11 (rk2) forward-mode passes.
+        key: of the random cotangents; the losses of single steps, and a distance without features, use none.
+        probes: random cotangents per sample. An evaluation costs 4 + `probes` network passes, 4 if there are none; `rmse_bound`
+            and `local` cost 7 (rk1) or 11 (rk2) forward-mode passes.
         batch_size: paths that are in memory together.
         options: of the loss, e.g. `lipschitz`.
 
@@ -52,7 +54,7 @@ def linearise(loss: str, flow, solver, paths, key, *, probes: int = 4, batch_siz
         >>> found.gradient.shape, found.matrix.shape
         ((11,), (11, 11))
     """
-    terms = LOSSES[loss]
+    terms = terms_of(loss)
     if terms.per_step:
         value = _function(loss)(flow, solver, paths, **options)
         return Quadratic(value, *_per_step(loss, flow, solver, paths, **options))
@@ -61,25 +63,31 @@ def linearise(loss: str, flow, solver, paths, key, *, probes: int = 4, batch_siz
     parts = []
     for number, part in enumerate(stepwise.chunks(len(x0), batch_size)):
         trace = stepwise.run(flow, table, x0[part])
-        cotangents = _cotangents(trace.x1 - x1[part], jax.random.fold_in(key, number), probes)
+        squares, cotangents = _cotangents(terms.distance, trace.x1, x1[part], jax.random.fold_in(key, number), probes)
         rows = _chain(stepwise.table_gradients(flow, table, trace, cotangents), jacobian)
-        parts.append(_sums(terms.phi, mean_square(trace.x1 - x1[part], len(flow.event_shape)), rows))
+        parts.append(_sums(terms.phi, squares, rows))
     return Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True)))
 
 
-def evaluate(loss: str, flow, solver, paths, *, batch_size: int | None = None, **options):
-    """The value of a named loss, [], as `linearise` gives it, but cheaper: nothing is compiled for the solver of an end loss."""
-    terms = LOSSES[loss]
+def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | None = None, **options):
+    """The value of a loss, [], as `linearise` gives it, but cheaper: nothing is compiled for the solver of an end loss."""
+    terms = terms_of(loss)
     if terms.per_step:
         return _function(loss)(flow, solver, paths, **options)
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
     ends = stepwise.end_points(flow, solver, x0, batch_size)
-    return jnp.mean(terms.phi(mean_square(ends - x1, len(flow.event_shape))))
+    parts = [_distances(terms.distance, ends[part], x1[part]) for part in stepwise.chunks(len(x0), batch_size)]
+    return jnp.mean(terms.phi(jnp.concatenate(parts)))
 
 
 @functools.cache
 def _function(loss):
-    return jax.jit(LOSSES[loss].function)
+    return jax.jit(terms_of(loss).function)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _distances(distance, x, x1):
+    return distance.between(x, x1)
 
 
 @jax.jit
@@ -89,12 +97,20 @@ def _table_and_jacobian(solver):
     return to_table(solver), jax.jacfwd(lambda vector: to_table(rebuild(vector)))(numbers)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _cotangents(error, key, probes):
-    """e / d and `probes` draws from N(0, 1/d), d being the size of an event: [1 + probes, B, *event]."""
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _cotangents(distance, x, x1, key, probes):
+    """Distances [B] and cotangents of x [1 + K, B, *event]: half the distances' gradient, and `probes` random ones or none.
+
+    With d errors e per sample they are e / d and draws from N(0, 1/d), taken back from the features to x.
+    """
+    if distance.features is None:
+        squares, pullback = jax.vjp(lambda x: distance.between(x, x1), x)
+        return squares, pullback(jnp.full_like(squares, 0.5))[0][None]
+    error, pullback = jax.vjp(lambda x: distance.difference(x, x1), x)
     size = error[0].size
     draws = jax.random.normal(key, (probes, *error.shape), error.dtype)
-    return jnp.concatenate([error[None] / size, draws / size**0.5])
+    (cotangents,) = jax.vmap(pullback)(jnp.concatenate([error[None] / size, draws / size**0.5]))
+    return mean_square(error, error.ndim - 1), cotangents
 
 
 @jax.jit
@@ -109,9 +125,13 @@ def _chain(gradients, jacobian):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums(phi, squares, rows):
-    """Sums over samples of the value, the gradient and the matrix; rows [1 + K, B, P], the first from the errors."""
+    """Sums over samples of the value, the gradient and the matrix; rows [1 + K, B, P], the first half the squares' gradient."""
     weights = 2 * jax.vmap(jax.grad(phi))(squares).astype(rows.dtype)
-    matrix = jnp.einsum("b,kbp,kbq->pq", weights, rows[1:], rows[1:]) / max(len(rows) - 1, 1)
+    probes = rows[1:]
+    if len(probes) == 0:  # one error per sample, the root: its gradient
+        roots = jnp.sqrt(squares).astype(rows.dtype)
+        probes = rows / jnp.where(roots > 0, roots, 1)[:, None]
+    matrix = jnp.einsum("b,kbp,kbq->pq", weights, probes, probes) / len(probes)
     return jnp.sum(phi(squares)), jnp.einsum("b,bp->p", weights, rows[0]), matrix
 
 
@@ -132,7 +152,7 @@ def _per_step(loss, flow, theta, paths, **options):
             e = step_error(flow, theta, unravel_window(z[:-1]), paths)
             return z[-1].astype(e.dtype) * e
 
-        return _least_squares(*_tangents(error, z), LOSSES[loss].phi, len(flow.event_shape))
+        return _least_squares(*_tangents(error, z), terms_of(loss).phi, len(flow.event_shape))
 
     gradients, matrices = jax.lax.map(local_squares, local_numbers(theta.raw))
     jacobians = jax.jacfwd(local_numbers)(theta.raw)

@@ -24,21 +24,21 @@ def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> LearnedSolver:
 
     "rk1", "rk2": exactly Euler, midpoint with `num_steps` equal steps. "table": a learned table of `num_steps` evaluations
     that is Euler's; `fit` tries every dedicated solver as its reference. `LearnedTable.of` starts from any other table.
-    "times": Adams-Bashforth of order 3 on the velocity with `num_steps` equal steps, one evaluation each; `LearnedTimes.of`
-    has the other solvers whose times can be learned. "curve": midpoint with `num_steps` equal steps, on a curve of 8 nodes;
-    `LearnedCurve.identity` has Euler and other numbers of nodes.
+    "times": Adams-Bashforth of order 4 on the velocity with `num_steps` >= 2 equal steps, one evaluation each; `LearnedTimes.of`
+    has the other solvers whose times can be learned. "curve": midpoint with `num_steps` equal steps, along a curve of degree
+    6; `LearnedCurve.identity` has Euler and other degrees.
 
     Raises:
-        ValueError: for another base, or `num_steps` that is no positive integer.
+        ValueError: for another base, or `num_steps` that is no positive integer (or 1, for "times").
 
     Example:
         >>> [init_theta(base, num_steps=4).num_parameters for base in FAMILIES]
-        [15, 31, 17, 3, 15]
+        [15, 31, 17, 3, 11]
     """
     if base == "table":
         return LearnedTable.of(classic.euler(check_base("rk1", num_steps), dtype))
     if base == "times":
-        return LearnedTimes.of("ipndm-3", num_steps, dtype=dtype)
+        return LearnedTimes.of("ipndm-4", num_steps, dtype=dtype)
     if base == "curve":
         return LearnedCurve.identity("rk2", num_steps, dtype=dtype)
     if base not in FAMILIES:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from bespoke_jax.theta import BASES, Knots, check_base
 __all__ = ["LearnedCurve"]
 
 _LEAST_SLOPE = 1e-3  # of t, whose mean slope is 1: knots stay apart
-_STEEPEST = 16.0  # of log s
+_LOG_BOUND = 8.0  # of log s
 
 
 @jax.tree_util.register_dataclass
@@ -23,21 +24,23 @@ _STEEPEST = 16.0  # of log s
 class LearnedCurve:
     """A Bespoke solver whose knots are read off a learned curve; all numbers 0 is the plain base solver.
 
-    The numbers belong to the curve and not to the steps, so that what was learned with some n serves with every other:
-    `with_steps`. The curve has K nodes r_k = k / (K - 1). Both dt/dr and dlog s/dr are piecewise linear between them, so that t
-    and s have continuous derivatives, which the base solver needs for its order, and both are their exact integrals:
+    The numbers belong to the curve and not to the steps, so that the curve serves any number of them: `with_steps`. It is
+    smooth, so that its solvers keep their order; t and log s are Bezier curves of degree K, in Bernstein's polynomials B_k:
 
-        t_r = int_0^r g / int_0^1 g,  g(r_k) = softmax(0, raw)_k;      log s_r = int_0^r d,  d(r_k) = raw_k (softly bounded).
+        t_r = sum_k beta_k B_k(r),  0 = beta_0 < ... < beta_K = 1;      log s_r = sum_k gamma_k B_k(r),  gamma_0 = 0.
+
+    Increasing beta make an increasing t, and equal increments t = r. So smooth a curve has little room for errors that cancel at
+    one n alone: what is fitted with some n is good for others too, and best for larger ones. Fit it with the smallest n in use.
 
     Attributes:
-        raw: [2 K - 1] numbers, K - 1 of t and K of s.
+        raw: [2 K - 1] numbers: K - 1 logarithms of increments of beta over the first, K softly bounded gamma.
         method: "rk1" or "rk2", the base solver; static.
         num_steps: n; static.
 
     Example:
         >>> curve = LearnedCurve.identity("rk2", num_steps=5)
         >>> curve.num_parameters, curve.nfe, curve.with_steps(8).nfe
-        (15, 10, 16)
+        (11, 10, 16)
     """
 
     raw: jax.Array
@@ -45,14 +48,14 @@ class LearnedCurve:
     num_steps: int = dataclasses.field(metadata=dict(static=True))
 
     @classmethod
-    def identity(cls, method: str, num_steps: int, num_nodes: int = 8, dtype=jnp.float32) -> "LearnedCurve":
-        """t_r = r, s_r = 1: the base solver ("rk1" or "rk2") itself, with `num_nodes` nodes to learn.
+    def identity(cls, method: str, num_steps: int, degree: int = 6, dtype=jnp.float32) -> "LearnedCurve":
+        """t_r = r, s_r = 1: the base solver ("rk1" or "rk2") itself, with a curve of this degree to learn.
 
         Raises:
-            ValueError: for another base solver, or numbers that are no integers, `num_steps` >= 1, `num_nodes` >= 2.
+            ValueError: for another base solver, or numbers that are no positive integers.
         """
-        n, nodes = check_base(method, num_steps), check_count("num_nodes", num_nodes, 2)
-        return cls(jnp.zeros(2 * nodes - 1, dtype), method, n)
+        n, degree = check_base(method, num_steps), check_count("degree", degree)
+        return cls(jnp.zeros(2 * degree - 1, dtype), method, n)
 
     @property
     def base(self) -> str:
@@ -70,7 +73,7 @@ class LearnedCurve:
         return self.raw.shape[-1]
 
     @property
-    def num_nodes(self) -> int:
+    def degree(self) -> int:
         """K."""
         return (self.num_parameters + 1) // 2
 
@@ -83,27 +86,35 @@ class LearnedCurve:
         return dataclasses.replace(self, num_steps=check_base(self.method, num_steps))
 
     def like(self, curve: Curve) -> "LearnedCurve":
-        """A curve with the slopes of `curve` at the nodes: near it, where it bends little between them.
+        """The Bezier curve nearest to a concrete (not traced) `curve`, by least squares, as far as degree and bounds allow.
 
-        For concrete (not traced) curves. What it has no room for (a slope of t below 1/1000 of the mean, of log s above 16) is drawn in.
+        Raises:
+            ValueError: if the curve is not finite, or s not positive.
         """
-        t, t_dot, s, s_dot = (np.asarray(v, np.float64) for v in _read(curve, np.linspace(0, 1, self.num_nodes)))
-        slope = np.nan_to_num(t_dot / (t[-1] - t[0]), nan=1.0, posinf=1e3) - _LEAST_SLOPE
-        log_slope = np.log(np.clip(slope, _LEAST_SLOPE, None))
-        steepness = np.clip(np.nan_to_num(s_dot / s), -0.99 * _STEEPEST, 0.99 * _STEEPEST)
-        raw = np.concatenate([log_slope[1:] - log_slope[0], _STEEPEST * np.arctanh(steepness / _STEEPEST)])
+        r = np.linspace(0, 1, _POINTS)
+        t, _, s, _ = (np.asarray(value, np.float64) for value in _read(curve, r))
+        if not (np.all(np.isfinite(t)) and np.all(np.isfinite(s)) and np.all(s > 0) and t[-1] > t[0]):
+            raise ValueError(f"curve: wanted finite t, increasing, and finite s > 0, got t={t}, s={s}.")
+        basis = _bernstein(self.degree, r)[:, 1:]
+        by_increment = np.cumsum(basis[:, ::-1], axis=1)[:, ::-1]  # increment k raises all later coefficients
+        increments = np.linalg.lstsq(by_increment, (t - t[0]) / (t[-1] - t[0]))[0]
+        increments = np.log(np.maximum(increments, 0.01 / self.degree))
+        gamma = np.clip(np.linalg.lstsq(basis, np.log(s / s[0]))[0], -0.9 * _LOG_BOUND, 0.9 * _LOG_BOUND)
+        raw = np.concatenate([increments[1:] - increments[0], _LOG_BOUND * np.arctanh(gamma / _LOG_BOUND)])
         return self.with_raw(jnp.asarray(raw, self.raw.dtype))
 
     def at(self, r):
         """(t_r, dt/dr, s_r, ds/dr), each of r's shape, for r in [0, 1]."""
-        by_t, by_s = jnp.split(self.raw, (self.num_nodes - 1,))
-        g = jax.nn.softmax(jnp.concatenate([jnp.zeros((1,), by_t.dtype), by_t]))
-        raised, slope = _integral(g, r)
-        length, _ = _integral(g, jnp.ones((), g.dtype))
-        log_s, steepness = _integral(_STEEPEST * jnp.tanh(by_s / _STEEPEST), r)
-        s = jnp.exp(log_s)
-        t = (1 - _LEAST_SLOPE) * raised / length + _LEAST_SLOPE * r
-        return t, (1 - _LEAST_SLOPE) * slope / length + _LEAST_SLOPE, s, s * steepness
+        by_t, by_s = jnp.split(self.raw, (self.degree - 1,))
+        zero = jnp.zeros((1,), self.raw.dtype)
+        share = jax.nn.softmax(jnp.concatenate([zero, by_t]))
+        increments = (1 - _LEAST_SLOPE) * share + _LEAST_SLOPE / self.degree
+        beta = jnp.concatenate([zero, jnp.cumsum(increments)[:-1], zero + 1])
+        gamma = jnp.concatenate([zero, _LOG_BOUND * jnp.tanh(by_s / _LOG_BOUND)])
+        basis, slopes = _bernstein(self.degree, r), self.degree * _bernstein(self.degree - 1, r)
+        s = jnp.exp(jnp.sum(basis * gamma, axis=-1))
+        dt, dlog_s = (jnp.sum(slopes * steps, axis=-1) for steps in (increments, jnp.diff(gamma)))
+        return jnp.sum(basis * beta, axis=-1), dt, s, s * dlog_s
 
     def curve(self) -> Curve:
         """As a `scale_time.Curve`, for what works on any curve: `transform_velocity`, `theta_from_curve`, `scheduler_along`."""
@@ -112,22 +123,20 @@ class LearnedCurve:
     def knots(self) -> Knots:
         """The knots of its n steps, as `Theta.knots`; differentiable in `raw`."""
         t, dt, s, ds = self.at(jnp.linspace(0.0, 1.0, self.nfe + 1, dtype=self.raw.dtype))
-        return Knots(t.at[-1].set(1.0), dt[:-1], s, ds[:-1])
+        return Knots(t, dt[:-1], s, ds[:-1])
 
     def table(self) -> SolverTable:
         """The table of its n steps."""
         return table_from_knots(self.method, self.knots(), 1.0 / self.num_steps)
 
 
-def _integral(values, r):
-    """(integral from 0 to r, value at r) of the piecewise linear function with these values at equidistant nodes from 0 to 1."""
-    width = 1.0 / (values.size - 1)
-    steps = (values[1:] + values[:-1]) * (width / 2)
-    before = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps)])
-    k = jnp.clip(jnp.floor(r / width), 0, values.size - 2).astype(int)
-    z = r - k * jnp.asarray(width, values.dtype)
-    bend = (values[k + 1] - values[k]) / width
-    return before[k] + z * (values[k] + z * bend / 2), values[k] + z * bend
+def _bernstein(degree: int, r):
+    """B_k(r) = binomial(K, k) r^k (1 - r)^(K - k), k = 0..K, in a last axis; NumPy's or JAX's as r is. They add up to 1."""
+    stack = np.stack if isinstance(r, np.ndarray) else jnp.stack
+    return stack([math.comb(degree, k) * r**k * (1 - r) ** (degree - k) for k in range(degree + 1)], axis=-1)
+
+
+_POINTS = 32  # as `theta_from_curve` reads a curve
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,10 +1,10 @@
 """The losses of a theta against true paths. All have one signature: `loss(flow, theta, paths, ...) -> scalar`.
 
 `rmse_bound` (26) and `local` look at each step on its own, from a point of the true path, all steps in parallel. `rmse` (6)
-and `endpoint` run the solver and look at where it ends.
+and `endpoint` run the solver and look at where it ends, as does a `Distance` of your own.
 
-Each is E sum_i phi(mean_j e_ij^2) for error vectors e_i and phi the square root or the logarithm. `LOSSES` keeps the two parts
-of each beside its name: `curvature` needs them apart.
+Each of the four is E sum_i phi(mean_j e_ij^2) for error vectors e_i and phi the square root or the logarithm. `LOSSES` keeps the
+two parts of each beside its name: `curvature` needs them apart.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.distance import AVERAGES, Distance
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths
 from bespoke_jax.metrics import mean_square
@@ -23,6 +24,7 @@ from bespoke_jax.theta import Knots, Theta
 
 __all__ = [
     "LOSSES",
+    "Distance",
     "auxiliary_path",
     "bound_weights",
     "end_errors",
@@ -32,6 +34,7 @@ __all__ = [
     "rmse_bound",
     "step_error",
     "step_errors",
+    "terms_of",
 ]
 
 
@@ -117,20 +120,19 @@ def _bound_errors(flow, theta, paths, lipschitz=1.0):
     return weights.reshape(-1, *(1,) * (errors.ndim - 1)) * errors
 
 
-_TINY = 1e-20  # keeps roots and logarithms differentiable at an error of exactly 0
-
-
-def _root(mean_square_error):
-    return jnp.sqrt(mean_square_error + _TINY)
-
-
-def _log(mean_square_error):
-    return jnp.log(mean_square_error + _TINY)
+_root, _log = AVERAGES["root"], AVERAGES["log"]
 
 
 def _reduce(flow, errors, phi):
     """E over paths of the sum over terms of phi(mean square), from errors [terms, B, *event]."""
     return jnp.mean(jnp.sum(phi(mean_square(errors, len(flow.event_shape))), axis=0))
+
+
+def _same(x):
+    return x
+
+
+_MEAN_SQUARE = Distance(features=_same)
 
 
 class LossTerms(NamedTuple):
@@ -141,18 +143,25 @@ class LossTerms(NamedTuple):
         errors: its error vectors, [terms, B, *event].
         phi: what is taken of their mean squares.
         per_step: whether error i depends on the knots of step i alone (and its weight).
+        distance: that of ends, unless `per_step`.
     """
 
     function: Callable
-    errors: Callable
+    errors: Callable | None
     phi: Callable
     per_step: bool
+    distance: Distance | None = None
 
 
 LOSSES = {
     "rmse_bound": LossTerms(rmse_bound, _bound_errors, _root, per_step=True),
     "local": LossTerms(local, step_errors, _root, per_step=True),
-    "rmse": LossTerms(rmse, end_errors, _root, per_step=False),
-    "endpoint": LossTerms(endpoint, end_errors, _log, per_step=False),
+    "rmse": LossTerms(rmse, end_errors, _root, per_step=False, distance=_MEAN_SQUARE),
+    "endpoint": LossTerms(endpoint, end_errors, _log, per_step=False, distance=_MEAN_SQUARE),
 }
 """The losses by the names that configs use."""
+
+
+def terms_of(loss: str | Distance) -> LossTerms:
+    """A named loss, or a distance, taken apart."""
+    return LossTerms(loss, None, loss.phi, False, loss) if isinstance(loss, Distance) else LOSSES[loss]

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 
 from bespoke_jax import curvature
-from bespoke_jax.losses import LOSSES
+from bespoke_jax.losses import LOSSES, Distance, terms_of
 from bespoke_jax.second_order import LevenbergMarquardt
+from bespoke_jax.theta import Theta
 
 __all__ = ["DEFAULT_STAGES", "Stage", "paper_stages"]
 
@@ -25,7 +26,8 @@ class Stage:
     """One stage of a fit; hashable, so that equal stages share what is compiled.
 
     Attributes:
-        loss: a name in `losses.LOSSES`, or any `loss(flow, theta, paths) -> scalar` (first-order optimisers only).
+        loss: a name in `losses.LOSSES`, a `losses.Distance` of your own, or any `loss(flow, theta, paths) -> scalar`, which only
+            first-order optimisers take.
         num_iterations: updates.
         optimizer: `LevenbergMarquardt()`, or an optax transformation.
         batch_size: paths per update, drawn anew for each; also how many are in memory together.
@@ -35,7 +37,7 @@ class Stage:
         lipschitz: L_tau of `rmse_bound`.
     """
 
-    loss: str | Callable = "endpoint"
+    loss: str | Distance | Callable = "endpoint"
     num_iterations: int = 12
     optimizer: Any = _SECOND_ORDER
     batch_size: int = 64
@@ -54,16 +56,18 @@ class Stage:
             raise TypeError(
                 f"Stage.optimizer: wanted LevenbergMarquardt or an optax transformation, got {self.optimizer!r}."
             )
-        if self.is_second_order and callable(self.loss):
+        if self.is_second_order and callable(self.loss) and not isinstance(self.loss, Distance):
             raise ValueError(
-                f"Stage.optimizer: Levenberg-Marquardt needs curvature, which only the losses {sorted(LOSSES)} have; "
-                "use a first-order optimiser such as optax.adam(1e-2) with a loss of your own."
+                f"Stage.optimizer: Levenberg-Marquardt needs curvature, which only the losses {sorted(LOSSES)} and a "
+                "losses.Distance have; use a first-order optimiser such as optax.adam(1e-2) with another loss of your own."
             )
 
     @property
     def name(self) -> str:
         """The loss's name."""
-        return self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "loss")
+        if isinstance(self.loss, str):
+            return self.loss
+        return self.loss.name if isinstance(self.loss, Distance) else getattr(self.loss, "__name__", "loss")
 
     @property
     def is_second_order(self) -> bool:
@@ -81,6 +85,11 @@ class Stage:
         A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
         a cotangent 1. What rematerialisation computes a second time is not counted.
         """
+        if self.loss in LOSSES and LOSSES[self.loss].per_step and not isinstance(theta, Theta):
+            raise ValueError(
+                f"Stage.loss: {self.loss!r} is made of the steps of rk1 and rk2, which a solver of the family {theta.base!r} "
+                "has not; use 'endpoint' or 'rmse'."
+            )
         if not self.is_second_order:
             theta, opt_state, loss = _first_order(self, count, flow, theta, opt_state, paths, key, jnp.int32(first))
             return theta, opt_state, loss, 3 * count * self.batch_size * theta.nfe
@@ -140,10 +149,11 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
         return curvature.evaluate(stage.loss, flow, theta.with_raw(raw), batch, **options)
 
     raw, state = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
-    if LOSSES[stage.loss].per_step:
+    terms = terms_of(stage.loss)
+    if terms.per_step:
         passes = 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
     else:
-        passes = 4 + stage.probes
+        passes = 4 + (0 if terms.distance.features is None else stage.probes)
     return theta.with_raw(raw), state, quadratic.value, stage.batch_size * theta.nfe * (passes + tried)
 
 

@@ -60,19 +60,25 @@ def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
     if isinstance(theta, LearnedTable):
         tables = dedicated(theta.nfe, flow.scheduler, dtype)
         return {"given": theta} | {name: LearnedTable.of(table) for name, table in tables.items()}
-    thetas = {"given": theta}
     if isinstance(theta, LearnedTimes):
-        for grid in NEED_NO_SCHEDULER if flow.scheduler is None else GRIDS:
-            times = time_grid(grid, theta.num_steps, flow.scheduler)
-            thetas[grid] = LearnedTimes.of(theta.method, theta.num_steps, theta.scheduler, grid=times, dtype=dtype)
-        return thetas
-    for name, curve in start_curves(flow.scheduler).items():
-        if isinstance(theta, LearnedCurve):
-            thetas[name] = theta.like(curve)
-            continue
+        names = NEED_NO_SCHEDULER if flow.scheduler is None else GRIDS
+
+        def start(name):
+            times = time_grid(name, theta.num_steps, flow.scheduler)
+            return LearnedTimes.of(theta.method, theta.num_steps, theta.scheduler, grid=times, dtype=dtype)
+    else:
+        names = start_curves(flow.scheduler)
+
+        def start(name):
+            if isinstance(theta, LearnedCurve):
+                return theta.like(names[name])
+            return theta_from_curve(theta.base, theta.num_steps, names[name], dtype=dtype)
+
+    thetas = {"given": theta}
+    for name in names:
         try:
-            thetas[name] = theta_from_curve(theta.base, theta.num_steps, curve, dtype=dtype)
-        except ValueError:  # the curve leaves the range of knots: not a start
+            thetas[name] = start(name)
+        except ValueError:  # a curve that leaves the range of knots, a grid with too small gaps: not a start
             continue
     return thetas
 

@@ -4,8 +4,8 @@ A method of one evaluation a step makes a prediction d_i of its own from (x_i, u
 
     x_{i+1} = A_i x_i + B_i u_i + sum_k w_ik d_{i-k},        d_i = p_i x_i + q_i u_i.
 
-A and B are its first-order step; w, which adds up to 0 over k, puts a polynomial through the last predictions in place of the last
-one. Which of them a step may use is known beforehand: the first steps have fewer, and none reaches past an end where the
+A and B are its first-order step; w, which adds up to 0 over k, puts a polynomial through the last predictions in the place of the
+newest. Which of them a step may use is known beforehand: the first steps have fewer, and none reaches past an end where the
 polynomial's variable is infinite. Learned times keep off the ends, so only the ends themselves are asked.
 """
 
@@ -69,7 +69,8 @@ def _on_noise(order: int, fixed: bool, times, scheduler) -> SolverTable:
         # Means over d(rho) of powers of z, where a step goes from z = 0 to 1; by parts, for rho may be steep but is bounded.
         z, dz = (jnp.asarray(values, times.dtype) for values in _QUADRATURE)
         inner = times[:-1, None] + jnp.diff(times)[:, None] * z
-        grown = (scheduler.sigma(inner) / scheduler.alpha(inner) - rho[:-1, None]) / jnp.diff(rho)[:, None]
+        inner_rho = jax.vmap(jax.vmap(lambda t: scheduler.sigma(t) / scheduler.alpha(t)))(inner)
+        grown = (inner_rho - rho[:-1, None]) / jnp.diff(rho)[:, None]
         moments = [1 - k * jnp.sum(dz * z ** (k - 1) * grown, axis=1) for k in range(1, order)]
         mean = _mean_weights(times, usable, [1.0, *moments])
     return _unroll(times, at.first_order, at.noise, (at.alpha[1:] * jnp.diff(rho))[:, None] * mean)
@@ -118,8 +119,9 @@ METHODS = (
 )
 """The known solvers by their names in `classic.dedicated`."""
 
+
 def _quadrature(num_nodes: int = 24):
-    """Nodes and weights on [0, 1]: Gauss-Legendre in y, z = 1 - (1 - y)^2, so that a root at clean data, sqrt(1 - z), is smooth."""
+    """Nodes z and weights on [0, 1]: Gauss-Legendre in y, z = 1 - (1 - y)^2; a root at clean data, sqrt(1 - z), is smooth in y."""
     y, dy = np.polynomial.legendre.leggauss(num_nodes)
     y, dy = (y + 1) / 2, dy / 2
     return 1 - (1 - y) ** 2, 2 * (1 - y) * dy
@@ -173,7 +175,7 @@ class _Levels(NamedTuple):
 
 
 def _between_ends(start: float, inner, end: float):
-    """A variable at all times: at the ends plain numbers, which nothing is differentiated in; an infinite one, never used, is 0."""
+    """A variable at all times. At the ends it is a plain number, for they are not learned, and an infinite one, never used, 0."""
     start, end = (jnp.full((1,), value if np.isfinite(value) else 0.0, inner.dtype) for value in (start, end))
     return jnp.concatenate([start, inner, end])
 
@@ -212,7 +214,7 @@ def _mean_weights(v, usable: np.ndarray, moments=None):
                 raised = [jnp.zeros_like(slope), *polynomial]
                 polynomial = [constant * c + slope * r for c, r in zip([*polynomial, 0.0], raised, strict=True)]
         mean = sum(c * moment for c, moment in zip(polynomial, moments, strict=True))
-        weights.append(jnp.where(usable[:, k], mean, 0.0) - (k == 0))
+        weights.append(jnp.where(usable[:, k], mean, 0.0) - float(k == 0))
     return jnp.stack(weights, axis=1)
 
 

@@ -1,5 +1,10 @@
 """What every test of the core needs. Warnings are errors: pyproject.toml says so."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of one would wait for those of the other
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+
 import hypothesis
 import jax
 import pytest

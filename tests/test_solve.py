@@ -266,9 +266,9 @@ def test_noise_of_integers(flow, x0):
 
 @pytest.mark.parametrize("solver", [None, "rk2", 4, np.zeros(23), ("rk2", 4)])
 def test_a_solver_that_is_none(flow, solver):
-    with pytest.raises(TypeError, match="solver: wanted a Theta or a SolverTable"):
+    with pytest.raises(TypeError, match="solver: wanted a learned solver or a SolverTable"):
         bj.solve(flow, solver, jnp.ones(2))
-    with pytest.raises(TypeError, match="theta: wanted a Theta or a SolverTable"):
+    with pytest.raises(TypeError, match="theta: wanted a learned solver or a SolverTable"):
         bj.sample(flow, solver, jax.random.key(0))
 
 
