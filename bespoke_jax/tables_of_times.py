@@ -121,7 +121,7 @@ METHODS = (
 
 
 def _quadrature(num_nodes: int = 24):
-    """Nodes z and weights on [0, 1]: Gauss-Legendre in y, z = 1 - (1 - y)^2; a root at clean data, sqrt(1 - z), is smooth in y."""
+    """Nodes z, weights on [0, 1]: Gauss-Legendre in y, z = 1 - (1 - y)^2; a root at clean data, sqrt(1 - z), is smooth in y."""
     y, dy = np.polynomial.legendre.leggauss(num_nodes)
     y, dy = (y + 1) / 2, dy / 2
     return 1 - (1 - y) ** 2, 2 * (1 - y) * dy

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import bespoke_jax as bj
 from bespoke_jax.scale_time import Curve, theta_from_curve
 from bespoke_jax.starts import start_curves, start_thetas
-from tests import quick, reference, zoo
+from tests import quick, reference
 
 
 @pytest.fixture
@@ -63,9 +63,8 @@ def test_more_steps_are_of_the_same_curve(double):
 
 @pytest.mark.parametrize("method, order", [("rk1", 1), ("rk2", 2)])
 def test_order_of_convergence_along_any_curve(double, method, order):
-    problem, numbers = zoo.PROBLEMS["mixture 5"], (16, 48)
-    x0, x1 = (np.asarray(x) for x in (problem.paths.x0, problem.paths.x1))
-    errors = [np.max(np.abs(end(bent(method, n).table(), problem.velocity, x0) - x1)) for n in numbers]
+    numbers, wanted = (16, 48), np.exp(np.sin(3.0) / 3)
+    errors = [abs(end(bent(method, n).table(), lambda t, x: np.cos(3 * t) * x, 1.0) - wanted) for n in numbers]
     assert reference.order_of(errors, numbers) == pytest.approx(order, abs=0.3), errors
 
 
@@ -100,7 +99,8 @@ def test_start_curves_are_near_what_they_stand_for():
     for name in ("late dense", "cosine", "edm"):
         found = learned.like(curves[name]).at(np.linspace(0, 1, 9, dtype=np.float32))
         wanted = jax.vmap(curves[name])(np.linspace(0, 1, 9, dtype=np.float32))
-        assert np.max(np.abs(found[0] - wanted[0])) < 0.05, name
+        t = (wanted[0] - wanted[0][0]) / (wanted[0][-1] - wanted[0][0])
+        assert np.max(np.abs(found[0] - t)) < 0.05, name
         assert np.max(np.abs(np.log(found[2] * wanted[2][0] / wanted[2]))) < 0.25, name
 
 
