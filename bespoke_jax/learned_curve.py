@@ -132,8 +132,13 @@ class LearnedCurve:
 
 def _bernstein(degree: int, r):
     """B_k(r) = binomial(K, k) r^k (1 - r)^(K - k), k = 0..K, in a last axis; NumPy's or JAX's as r is. They add up to 1."""
-    stack = np.stack if isinstance(r, np.ndarray) else jnp.stack
-    return stack([math.comb(degree, k) * r**k * (1 - r) ** (degree - k) for k in range(degree + 1)], axis=-1)
+    library = np if isinstance(r, np.ndarray) else jnp
+
+    def powers(x):
+        return library.cumprod(library.stack([library.ones_like(x)] + degree * [x], axis=-1), axis=-1)
+
+    binomial = np.array([math.comb(degree, k) for k in range(degree + 1)], r.dtype)
+    return binomial * powers(r) * powers(1 - r)[..., ::-1]
 
 
 _POINTS = 32  # as `theta_from_curve` reads a curve
