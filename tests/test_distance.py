@@ -59,10 +59,9 @@ def end_and_jacobian(flow, paths):
     return end(SOLVER.raw), np.asarray(jax.jit(jax.jacfwd(end))(SOLVER.raw), np.float64)
 
 
-@pytest.mark.parametrize("average, named", [("log", "endpoint"), ("root", "rmse")])
-def test_of_mean_squares_it_is_the_loss_of_the_library(flow, paths, average, named):
-    wanted = linearise(named, flow, SOLVER, paths[0], KEY)
-    for distance in (Distance(squares, average=average), Distance(features=identity, average=average)):
+def test_of_mean_squares_it_is_the_loss_of_the_library(flow, paths):
+    wanted = linearise("endpoint", flow, SOLVER, paths[0], KEY)
+    for distance in (Distance(squares), Distance(features=identity)):
         found = linearise(distance, flow, SOLVER, paths[0], KEY)
         np.testing.assert_allclose(found.value, wanted.value, rtol=1e-6)
         np.testing.assert_allclose(found.gradient, wanted.gradient, rtol=1e-5, atol=1e-5)
@@ -91,7 +90,7 @@ def test_a_function_has_the_matrix_of_its_root(flow, paths, end_and_jacobian, av
 
 
 def test_features_have_the_whole_matrix_in_expectation(flow, paths, end_and_jacobian):
-    found = linearise(Distance(features=features, average="mean"), flow, SOLVER, paths[0], KEY, probes=800)
+    found = linearise(Distance(features=features, average="mean"), flow, SOLVER, paths[0], KEY, probes=200)
     end, jacobian = end_and_jacobian
     pushed = (1 - np.asarray(features(end)) ** 2) * MIXING.T  # d features / dx, [B, 5, 2]
     rows = np.einsum("bfe,bep->bfp", pushed, jacobian)
