@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from bespoke_jax import stepwise
 from bespoke_jax.losses import Distance, bound_weights, step_error, terms_of
 from bespoke_jax.metrics import mean_square
+from bespoke_jax.sharding import gather, spread
 from bespoke_jax.table import SolverTable, to_table
 
 __all__ = ["Quadratic", "evaluate", "linearise"]
@@ -57,27 +58,28 @@ def linearise(
     terms = terms_of(loss)
     if terms.per_step:
         value = _function(loss)(flow, solver, paths, **options)
-        return Quadratic(value, *_per_step(loss, flow, solver, paths, **options))
+        return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths, **options)))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
     table, jacobian = _table_and_jacobian(solver)
     parts = []
     for number, part in enumerate(stepwise.chunks(len(x0), batch_size)):
         trace = stepwise.run(flow, table, x0[part])
-        squares, cotangents = _cotangents(terms.distance, trace.x1, x1[part], jax.random.fold_in(key, number), probes)
+        truth = spread(flow, x1[part])
+        squares, cotangents = _cotangents(terms.distance, trace.x1, truth, jax.random.fold_in(key, number), probes)
         rows = _chain(stepwise.table_gradients(flow, table, trace, cotangents), jacobian)
         parts.append(_sums(terms.phi, squares, rows))
-    return Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True)))
+    return gather(flow, Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True))))
 
 
 def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | None = None, **options):
     """The value of a loss, [], as `linearise` gives it, but cheaper: nothing is compiled for the solver of an end loss."""
     terms = terms_of(loss)
     if terms.per_step:
-        return _function(loss)(flow, solver, paths, **options)
+        return gather(flow, _function(loss)(flow, solver, paths, **options))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
     ends = stepwise.end_points(flow, solver, x0, batch_size)
     parts = [_distances(terms.distance, ends[part], x1[part]) for part in stepwise.chunks(len(x0), batch_size)]
-    return jnp.mean(terms.phi(jnp.concatenate(parts)))
+    return gather(flow, jnp.mean(terms.phi(jnp.concatenate(parts))))
 
 
 @functools.cache

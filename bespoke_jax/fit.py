@@ -12,6 +12,7 @@ from bespoke_jax import metrics, stepwise
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import Paths, ground_truth
+from bespoke_jax.sharding import gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import best_start, start_thetas
 
@@ -199,7 +200,7 @@ _MILLION = 1_000_000
 def _validation_errors(flow, theta, validation, batch_size):
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (validation.x0, validation.x1))
     ends = stepwise.end_points(flow, theta, x0, batch_size)
-    return jnp.maximum(metrics.rmse(ends, x1, len(flow.event_shape)), 1e-12)
+    return gather(flow, jnp.maximum(metrics.rmse(ends, x1, len(flow.event_shape)), 1e-12))
 
 
 def _record(stage, state, row, data_range):

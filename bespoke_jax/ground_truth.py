@@ -15,6 +15,7 @@ import numpy as np
 
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
+from bespoke_jax.sharding import spread
 
 __all__ = ["Paths", "ground_truth"]
 
@@ -170,7 +171,7 @@ def _pad(part, length):
 
 
 def _solve_batch(flow, x0, rtol, atol, max_steps):
-    carry = _begin(flow, x0, rtol, atol)
+    carry = _begin(flow, spread(flow, x0), rtol, atol)
     pieces = []
     while True:
         carry, times, buffers, taken = _advance(flow, carry, max_steps, rtol, atol)

@@ -30,8 +30,9 @@ class LevenbergMarquardt:
 
     Attributes:
         damping: the first damping, relative to the diagonal of G.
-        tries: dampings tried at a step, each `grow` times the one before, until one lowers the loss.
-        grow: see above.
+        tries: dampings tried at a step, each `grow` times the one before, until one lowers the loss by `trust` times what the
+            quadratic promised, or by less than the one before it; the best is taken.
+        grow, trust: see above.
         shrink: the damping is divided by it after a step that was taken.
         limit: no parameter moves further than this in one step; keeps a near-singular G from throwing it out.
         memory: G is the average of all matrices so far, each weighing `memory` times the next; 0 takes the last alone. They are
@@ -53,6 +54,7 @@ class LevenbergMarquardt:
     damping: float = 1e-2
     tries: int = 4
     grow: float = 8.0
+    trust: float = 0.5
     shrink: float = 4.0
     limit: float = 1.0
     memory: float = 0.5
@@ -79,24 +81,34 @@ class LevenbergMarquardt:
             return params, state._replace(damping=_bounded(state.damping * self.grow))
         matrix = self.memory * state.matrix + quadratic.matrix.astype(flat.dtype)
         weight = self.memory * state.weight + 1
+        gradient = quadratic.gradient.astype(flat.dtype)
+        # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
+        best, least, after = params, float(quadratic.value), state.damping * self.grow
         damping = state.damping
         for _ in range(self.tries):
-            step = _step(matrix / weight, quadratic.gradient.astype(flat.dtype), damping, self.limit)
+            step, promised = _step(matrix / weight, gradient, damping, self.limit)
             candidate = unravel(flat + step)
-            if value_fn(candidate) < quadratic.value:
-                return candidate, LevenbergMarquardtState(_bounded(damping / self.shrink), matrix, weight)
+            value = float(value_fn(candidate))
+            if value < least:
+                best, least, after = candidate, value, damping / self.shrink
+            elif best is not params:
+                break
+            # A look costs a fraction of a linearisation: a step that does not keep its promise gets a shorter one to beat.
+            if float(quadratic.value) - least > self.trust * float(promised):
+                break
             damping = damping * self.grow
-        # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
-        return params, LevenbergMarquardtState(_bounded(state.damping * self.grow), matrix, weight)
+        return best, LevenbergMarquardtState(_bounded(after), matrix, weight)
 
 
 @jax.jit
 def _step(matrix, gradient, damping, limit):
+    """The step, and how far it should lower the loss."""
     # A parameter that moves nothing (yet) still needs a positive pivot.
     diagonal = jnp.diag(matrix)
     diagonal = diagonal + 1e-6 * jnp.max(diagonal) + jnp.finfo(diagonal.dtype).tiny
     step = -jnp.linalg.solve(matrix + jnp.diag(damping * diagonal), gradient)
-    return jnp.clip(jnp.where(jnp.all(jnp.isfinite(step)), step, 0), -limit, limit)
+    step = jnp.clip(jnp.where(jnp.all(jnp.isfinite(step)), step, 0), -limit, limit)
+    return step, -(gradient @ step + 0.5 * step @ matrix @ step)
 
 
 def _bounded(damping):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from bespoke_jax.dtypes import promote
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
+from bespoke_jax.sharding import spread
 from bespoke_jax.steps import step_from_knots
 from bespoke_jax.table import SolverTable, table_row, to_table
 from bespoke_jax.theta import Theta
@@ -109,4 +110,6 @@ def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples
             f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}."
         )
     _check_solver(theta, "theta")
-    return solve(params, theta, params.noise(key, () if num_samples is None else (num_samples,), dtype))
+    if num_samples is None:
+        return solve(params, theta, params.noise(key, (), dtype))
+    return solve(params, theta, spread(params, params.noise(key, (num_samples,), dtype)))

@@ -13,6 +13,7 @@ import optax
 from bespoke_jax import curvature
 from bespoke_jax.losses import LOSSES, Distance, terms_of
 from bespoke_jax.second_order import LevenbergMarquardt
+from bespoke_jax.sharding import gather
 from bespoke_jax.theta import Theta
 
 __all__ = ["DEFAULT_STAGES", "Stage", "paper_stages"]
@@ -91,8 +92,8 @@ class Stage:
                 "has not; use 'endpoint' or 'rmse'."
             )
         if not self.is_second_order:
-            theta, opt_state, loss = _first_order(self, count, flow, theta, opt_state, paths, key, jnp.int32(first))
-            return theta, opt_state, loss, 3 * count * self.batch_size * theta.nfe
+            found = _first_order(self, count, flow, theta, opt_state, paths, key, jnp.int32(first))
+            return *gather(flow, found), 3 * count * self.batch_size * theta.nfe
         values, evaluations = [], 0
         for number in range(first, first + count):
             theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number)

@@ -1,8 +1,10 @@
 """The command line of a launcher: --config, --config.field, --workdir. A mistyped argument is one line, not a stack."""
 
+import os
 import pathlib
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -25,10 +27,17 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
     workdir = flags.DEFINE_string("workdir", None, "Where everything goes; config.workdir if not given.")
 
     def start(_):
+        _use_all_cores()
         loaded = _loaded(config)
         return main(loaded, workdir.value or loaded.workdir)
 
     app.run(start, flags_parser=_parse)
+
+
+def _use_all_cores():
+    """Without an accelerator: a JAX device for each core, up to eight. XLA alone keeps little more than one busy."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
 
 
 def _parse(argv):

@@ -39,7 +39,7 @@ _LOADERS = {
 
 
 def load(section) -> bj.Flow:
-    """The flow of `config.flow`; its field `name` says which kind, and the kind which other fields there are.
+    """The flow of `config.flow` on all devices; its field `name` says which kind, and the kind which other fields there are.
 
     Raises:
         ValueError: for an unknown kind, or fields that the kind does not have.
@@ -54,7 +54,7 @@ def load(section) -> bj.Flow:
         raise ValueError(
             f"config.flow: flow {name!r} has the fields {', '.join(wanted)}; got {', '.join(sorted(fields))}."
         )
-    return loader(**fields)
+    return bj.sharding.replicate(loader(**fields))
 
 
 def fingerprint(flow: bj.Flow) -> str:

@@ -1,0 +1,109 @@
+"""The same numbers on one device, two and eight; samples where they should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import bespoke_jax as bj
+from bespoke_jax.sharding import gather, mesh_of, replicate, spread
+
+STAGES = (
+    bj.Stage("rmse_bound", 1, batch_size=16),
+    bj.Stage("endpoint", 2, batch_size=16),
+    bj.Stage("endpoint", 2, optax.adam(1e-2), batch_size=8, validate_every=2),
+)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3)
+
+
+def devices_of(array):
+    return {shard.device for shard in array.addressable_shards}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Much is compiled here and little computed."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", params=[2, 8])
+def many(request, flow):
+    return replicate(flow, jax.devices()[: request.param])
+
+
+@pytest.fixture(scope="module")
+def paths(flow):
+    return bj.ground_truth(flow, flow.noise(jax.random.key(3), (16,)))
+
+
+def fit(flow, paths, stages=STAGES):
+    theta, key = bj.init_theta("rk1", 3), jax.random.key(0)
+    return bj.fit(flow, theta, key, stages=stages, paths=paths, validation=paths, choose_start=False)
+
+
+@pytest.fixture(scope="module")
+def fitted(flow, paths):
+    return fit(flow, paths)
+
+
+def test_a_flow_nobody_placed_has_no_mesh(flow):
+    x = jnp.ones((8, 2))
+    assert mesh_of(flow) is None and spread(flow, x) is x and gather(flow, x) is x
+    assert mesh_of(bj.Flow(lambda p, t, x: -x, None, ())) is None
+
+
+def test_a_fit_is_the_same_on_many_devices(many, paths, fitted):
+    found = fit(many, paths)
+    np.testing.assert_allclose(found.theta.raw, fitted.theta.raw, atol=2e-4)
+    np.testing.assert_allclose([r["psnr"] for r in found.history], [r["psnr"] for r in fitted.history], atol=1e-2)
+    assert found.cost == fitted.cost and found.start == fitted.start
+    # Theta goes with any flow again.
+    assert len(devices_of(found.theta.raw)) == 1 and not found.theta.raw.committed
+
+
+def test_paths_and_samples_lie_on_all_devices(many, flow):
+    key, size = jax.random.key(1), mesh_of(many).size
+    x0 = flow.noise(key, (16,))
+    one, several = bj.ground_truth(flow, x0), bj.ground_truth(many, x0)
+    # The steps are chosen by errors that are rounding in good part: alike to the tolerance, not to the bit.
+    assert len(devices_of(several.states)) == size and several.states.addressable_shards[0].data.shape[0] == 16 // size
+    np.testing.assert_allclose(several.x1, one.x1, atol=3e-4)
+    theta = bj.init_theta("rk2", 3)
+    samples = bj.sample(many, theta, key, num_samples=16)
+    assert samples.addressable_shards[0].data.shape == (16 // size, 2)
+    np.testing.assert_allclose(samples, bj.sample(flow, theta, key, num_samples=16), atol=1e-6)
+
+
+def test_a_number_of_samples_that_the_devices_do_not_divide(many, flow):
+    x0 = flow.noise(jax.random.key(1), (5,))
+    np.testing.assert_allclose(bj.ground_truth(many, x0).x1, bj.ground_truth(flow, x0).x1, atol=3e-4)
+    theta = bj.init_theta("rk1", 3)
+    np.testing.assert_allclose(
+        bj.sample(many, theta, jax.random.key(1), num_samples=5),
+        bj.sample(flow, theta, jax.random.key(1), num_samples=5),
+        atol=1e-6,
+    )
+
+
+def test_parameters_may_be_sharded_by_their_owner():
+    weights = jnp.asarray(np.random.default_rng(0).standard_normal((8, 8)), jnp.float32)
+
+    def velocity(weights, t, x):
+        return jnp.tanh(x @ weights) * (1 - t)
+
+    mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "model"))
+    flow = bj.Flow(velocity, weights, (8,))
+    sharded = bj.Flow(velocity, jax.device_put(weights, NamedSharding(mesh, PartitionSpec(None, "model"))), (8,))
+    theta, key = bj.init_theta("rk2", 3), jax.random.key(2)
+    np.testing.assert_allclose(
+        bj.sample(sharded, theta, key, num_samples=16), bj.sample(flow, theta, key, num_samples=16), atol=1e-5
+    )
