@@ -111,14 +111,17 @@ def Cosine() -> Scheduler:
     return Scheduler(_cosine_alpha, _cosine_sigma)
 
 
-@functools.cache
 def VariancePreserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Scheduler:
     """The variance-preserving path (eps-VP): alpha_t = xi_{1-t}, sigma_t^2 = 1 - xi_{1-t}^2 (Song et al. 2020, arXiv:2011.13456).
 
     xi_s = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2). Since sigma_t behaves like sqrt(1 - t) at the data end,
     its slope there is infinite; 1e-12 under the root keeps it finite and sigma_t * sigmadot_t exact.
     """
+    return _variance_preserving(float(beta_min), float(beta_max))
 
+
+@functools.cache  # the same functions for the same constants, however they were given: equal schedulers
+def _variance_preserving(beta_min: float, beta_max: float) -> Scheduler:
     def log_xi(t):
         s = 1.0 - t
         return -(s**2) * (beta_max - beta_min) / 4 - s * beta_min / 2
@@ -132,7 +135,6 @@ def VariancePreserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedul
     return Scheduler(alpha, sigma)
 
 
-@functools.cache
 def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Scheduler:
     """Variance exploding on EDM's grid: alpha_t = 1, sigma_t^(1/rho) linear in t (Karras et al. 2022, eq. 5, arXiv:2206.00364).
 
@@ -140,6 +142,11 @@ def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
     """
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"EDM: wanted 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}.")
+    return _edm(float(sigma_min), float(sigma_max), float(rho))
+
+
+@functools.cache
+def _edm(sigma_min: float, sigma_max: float, rho: float) -> Scheduler:
     start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
 
     def alpha(t):
@@ -154,8 +161,13 @@ def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
 _BY_NAME = {"condot": CondOT, "cosine": Cosine, "vp": VariancePreserving, "edm": EDM}
 
 
-def by_name(name: str) -> Scheduler:
-    """The scheduler that a config or a file names: "condot", "cosine", "vp" or "edm", with its usual constants."""
+def by_name(name: str, **constants: float) -> Scheduler:
+    """The scheduler that a config or a file names: "condot", "cosine", "vp" or "edm"; constants not given are the usual ones.
+
+    Example:
+        >>> by_name("edm", sigma_max=80) == EDM()
+        True
+    """
     if name not in _BY_NAME:
         raise ValueError(f"scheduler: wanted one of {sorted(_BY_NAME)}, got {name!r}.")
-    return _BY_NAME[name]()
+    return _BY_NAME[name](**constants)

@@ -1,6 +1,32 @@
-"""Flax networks and the shipped flows with their solvers."""
+"""Flax networks, importers of published weights, and the shipped flows with their solvers."""
 
-from bespoke_jax.models.flow_file import SHIPPED, NetworkVelocity, load_flow, save_flow, shipped_solver
+from bespoke_jax.models import diffusers, edm, torchcfm
+from bespoke_jax.models.adm import ADM
+from bespoke_jax.models.denoiser import Denoiser, Preconditioning
+from bespoke_jax.models.flow_file import (
+    SHIPPED,
+    NetworkVelocity,
+    load_flow,
+    save_denoiser,
+    save_flow,
+    shipped_solver,
+)
+from bespoke_jax.models.songunet import SongUNet
 from bespoke_jax.models.unet import UNet
 
-__all__ = ["SHIPPED", "NetworkVelocity", "UNet", "load_flow", "save_flow", "shipped_solver"]
+__all__ = [
+    "ADM",
+    "SHIPPED",
+    "Denoiser",
+    "NetworkVelocity",
+    "Preconditioning",
+    "SongUNet",
+    "UNet",
+    "diffusers",
+    "edm",
+    "load_flow",
+    "save_denoiser",
+    "save_flow",
+    "shipped_solver",
+    "torchcfm",
+]

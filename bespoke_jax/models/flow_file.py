@@ -6,20 +6,27 @@ import pathlib
 
 import flax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 from safetensors.flax import load_file, save_file
 
 from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
+from bespoke_jax.models.adm import ADM
+from bespoke_jax.models.denoiser import Denoiser, Preconditioning
+from bespoke_jax.models.labels import with_labels
+from bespoke_jax.models.songunet import SongUNet
+from bespoke_jax.models.state_dict import variable_shapes
 from bespoke_jax.models.unet import UNet
 from bespoke_jax.solver_file import load_solver
 from bespoke_jax.table import SolverTable
 from bespoke_jax.theta import Theta
 
-__all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_flow", "shipped_solver"]
+__all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_denoiser", "save_flow", "shipped_solver"]
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
-_NETWORKS = {"UNet": UNet}
+_NETWORKS = {network.__name__: network for network in (UNet, ADM, SongUNet)}
+_NOT_SAVED = ("parent", "name", "dtype", "remat")  # how to compute, not what
 
 SHIPPED = {"fashion_fmot": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], unconditional FM-OT, a U-Net of 0.54 M parameters"}
 """The flows that come with the package: name -> what it is."""
@@ -59,21 +66,80 @@ class NetworkVelocity:
         return self.network.apply(params, t, x)
 
 
-def save_flow(path, network: UNet, params, event_shape, scheduler: str, dtype=jnp.bfloat16) -> None:
-    """Write a velocity network that is a `UNet` to `path` (*.safetensors), its weights rounded to `dtype`.
+def save_flow(
+    path,
+    network: flax.linen.Module,
+    params,
+    event_shape,
+    scheduler: str | dict,
+    dtype=jnp.bfloat16,
+    preconditioning: Preconditioning | None = None,
+) -> None:
+    """Write a flow of one of our networks (`UNet`, `ADM`, `SongUNet`) to `path` (*.safetensors), its weights rounded to `dtype`.
 
     Args:
-        scheduler: the name of the scheduler it was trained with: "condot", "cosine", "vp" or "edm".
+        network, params: a velocity network and its variables; of a flow of one, `flow.velocity.network` and `flow.params`.
+        scheduler: the name of the scheduler it was trained with: "condot", "cosine", "vp" or "edm"; or a dictionary with the name
+            and the constants that are not the usual ones, `{"name": "edm", "sigma_min": 0.02}`.
+        preconditioning: if the network is a denoiser's (see `save_denoiser`, which fills this in).
+
+    Raises:
+        ValueError: for a network or scheduler of another kind.
+
+    Example:
+        >>> import jax, tempfile
+        >>> net = UNet(channels=(8,), num_blocks=(1,), head_channels=4, num_heads=0)
+        >>> shapes = jax.eval_shape(net.init, jax.random.key(0), 0.5, jnp.zeros((1, 4, 4, 1)))
+        >>> params = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_flow(f"{folder}/flow.safetensors", net, params, (4, 4, 1), "condot")
+        ...     load_flow(f"{folder}/flow.safetensors").event_shape
+        (4, 4, 1)
     """
-    schedulers.by_name(scheduler)
-    fields = {
-        f.name: getattr(network, f.name)
-        for f in dataclasses.fields(network)
-        if f.name not in ("parent", "name", "dtype")
-    }
+    if type(network) is not _NETWORKS.get(type(network).__name__):
+        raise ValueError(
+            f"save_flow: wanted a network that is one of {sorted(_NETWORKS)}, got {type(network).__name__}."
+        )
+    _scheduler(scheduler)
+    fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name not in _NOT_SAVED}
     header = dict(network=type(network).__name__, fields=fields, event_shape=list(event_shape), scheduler=scheduler)
+    if preconditioning is not None:
+        header["preconditioning"] = dataclasses.asdict(preconditioning)
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    save_file({name: jnp.asarray(value, dtype) for name, value in flat.items()}, path, {"flow": json.dumps(header)})
+    # Weights may be rounded; the label and NCSN++'s frequencies may not.
+    arrays = {name: np.asarray(value) for name, value in flat.items()}
+    arrays = {name: value.astype(dtype) if name.startswith("params/") else value for name, value in arrays.items()}
+    save_file({name: jnp.asarray(value) for name, value in arrays.items()}, path, {"flow": json.dumps(header)})
+
+
+def save_denoiser(path, model: Denoiser, scheduler: str | dict | None = None, labels=None, dtype=jnp.float32) -> None:
+    """Write the flow of a denoiser, `model.flow(scheduler, labels)`, for `load_flow`. Its weights are not rounded, unless asked.
+
+    Args:
+        scheduler: as for `save_flow`; None for the model's own.
+        labels: the class of the flow, for a conditional network.
+    """
+    scheduler = model.usual_scheduler if scheduler is None else scheduler
+    params = with_labels(model.variables, labels, model.num_classes)
+    save_flow(path, model.network, params, model.event_shape, scheduler, dtype, model.preconditioning)
+
+
+def _scheduler(given: str | dict) -> schedulers.Scheduler:
+    return schedulers.by_name(**({"name": given} if isinstance(given, str) else given))
+
+
+def _check_shapes(path, network, event_shape, flat) -> None:
+    """Raise ValueError unless the file has exactly the variables of the network."""
+    shapes = flax.traverse_util.flatten_dict(variable_shapes(network, event_shape), sep="/")
+    wanted = {name: leaf.shape for name, leaf in shapes.items()}
+    got = {name: value.shape for name, value in flat.items()}
+    wrong = sorted(name for name in wanted | got if wanted.get(name) != got.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{path}: {len(wrong)} variables are not those of the {type(network).__name__} that its header describes; "
+            f"{name} is {got.get(name, 'missing')}, wanted {wanted.get(name, 'none')}. Save the flow again with save_flow."
+        )
 
 
 def load_flow(name, dtype=None) -> Flow:
@@ -84,7 +150,7 @@ def load_flow(name, dtype=None) -> Flow:
         dtype: what the network computes in, e.g. `jnp.bfloat16`; its parameters and the state stay float32.
 
     Raises:
-        ValueError: if there is no such shipped flow, or the file is no flow of ours.
+        ValueError: if there is no such shipped flow, or the file is no flow of ours, or not a whole one.
         FileNotFoundError: if there is no such file.
 
     Example:
@@ -109,7 +175,21 @@ def load_flow(name, dtype=None) -> Flow:
         raise ValueError(
             f"{path}: a safetensors file without our header; wrap its weights in bespoke_jax.Flow yourself."
         )
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
-    network = _NETWORKS[header["network"]](**fields, dtype=dtype)
-    params = flax.traverse_util.unflatten_dict({key: value.astype(jnp.float32) for key, value in flat.items()}, sep="/")
-    return Flow(NetworkVelocity(network), params, tuple(header["event_shape"]), schedulers.by_name(header["scheduler"]))
+    try:
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
+        network = _NETWORKS[header["network"]](**fields, dtype=dtype)
+        scheduler, event_shape = _scheduler(header["scheduler"]), tuple(header["event_shape"])
+        preconditioning = header.get("preconditioning")
+        if preconditioning is not None:
+            preconditioning = Preconditioning(**{**preconditioning, "betas": tuple(preconditioning["betas"])})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: its header is not one that this version writes ({type(error).__name__}: {error}); known networks are "
+            f"{', '.join(sorted(_NETWORKS))}."
+        ) from None
+    _check_shapes(path, network, event_shape, flat)
+    arrays = {name: jnp.asarray(np.asarray(value).astype(np.float32)) for name, value in flat.items()}
+    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    if preconditioning is not None:
+        return Denoiser(network, params, event_shape, preconditioning).flow(scheduler)
+    return Flow(NetworkVelocity(network), params, event_shape, scheduler)

@@ -1,0 +1,147 @@
+"""What the published U-Nets are made of: residual blocks, self-attention, resampling, the embedding of time.
+
+One block serves all of them, as Karras et al. 2022 (arXiv:2206.00364, App. F.2) observe: ADM and DDPM++ / NCSN++ differ
+in its options only. Images are [B, H, W, C] throughout.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+__all__ = ["Attention", "Norm", "ResidualBlock", "frequencies", "resample"]
+
+
+def frequencies(count: int, shift: int = 0, max_period: float = 10000.0):
+    """`count` angular frequencies, geometrically from 1 down to `1 / max_period` (Vaswani et al. 2017, arXiv:1706.03762).
+
+    Args:
+        shift: 1 if the last of them is to be exactly `1 / max_period` (DDPM), 0 if the one after it would be (ADM).
+
+    Example:
+        >>> [round(float(f), 4) for f in frequencies(3, shift=1)]
+        [1.0, 0.01, 0.0001]
+    """
+    return jnp.asarray(max_period ** (-np.arange(count) / (count - shift)), jnp.float32)
+
+
+def resample(x, direction: str, taps: tuple[int, ...] = (1, 1), padded: bool = False):
+    """Halve (`direction` "down") or double ("up") the sides of `x` [B, H, W, C] with a separable filter.
+
+    Args:
+        taps: the filter, symmetric, of even length. (1, 1) is the mean of two pixels, or each of them repeated.
+        padded: `x` has the margin that the filter reaches beyond the edges; else zeros are put there.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> image = jnp.arange(4.0).reshape(1, 2, 2, 1)
+        >>> resample(image, "down").ravel().tolist(), resample(image, "up").shape
+        ([1.5], (1, 4, 4, 1))
+    """
+    batch, height, width, channels = x.shape
+    if taps == (1, 1):  # the usual case, without the convolution by channel that CPUs are slow at
+        if direction == "up":
+            return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    weights = np.asarray(taps, np.float64)
+    kernel = np.outer(weights, weights) / weights.sum() ** 2
+    margin = 0 if padded else (len(taps) - 1) // 2
+    if direction == "up":  # the transpose of "down", times 4: three of four input pixels are zeros
+        kernel, margin, options = 4 * kernel, len(taps) - 1 - margin, dict(window_strides=(1, 1), lhs_dilation=(2, 2))
+    else:
+        options = dict(window_strides=(2, 2))
+    kernel = jnp.tile(jnp.asarray(kernel, x.dtype)[:, :, None, None], (1, 1, 1, channels))
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        padding=((margin, margin), (margin, margin)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+        **options,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """Group normalisation with `groups` groups, or fewer where one of them would hold less than `group_width` channels."""
+
+    groups: int = 32
+    group_width: int = 1
+    eps: float = 1e-5
+
+    def __call__(self, x, name: str, dtype):
+        """The normalised `x` [..., C]; to be called inside a Flax module, whose child `name` it becomes."""
+        groups = min(self.groups, x.shape[-1] // self.group_width)
+        if groups < 1 or x.shape[-1] % groups:
+            raise ValueError(f"Norm: {x.shape[-1]} channels do not divide into {groups} groups; change the widths.")
+        # The variance as a mean of squared differences: the faster formula costs digits where a mean is large.
+        return nn.GroupNorm(groups, epsilon=self.eps, dtype=dtype, use_fast_variance=False, name=name)(x)
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions of the feature map; added to the input, and the sum times `skip_scale`."""
+
+    num_heads: int
+    norm: Norm
+    skip_scale: float = 1.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        batch, height, width, channels = x.shape
+        if channels % self.num_heads:
+            raise ValueError(f"Attention: {channels} channels do not divide into {self.num_heads} heads.")
+        h = self.norm(x, "norm", self.dtype).reshape(batch, height * width, channels)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+        qkv = qkv.reshape(batch, height * width, 3, self.num_heads, channels // self.num_heads)
+        h = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(h.shape)
+        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj")(h)
+        return (x + h.reshape(x.shape)) * self.skip_scale
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, the embedding, norm, SiLU, conv; added to the input, and the sum times `skip_scale`.
+
+    Attributes:
+        channels: width of the result.
+        norm: both normalisations.
+        direction: "down" or "up" resamples input and result by two before the first convolution; "" does not.
+        taps: the filter of that.
+        scale_shift: the embedding enters as a scale and a shift after the second normalisation (True) or is added before it.
+        project: a 1 x 1 convolution on the skip path of every block that resamples; else only where the width changes.
+
+    Call with `x` [B, H, W, C] and the embedding `emb` [B, E], to which SiLU has been applied.
+    """
+
+    channels: int
+    norm: Norm
+    direction: str = ""
+    taps: tuple[int, ...] = (1, 1)
+    scale_shift: bool = True
+    project: bool = False
+    skip_scale: float = 1.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, emb):
+        skip, h = x, nn.silu(self.norm(x, "norm_0", self.dtype))
+        if self.direction:
+            skip, h = (resample(image, self.direction, self.taps) for image in (skip, h))
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)
+
+        outputs = self.channels * (2 if self.scale_shift else 1)
+        emb = nn.Dense(outputs, dtype=self.dtype, name="emb")(emb)[:, None, None, :]
+        if self.scale_shift:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = self.norm(h, "norm_1", self.dtype) * (1 + scale) + shift
+        else:
+            h = self.norm(h + emb, "norm_1", self.dtype)
+        # The last convolution starts at zero, so that a fresh block is the identity.
+        last = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_1")
+        h = last(nn.silu(h))
+        if skip.shape[-1] != self.channels or (self.project and self.direction):
+            skip = nn.Dense(self.channels, dtype=self.dtype, name="skip")(skip)
+        return (skip + h) * self.skip_scale

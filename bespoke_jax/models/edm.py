@@ -1,0 +1,195 @@
+"""EDM's published networks (Karras et al. 2022, arXiv:2206.00364; github.com/NVlabs/edm).
+
+Their .pkl files hold modules as objects, with the source code of their classes. Only the tensors are read (see `safe_pickle`);
+what network they belong to is told from their names and shapes.
+"""
+
+import math
+import re
+
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.models.adm import ADM
+from bespoke_jax.models.denoiser import Denoiser, Preconditioning
+from bespoke_jax.models.songunet import SongUNet
+from bespoke_jax.models.state_dict import flatten_record, load_arrays, variables_from_state, weight_shape
+from bespoke_jax.models.torch_file import Record, read_torch_file
+
+__all__ = ["from_state", "load"]
+
+_HEAD_CHANNELS = 64  # of ADM's attention
+
+
+def load(path, dtype=None, remat: bool = False) -> Denoiser:
+    """A denoiser from one of EDM's .pkl files: VP, VE or EDM preconditioning; DDPM++, NCSN++ or ADM network.
+
+    Args:
+        path: the file, on your disk. Nothing in it is run.
+        dtype: what the network computes in, e.g. `jnp.bfloat16`; None for float32.
+        remat: recompute activations in backward passes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing, left over, or of other
+            shapes than the network's.
+
+    Example:
+        >>> load("nowhere.pkl")
+        Traceback (most recent call last):
+        FileNotFoundError: nowhere.pkl: no such file.
+    """
+    content = read_torch_file(path)
+    model = content.get("ema") if isinstance(content, dict) else content
+    if not isinstance(model, Record) or "_modules" not in model.state:
+        raise ValueError(f"{path}: wanted EDM's network (a dictionary with 'ema'), got {_describe(content)}.")
+    kinds = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
+    if model.class_name not in kinds:
+        raise ValueError(f"{path}: a network of class {model.class_name!r}; wanted one of {sorted(kinds)}.")
+    try:
+        preconditioning = _preconditioning(kinds[model.class_name], model.state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its preconditioning cannot be read ({error}).") from None
+    state = load_arrays(flatten_record(model), str(path))
+    return from_state(state, preconditioning, dtype=dtype, remat=remat, source=str(path))
+
+
+def _describe(content) -> str:
+    if isinstance(content, dict):
+        return f"a dictionary with {', '.join(map(str, list(content)[:5])) or 'nothing in it'}"
+    return getattr(content, "class_name", type(content).__name__)
+
+
+def _preconditioning(kind: str, attributes: dict) -> Preconditioning:
+    """From the attributes of EDM's module. EDM's own samplers take [0.002, 80] where a network allows all levels."""
+    numbers = {key: attributes[key] for key in ("sigma_data", "beta_min", "beta_d") if key in attributes}
+    if "M" in attributes:
+        numbers["steps"] = int(attributes["M"])
+    low, high = float(attributes.get("sigma_min", 0.0)), float(attributes.get("sigma_max", math.inf))
+    numbers = {key: float(value) if key != "steps" else value for key, value in numbers.items()}
+    return Preconditioning(kind, low if low > 0 else 0.002, high if high < math.inf else 80.0, **numbers)
+
+
+def from_state(
+    state: dict[str, np.ndarray],
+    preconditioning: Preconditioning | str = "edm",
+    dtype=None,
+    remat: bool = False,
+    source: str = "state",
+) -> Denoiser:
+    """A denoiser from the state dictionary of EDM's network, e.g. saved with numpy: names as in their code, PyTorch's layout.
+
+    Args:
+        state: name -> array, the names beginning with "model.".
+        preconditioning: "edm", "vp", "ve" with their usual constants, or your own.
+    """
+    if isinstance(preconditioning, str):
+        usual = {"vp": dict(sigma_min=1e-3, sigma_max=152.0), "ve": dict(sigma_min=0.02, sigma_max=100.0)}
+        preconditioning = Preconditioning(preconditioning, **usual.get(preconditioning, {}))
+    state = {key.removeprefix("model."): value for key, value in load_arrays(state, source).items()}
+    # The augmentation label is zeros when sampling, and its layer has no bias.
+    state.pop("map_augment.weight", None)
+    network, image_shape, names = _network(state, source)
+    network = network.clone(dtype=dtype, remat=remat)
+    constants = {}
+    if isinstance(network, SongUNet) and network.fourier:
+        frequencies = jnp.asarray(state.pop("map_noise.freqs"))
+        if frequencies.shape != (network.noise_channels // 2,):
+            raise ValueError(
+                f"{source}: map_noise.freqs of shape {frequencies.shape}, wanted ({network.noise_channels // 2},)."
+            )
+        constants = {"constants": {"frequencies": frequencies}}
+    for key in list(state):
+        if key.endswith("resample_filter"):
+            del state[key]
+        elif ".qkv." in key:
+            heads = 1 if isinstance(network, SongUNet) else max(1, len(state[key]) // (3 * _HEAD_CHANNELS))
+            if len(state[key]) % (3 * heads) == 0:  # if not, the next check says so
+                # Their channels are [heads, width / heads, 3]; ours are [3, heads, width / heads].
+                split = state[key].reshape(heads, -1, 3, *state[key].shape[1:])
+                state[key] = np.moveaxis(split, 2, 0).reshape(state[key].shape)
+    variables = variables_from_state(network, image_shape, state, names, source)
+    return Denoiser(network, variables | constants, image_shape, preconditioning)
+
+
+def _network(state, source: str):
+    """(network, image shape, {our module: the prefix of its tensors}), read off the names and shapes of the state."""
+
+    def shape(key):
+        return weight_shape(state, key, source)
+
+    sides = sorted({int(found[1]) for key in state if (found := re.match(r"enc\.(\d+)x", key))}, reverse=True)
+    if not sides:
+        raise ValueError(
+            f"{source}: wanted tensors enc.*, dec.*, map_layer0.* of an EDM network, got {list(state)[:3]} ..."
+        )
+    sizes = [f"{side}x{side}" for side in sides]
+    num_blocks = len({key.split(".")[1] for key in state if key.startswith(f"enc.{sizes[0]}_block")})
+    stem, image_channels = shape(f"enc.{sizes[0]}_conv.weight")[:2]
+    channels = tuple(shape(f"enc.{size}_block0.conv0.weight")[0] for size in sizes)
+    attends = tuple(f"enc.{size}_block0.qkv.weight" in state for size in sizes)
+    common = dict(
+        channels=channels,
+        num_blocks=num_blocks,
+        num_classes=shape("map_label.weight")[1] if "map_label.weight" in state else 0,
+        out_channels=image_channels,
+    )
+    names = {"conv_in": f"enc.{sizes[0]}_conv", "time_0": "map_layer0", "time_1": "map_layer1", "classes": "map_label"}
+    for ours, theirs in _blocks(sizes, num_blocks):
+        names |= {f"{ours}/{part}": f"{theirs}.{their_part}" for part, their_part in _PARTS.items()}
+        names |= {f"{ours}_attention/{part}": f"{theirs}.{their_part}" for part, their_part in _ATTENTION.items()}
+
+    if any("_aux_" in key for key in state):
+        extra = {found[0] for key in state if (found := re.search(r"_aux_(down|skip|up)", key))}
+        if extra:
+            raise ValueError(
+                f"{source}: parts {sorted(extra)} of a kind of NCSN++ that EDM did not publish; not supported."
+            )
+        residual_input = any("_aux_residual" in key for key in state)
+        if residual_input and "map_noise.freqs" not in state:  # all published networks have both, or neither
+            raise ValueError(f"{source}: missing map_noise.freqs, the frequencies of an NCSN++.")
+        names |= {"norm_out": f"dec.{sizes[0]}_aux_norm", "conv_out": f"dec.{sizes[0]}_aux_conv"}
+        names |= {f"down{level}_input": f"enc.{size}_aux_residual" for level, size in enumerate(sizes)}
+        network = SongUNet(
+            stem_channels=stem,
+            attention_levels=tuple(level for level, attend in enumerate(attends) if attend),
+            noise_channels=shape("map_layer0.weight")[1],
+            fourier="map_noise.freqs" in state,
+            residual_input=residual_input,
+            taps=_taps(state),
+            **common,
+        )
+    else:
+        names |= {"norm_out": "out_norm", "conv_out": "out_conv"}
+        network = ADM(
+            heads=tuple(width // _HEAD_CHANNELS * attend for width, attend in zip(channels, attends, strict=True)),
+            middle_heads=channels[-1] // _HEAD_CHANNELS,
+            time_channels=shape("map_layer0.weight")[1],
+            **common,
+        )
+    return network, (sides[0], sides[0], image_channels), names
+
+
+_PARTS = {"norm_0": "norm0", "conv_0": "conv0", "emb": "affine", "norm_1": "norm1", "conv_1": "conv1", "skip": "skip"}
+_ATTENTION = {"norm": "norm2", "qkv": "qkv", "proj": "proj"}
+
+
+def _blocks(sizes, num_blocks: int):
+    """(our block, theirs), for all of them."""
+    for level, size in enumerate(sizes):
+        yield f"down{level}_resample", f"enc.{size}_down"
+        yield f"up{level}_resample", f"dec.{size}_up"
+        for i in range(num_blocks + 1):
+            yield f"down{level}_block{i}", f"enc.{size}_block{i}"
+            yield f"up{level}_block{i}", f"dec.{size}_block{i}"
+    for i in range(2):
+        yield f"middle_block{i}", f"dec.{sizes[-1]}_in{i}"
+
+
+def _taps(state) -> tuple[int, ...]:
+    """The filter of up- and downsampling, in whole numbers, from the 2-D one kept as a buffer beside each of its uses."""
+    filters = [value for key, value in state.items() if key.endswith("resample_filter")]
+    if not filters:
+        return (1, 1)
+    rows = filters[0].reshape(filters[0].shape[-2:]).sum(axis=1)
+    return tuple(round(float(value)) for value in rows / rows[0])

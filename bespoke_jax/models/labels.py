@@ -1,0 +1,43 @@
+"""Class labels of a network: data among its variables, so that flows of different classes share what is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["with_labels"]
+
+
+def with_labels(variables: dict, labels, num_classes: int) -> dict:
+    """The variables of a network with these labels as their `condition/label`.
+
+    Args:
+        variables: of one of our conditional networks.
+        labels: None (leave them: no class, zeros), a class or [B] classes (integers), or weights [num_classes] or
+            [B, num_classes] (floats).
+        num_classes: 0 for an unconditional network.
+
+    Raises:
+        ValueError: if a class is out of range (as far as it is known; not under a trace), labels are of another shape, or the
+            network is unconditional.
+
+    Example:
+        >>> with_labels({"params": {}}, 2, num_classes=4)["condition"]["label"].tolist()
+        [0.0, 0.0, 1.0, 0.0]
+    """
+    if labels is None:
+        return variables
+    if not num_classes:
+        raise ValueError(f"labels: this network is unconditional; got {labels}, leave them out.")
+    if not isinstance(labels, jax.Array):
+        labels = np.asarray(labels)
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim < 2:  # of floats, they are weights
+        if not isinstance(labels, jax.core.Tracer) and np.any(
+            (np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)
+        ):
+            raise ValueError(f"labels: wanted classes from 0 to {num_classes - 1}, got {labels}.")
+        labels = labels[..., None] == np.arange(num_classes)
+    if labels.shape[-1:] != (num_classes,) or labels.ndim > 2:
+        raise ValueError(
+            f"labels: wanted classes (integers), [] or [B], or weights [..., {num_classes}], got {labels.dtype} {labels.shape}."
+        )
+    return {**variables, "condition": {"label": jnp.asarray(labels, jnp.float32)}}

@@ -1,0 +1,176 @@
+"""torchcfm's image flows (Tong et al. 2023, arXiv:2302.00482; github.com/atong01/conditional-flow-matching).
+
+Their U-Net is that of guided-diffusion (Dhariwal & Nichol 2021), called with t in [0, 1]: t = 0 noise, t = 1 data, as here.
+"""
+
+import re
+
+import numpy as np
+
+from bespoke_jax import schedulers
+from bespoke_jax.flow import Flow
+from bespoke_jax.models.adm import ADM
+from bespoke_jax.models.flow_file import NetworkVelocity
+from bespoke_jax.models.labels import with_labels
+from bespoke_jax.models.state_dict import load_arrays, variables_from_state, weight_shape
+from bespoke_jax.models.torch_file import read_torch_file
+
+__all__ = ["load"]
+
+_PARTS = {
+    "norm_0": "in_layers.0",
+    "conv_0": "in_layers.2",
+    "emb": "emb_layers.1",
+    "norm_1": "out_layers.0",
+    "conv_1": "out_layers.3",
+    "skip": "skip_connection",
+}
+_ATTENTION = {"norm": "norm", "qkv": "qkv", "proj": "proj_out"}
+
+
+def load(
+    path,
+    weights: str = "ema_model",
+    image_size: int = 32,
+    scheduler: schedulers.Scheduler | str | None = "condot",
+    num_heads: int = 4,
+    head_channels: int = 64,
+    new_attention_order: bool = False,
+    labels: int | None = None,
+    dtype=None,
+    remat: bool = False,
+) -> Flow:
+    """A flow from a checkpoint of torchcfm, e.g. `otcfm_cifar10_weights_step_400000.pt`. Nothing in the file is run.
+
+    Args:
+        path: the .pt file, on your disk: a dictionary of state dictionaries, or one state dictionary.
+        weights: which of them; "ema_model" is what their own evaluation takes, "net_model" the network without averaging.
+        image_size: side of the images. The file does not say.
+        scheduler: "condot" for models "otcfm", "icfm" and "fm", "cosine" for "si"; None if you do not know.
+        num_heads, head_channels: of the attention; the file does not say. As in their code, `head_channels` counts, unless
+            it is -1. Their CIFAR10 script has 4 and 64.
+        new_attention_order: their option `use_new_attention_order`.
+        labels: the class; a class-conditional network wants one.
+        dtype: what the network computes in, e.g. `jnp.bfloat16`; None for float32.
+        remat: recompute activations in backward passes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing, left over, or of other
+            shapes than the network's; if the class does not fit.
+
+    Example:
+        >>> load("nowhere.pt")
+        Traceback (most recent call last):
+        FileNotFoundError: nowhere.pt: no such file.
+    """
+    source, content = str(path), read_torch_file(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: wanted a dictionary of weights, got {type(content).__name__}.")
+    if any(isinstance(value, dict) for value in content.values()):
+        if weights not in content:
+            raise ValueError(f"{source}: no {weights!r} in it; weights= may be one of {sorted(map(str, content))}.")
+        content = content[weights]
+    # DataParallel puts "module." before every name.
+    state = {key.removeprefix("module."): value for key, value in load_arrays(content, source).items()}
+    network, names = _network(state, num_heads, head_channels, source)
+    for key in [key for key in state if ".qkv." in key]:
+        heads = _heads(len(state[key]) // 3, num_heads, head_channels, source)
+        if not new_attention_order and len(state[key]) % (3 * heads) == 0:  # if not, the next check says so
+            # Their channels are [heads, 3, width / heads]; ours are [3, heads, width / heads].
+            split = state[key].reshape(heads, 3, -1, *state[key].shape[1:])
+            state[key] = np.moveaxis(split, 1, 0).reshape(state[key].shape)
+    image_shape = (image_size, image_size, network.out_channels)
+    if "label_emb.weight" in state:
+        state["label_emb.weight"] = state["label_emb.weight"].T  # a table of classes, as the layer that reads it
+    variables = variables_from_state(network, image_shape, state, names, source)
+    if network.num_classes and labels is None:
+        raise ValueError(f"{source}: this network wants one of {network.num_classes} classes; give labels=.")
+    variables = with_labels(variables, labels, network.num_classes)
+    if isinstance(scheduler, str):
+        scheduler = schedulers.by_name(scheduler)
+    return Flow(NetworkVelocity(network.clone(dtype=dtype, remat=remat)), variables, image_shape, scheduler)
+
+
+def _heads(width: int, num_heads: int, head_channels: int, source: str) -> int:
+    heads = num_heads if head_channels == -1 else width // max(head_channels, 1)
+    if heads < 1 or width % heads or (head_channels != -1 and width != heads * head_channels):
+        raise ValueError(
+            f"{source}: attention of {width} channels does not divide into heads by num_heads={num_heads}, "
+            f"head_channels={head_channels}; give those that it was trained with."
+        )
+    return heads
+
+
+def _network(state, num_heads: int, head_channels: int, source: str):
+    """(network, {our module: the prefix of its tensors}), read off the names and shapes of the state."""
+
+    def shape(key):
+        return weight_shape(state, key, source)
+
+    def count(blocks):
+        return 1 + max((int(key.split(".")[1]) for key in state if key.startswith(f"{blocks}.")), default=-1)
+
+    # The last block of a level on the way up also holds what leads to the next one: a convolution, or a second residual block.
+    resamplers = {}
+    for key in state:
+        if found := re.match(r"output_blocks\.(\d+)\.([1-9])\.(conv|in_layers)\.", key):
+            resamplers[int(found[1])] = (f"output_blocks.{found[1]}.{found[2]}", found[3])
+    blocks_up = min(resamplers, default=count("output_blocks") - 1) + 1
+    num_blocks, levels = blocks_up - 1, len(resamplers) + 1
+    if num_blocks < 1 or count("output_blocks") != levels * blocks_up:
+        raise ValueError(
+            f"{source}: missing some of input_blocks.*, output_blocks.*; it is no whole U-Net of torchcfm."
+        )
+    by_block = "in_layers" in {kind for _, kind in resamplers.values()}
+
+    names = {"conv_in": "input_blocks.0.0", "time_0": "time_embed.0", "time_1": "time_embed.2", "classes": "label_emb"}
+    names |= {"norm_out": "out.0", "conv_out": "out.2"}
+    channels, heads = [], []
+
+    def add_block(ours, theirs, attention):
+        names.update({f"{ours}/{part}": f"{theirs}.{name}" for part, name in _PARTS.items()})
+        names.update({f"{ours}_attention/{part}": f"{attention}.{name}" for part, name in _ATTENTION.items()})
+
+    for level in range(levels):
+        first = 1 + level * (num_blocks + 1)  # of this level in input_blocks; between levels there is what resamples
+        width = shape(f"input_blocks.{first}.0.out_layers.3.weight")[0]
+        channels.append(width)
+        attends = f"input_blocks.{first}.1.qkv.weight" in state
+        heads.append(_heads(width, num_heads, head_channels, source) if attends else 0)
+        for i in range(num_blocks):
+            add_block(f"down{level}_block{i}", f"input_blocks.{first + i}.0", f"input_blocks.{first + i}.1")
+        for i in range(num_blocks + 1):
+            theirs = f"output_blocks.{(levels - 1 - level) * blocks_up + i}"
+            add_block(f"up{level}_block{i}", f"{theirs}.0", f"{theirs}.1")
+        if level:
+            theirs_up = resamplers.get((levels - level) * blocks_up - 1, ("output_blocks.?", ""))[0]
+            for ours, theirs in (
+                (f"down{level}_resample", f"input_blocks.{first - 1}.0"),
+                (f"up{level - 1}_resample", theirs_up),
+            ):
+                if by_block:
+                    add_block(ours, theirs, "?")
+                else:
+                    names[ours] = f"{theirs}.{'op' if ours.startswith('down') else 'conv'}"
+    for i, theirs in enumerate(("middle_block.0", "middle_block.2")):
+        add_block(f"middle_block{i}", theirs, "middle_block.1")
+
+    image_channels = shape("input_blocks.0.0.weight")[1]
+    if shape("out.2.weight")[0] != image_channels:
+        raise ValueError(
+            f"{source}: {shape('out.2.weight')[0]} channels out, {image_channels} in: no velocity (learn_sigma?)."
+        )
+    network = ADM(
+        channels=tuple(channels),
+        num_blocks=num_blocks,
+        heads=tuple(heads),
+        middle_heads=_heads(channels[-1], num_heads, head_channels, source),
+        time_channels=shape("time_embed.0.weight")[1],
+        num_classes=shape("label_emb.weight")[0] if "label_emb.weight" in state else 0,
+        out_channels=image_channels,
+        scale_shift=shape("input_blocks.1.0.emb_layers.1.weight")[0] == 2 * channels[0],
+        resampling="block" if by_block else "conv",
+        group_width=1,
+    )
+    return network, names
