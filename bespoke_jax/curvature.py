@@ -10,6 +10,7 @@ The losses of single steps depend on few numbers each, and forward mode gives th
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -103,16 +104,24 @@ def _table_and_jacobian(solver):
 def _cotangents(distance, x, x1, key, probes):
     """Distances [B] and cotangents of x [1 + K, B, *event]: half the distances' gradient, and `probes` random ones or none.
 
-    With d errors e per sample they are e / d and draws from N(0, 1/d), taken back from the features to x.
+    With d errors e per sample they are e / d and random signs over sqrt(d), taken back from the features to x.
     """
     if distance.features is None:
         squares, pullback = jax.vjp(lambda x: distance.between(x, x1), x)
         return squares, pullback(jnp.full_like(squares, 0.5))[0][None]
     error, pullback = jax.vjp(lambda x: distance.difference(x, x1), x)
     size = error[0].size
-    draws = jax.random.normal(key, (probes, *error.shape), error.dtype)
+    draws = _signs(key, (probes, *error.shape), error.dtype)
     (cotangents,) = jax.vmap(pullback)(jnp.concatenate([error[None] / size, draws / size**0.5]))
     return mean_square(error, error.ndim - 1), cotangents
+
+
+def _signs(key, shape, dtype):
+    """Random signs, 32 from each random word: long vectors of words take seconds to compile."""
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
 
 
 @jax.jit

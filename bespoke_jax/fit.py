@@ -143,7 +143,7 @@ def fit(
 
     def look(stage, state, loss, spent):
         """Validate, keep the best, write the record."""
-        error = _validation_errors(flow, state.theta, validation, stages[0].batch_size)
+        error = _validation_errors(flow, state.theta, validation, stages[0].chunk_size)
         mean, row = jnp.mean(error), len(records)
         entries = [int(state.iteration), loss, float(mean), float(jnp.mean(jnp.log(error)))]
         better = bool(mean < state.best_rmse)

@@ -31,7 +31,9 @@ class Stage:
             first-order optimisers take.
         num_iterations: updates.
         optimizer: `LevenbergMarquardt()`, or an optax transformation.
-        batch_size: paths per update, drawn anew for each; also how many are in memory together.
+        batch_size: paths per update, drawn anew for each.
+        chunk_size: how many of them are in the network together; first-order optimisers take all of them. One size for all
+            that a fit does, held-out paths included, is compiled once.
         probes: random cotangents per path for the Gauss-Newton matrix (`curvature.linearise`).
         validate_every: updates between two looks at the held-out paths; those of a first-order optimiser run in one
             compiled call.
@@ -42,6 +44,7 @@ class Stage:
     num_iterations: int = 12
     optimizer: Any = _SECOND_ORDER
     batch_size: int = 64
+    chunk_size: int = 32
     probes: int = 4
     validate_every: int = 1
     lipschitz: float = 1.0
@@ -49,7 +52,7 @@ class Stage:
     def __post_init__(self):
         if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(f"Stage.loss: wanted one of {sorted(LOSSES)} or a function, got {self.loss!r}.")
-        for name in ("num_iterations", "batch_size", "probes", "validate_every"):
+        for name in ("num_iterations", "batch_size", "chunk_size", "probes", "validate_every"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"Stage.{name}: wanted an integer >= 1, got {value!r}.")
@@ -139,7 +142,7 @@ def _first_order(stage, count, flow, theta, opt_state, paths, key, first):
 def _second_order(stage, flow, theta, state, paths, key, iteration):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
     batch = _draw(stage, paths, key, jnp.int32(iteration))
-    options = dict(batch_size=stage.batch_size) | stage.options
+    options = dict(batch_size=stage.chunk_size) | stage.options
     probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
     quadratic = curvature.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **options)
     tried = 0

@@ -83,7 +83,7 @@ def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
     return thetas
 
 
-NUM_START_PATHS = 16  # paths that the last few starts are compared on: they differ by decibels
+NUM_START_PATHS = 32  # paths that the last few starts are compared on: they differ by decibels
 
 
 def best_start(flow: Flow, thetas: dict[str, LearnedSolver], paths: Paths) -> tuple[str, int]:
@@ -99,7 +99,7 @@ def best_start(flow: Flow, thetas: dict[str, LearnedSolver], paths: Paths) -> tu
         True
     """
     names, spent = list(thetas), 0
-    for num_paths, keep in ((NUM_START_PATHS // 4, 6), (NUM_START_PATHS, 1)):
+    for num_paths, keep in ((NUM_START_PATHS // 8, 6), (NUM_START_PATHS, 1)):
         few = paths.take(jnp.arange(min(num_paths, paths.num_paths)))
         if len(names) <= 2 * keep and keep > 1:
             continue

@@ -20,7 +20,7 @@ BASE_SOLVERS = {
 }
 """Name -> (evaluations per step, solver from the number of evaluations)."""
 
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 """How many samples the flow sees at once."""
 
 

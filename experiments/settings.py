@@ -23,6 +23,7 @@ _STAGE_FIELDS = (
     "learning_rate",
     "num_iterations",
     "batch_size",
+    "chunk_size",
     "probes",
     "validate_every",
 )

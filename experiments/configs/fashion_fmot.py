@@ -8,7 +8,7 @@ import ml_collections
 
 
 def get_config():
-    stage = dict(optimizer="lm", learning_rate=1e-2, batch_size=48, probes=2, validate_every=1)
+    stage = dict(optimizer="lm", learning_rate=1e-2, chunk_size=32, probes=4, validate_every=1)
     return ml_collections.ConfigDict(
         dict(
             workdir="runs/fashion_fmot",
@@ -25,7 +25,9 @@ def get_config():
             # validate_every: iterations between two looks at the validation paths, each of which leaves a checkpoint.
             fit=dict(
                 choose_start=True,
-                stage1=dict(loss="endpoint", num_iterations=6, **stage),
+                # The first steps go far: few paths show the way.
+                stage1=dict(loss="endpoint", num_iterations=4, batch_size=32, **stage),
+                stage2=dict(loss="endpoint", num_iterations=2, batch_size=64, **stage),
             ),
             report=dict(num_samples=8),
         )
