@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.classic.genie import TaylorSolver
 from bespoke_jax.dtypes import promote
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
@@ -21,7 +22,7 @@ def solve(flow: Flow, solver: LearnedSolver | SolverTable, x0, *, return_path: b
 
     Args:
         flow: the velocity field.
-        solver: a theta or a table.
+        solver: a theta, a table or a `classic.TaylorSolver`.
         x0: noise, [*batch, *event_shape]; the state keeps its dtype.
         return_path: give all states, [steps + 1, *batch, *event_shape], x0 among them, instead of the last.
 
@@ -41,13 +42,14 @@ def solve(flow: Flow, solver: LearnedSolver | SolverTable, x0, *, return_path: b
 
 
 def _check_solver(solver, name):
-    if not isinstance(solver, LearnedSolver | SolverTable):
+    if not isinstance(solver, LearnedSolver | SolverTable | TaylorSolver):
         raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _solve(flow, solver, x0, return_path):
-    start, step, num_steps = (_theta_program if isinstance(solver, Theta) else _table_program)(flow, solver, x0)
+    programs = {Theta: _theta_program, TaylorSolver: _taylor_program}
+    start, step, num_steps = programs.get(type(solver), _table_program)(flow, solver, x0)
 
     # Differentiating keeps each step's state and computes the network's activations again: memory does not grow with n.
     step = jax.checkpoint(step, prevent_cse=False)
@@ -78,6 +80,17 @@ def _table_program(flow, solver, x0):
         return table_row(table, i, x0, velocities), velocities
 
     return (x0, jnp.zeros((table.nfe, *x0.shape), x0.dtype)), step, table.nfe
+
+
+def _taylor_program(flow, solver, x0):
+    def step(i, carry):
+        x = carry[0]
+        t, c = solver.t[i].astype(_time_dtype(solver, x)), solver.c[i].astype(x.dtype)
+        # One pass gives the velocity and, kept linear, its derivative in any direction: here along the path.
+        velocity, push = jax.linearize(flow, t, x)
+        return c[0] * x + c[1] * velocity + c[2] * push(jnp.ones_like(t), velocity), None
+
+    return (x0, None), step, solver.num_steps
 
 
 def _time_dtype(table, x):

@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -129,14 +127,14 @@ def _method(solver: str) -> str:
 
 
 def _genie_rows(flow, nfes, x0, x1) -> list[Row]:
-    """GENIE is no table, so it is compiled for each NFE: on one grid, then."""
+    """GENIE is no table, so it is compiled as a whole for each NFE: on one grid, then."""
     if flow.scheduler is None:
         return []
     rows = []
     for nfe in tqdm.tqdm([nfe for nfe in nfes if nfe % 2 == 0], desc="GENIE", unit="solver"):
-        solve = jax.jit(lambda flow, x0, steps=nfe // 2: bj.classic.genie(flow, x0, steps, grid=_GENIE_GRID))
-        parts = bj.stepwise.chunks(len(x0), BATCH_SIZE)
-        ends = np.concatenate([np.asarray(solve(flow, jnp.asarray(x0[part]))) for part in parts])
+        solver = bj.classic.genie(nfe, flow.scheduler, grid=_GENIE_GRID)
+        parts = [bj.sharding.spread(flow, x0[part]) for part in bj.stepwise.chunks(len(x0), BATCH_SIZE)]
+        ends = np.concatenate([np.asarray(bj.solve(flow, solver, part)) for part in parts])
         rows.append(row_of(f"genie/{_GENIE_GRID}", nfe, ends, x1))
     return rows
 

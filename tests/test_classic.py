@@ -15,7 +15,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.classic import levels
-from tests import quick, reference, zoo
+from tests import reference, zoo
 from tests.golden import make_classic as golden
 
 classic = bj.classic
@@ -486,20 +486,20 @@ def test_genie_is_a_taylor_method_of_order_2():
     with jax.enable_x64(True):
         flow = bj.analytic.mixture(golden.MEANS, golden.STD, golden.WEIGHTS, SMOOTH)
         x0 = jnp.asarray(golden.X0)
-        solve = quick.jit(classic.genie, static_argnames="num_steps")
-        np.testing.assert_allclose(
-            classic.genie(flow, x0, 3), literal(golden.X0, np.arange(4) / 3), rtol=1e-6, atol=1e-7
-        )
-        errors = [reference.rms(np.asarray(solve(flow, x0, num_steps=n)) - truth()) for n in (10, 20, 40)]
+        solvers = {n: classic.genie(2 * n, SMOOTH, dtype=jnp.float64) for n in (3, 10, 20, 40)}
+        path = zoo.solve(flow, solvers[3], x0, return_path=True)
+        assert path.shape == (4, *x0.shape) and solvers[3].nfe == 6
+        np.testing.assert_allclose(path[-1], literal(golden.X0, np.arange(4) / 3), rtol=1e-6, atol=1e-7)
+        errors = [reference.rms(np.asarray(zoo.solve(flow, solvers[n], x0)) - truth()) for n in (10, 20, 40)]
     assert reference.order_of(errors, (10, 20, 40)) == pytest.approx(2, abs=0.2)
 
 
 def test_genie_from_snr_0_to_sigma_0():
     flow = bj.analytic.mixture(golden.MEANS, golden.STD, golden.WEIGHTS)
     x1 = truth(straight_level)
-    solve = quick.jit(classic.genie, static_argnames="num_steps")
     for steps, tolerance in [(1, 2.0), (40, 5e-3)]:
-        found = np.asarray(solve(flow, jnp.asarray(golden.X0, jnp.float32), num_steps=steps))
+        solver = classic.genie(2 * steps, bj.schedulers.CondOT())
+        found = np.asarray(zoo.solve(flow, solver, jnp.asarray(golden.X0, jnp.float32)))
         assert found.dtype == np.float32 and reference.rms(found - x1) < tolerance
 
 
@@ -563,9 +563,9 @@ def test_bad_numbers_of_evaluations_schedulers_and_grids(name):
         (lambda s: classic.euler(4, grid="karras"), "scheduler: the grid 'karras' needs"),
         (lambda s: classic.dedicated(0, s), "nfe: wanted an integer >= 1, got 0"),
         (lambda s: classic.dedicated(4, "vp"), "scheduler: .* got 'vp'"),
-        (lambda s: classic.genie(None, 0.0, 4), "flow: wanted a bespoke_jax.Flow, got NoneType"),
-        (lambda s: classic.genie(bj.Flow(lambda p, t, x: x, None, ()), 0.0, 4), "scheduler: genie needs"),
-        (lambda s: classic.genie(bj.analytic.gaussian(0.0, 1.0), 0.0, 0), "num_steps: wanted an integer >= 1, got 0"),
+        (lambda s: classic.genie(4, None), "scheduler: genie needs"),
+        (lambda s: classic.genie(0, s), "nfe: wanted an integer >= 1, got 0"),
+        (lambda s: classic.genie(5, s), "nfe: genie takes an even number, .* got 5"),
     ],
 )
 def test_bad_options(call, words):

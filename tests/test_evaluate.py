@@ -77,7 +77,7 @@ def test_figures_are_those_of_the_solvers(done, flow, noises):
     ends = {
         ("mine", 3): bj.solve(flow, bj.classic.ipndm(3), x0),
         ("rk2-bespoke", 4): bj.solve(flow, bj.classic.midpoint(4), x0),
-        ("genie/quadratic", 4): bj.classic.genie(flow, x0, 2, grid="quadratic"),
+        ("genie/quadratic", 4): bj.solve(flow, bj.classic.genie(4, flow.scheduler, grid="quadratic"), x0),
     }
     for name, found in ends.items():
         error = np.sqrt(np.mean((found - x1) ** 2, axis=(1, 2, 3)))

@@ -7,13 +7,14 @@ a ValueError that names argument, value and wish, before anything runs. They are
 from bespoke_jax.classic.adams import deis, ipndm
 from bespoke_jax.classic.dedicated import dedicated
 from bespoke_jax.classic.exponential import ddim, dpm_solver_pp, unipc
-from bespoke_jax.classic.genie import genie, genie_nfe
+from bespoke_jax.classic.genie import TaylorSolver, genie
 from bespoke_jax.classic.grids import GRIDS, time_grid
 from bespoke_jax.classic.runge_kutta import euler, heun, midpoint, rk4, runge_kutta
 from bespoke_jax.classic.singlestep import dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, edm_heun
 
 __all__ = [
     "GRIDS",
+    "TaylorSolver",
     "ddim",
     "dedicated",
     "deis",
@@ -24,7 +25,6 @@ __all__ = [
     "edm_heun",
     "euler",
     "genie",
-    "genie_nfe",
     "heun",
     "ipndm",
     "midpoint",
