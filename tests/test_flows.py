@@ -4,12 +4,14 @@ import importlib
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
 from experiments import flows, report, settings, train
+from tests.golden.weights import draw_all
 from tests.models import common
 from tests.models.torch_writer import write_zip
 
@@ -20,7 +22,7 @@ CONFIGS = sorted(
 )
 NO_FILE_NEEDED = {"fashion_fmot", "tiny"}
 PAPER = sorted(set(CONFIGS) - NO_FILE_NEEDED)
-OPTIONS = dict(image_size=8, head_channels=16)  # of the golden network, which is smaller than torchcfm's
+OPTIONS = dict(image_size=8, head_channels=4)  # smaller than torchcfm's
 
 
 def get_config(name):
@@ -31,10 +33,44 @@ def section(name, path, **options):
     return ConfigDict(dict(name=name, path=str(path), missing="", remedy="", **options))
 
 
+def tiny_torchcfm_shapes(width=8):
+    """Tensors of a U-Net of torchcfm with one level of one block, which compiles in seconds."""
+    emb = 4 * width
+
+    def layer(name, *shape):
+        return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+    def block(name, channels):
+        return {
+            **layer(f"{name}.in_layers.0", channels),
+            **layer(f"{name}.in_layers.2", width, channels, 3, 3),
+            **layer(f"{name}.emb_layers.1", width, emb),
+            **layer(f"{name}.out_layers.0", width),
+            **layer(f"{name}.out_layers.3", width, width, 3, 3),
+            **(layer(f"{name}.skip_connection", width, channels, 1, 1) if channels != width else {}),
+        }
+
+    return {
+        **layer("time_embed.0", emb, width),
+        **layer("time_embed.2", emb, emb),
+        **layer("input_blocks.0.0", width, 3, 3, 3),
+        **block("input_blocks.1.0", width),
+        **block("middle_block.0", width),
+        **layer("middle_block.1.norm", width),
+        **layer("middle_block.1.qkv", 3 * width, width, 1),
+        **layer("middle_block.1.proj_out", width, width, 1),
+        **block("middle_block.2", width),
+        **block("output_blocks.0.0", 2 * width),
+        **block("output_blocks.1.0", 2 * width),
+        **layer("out.0", width),
+        **layer("out.2", 3, width, 3, 3),
+    }
+
+
 @pytest.fixture(scope="module")
 def torchcfm_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "otcfm.pt"
-    write_zip(path, {"ema_model": common.state("torchcfm/cifar10")})
+    write_zip(path, {"ema_model": draw_all(tiny_torchcfm_shapes())})
     return path
 
 
@@ -106,6 +142,16 @@ class TestFiles:
             flows.load(ConfigDict(dict(name="torchcfm", path="x")))
 
 
+@pytest.fixture
+def quick_compile():
+    """This compiles much and computes little: less effort there."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("quick_compile")
 def test_a_published_checkpoint_goes_through_the_pipeline(torchcfm_file, tmp_path, monkeypatch):
     """The config of CIFAR-10 with a file like torchcfm's, but small: paths, a fit of one step, results."""
     monkeypatch.setattr(report, "write", lambda *_: None)  # slow, and not of this test
