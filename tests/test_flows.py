@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from experiments import flows, report, settings, train
+from experiments import flows, measure, report, settings, train
 from tests.golden.weights import draw_all
 from tests.models import common
 from tests.models.torch_writer import write_zip
@@ -170,7 +170,7 @@ def test_a_published_checkpoint_goes_through_the_pipeline(torchcfm_file, tmp_pat
     solver = bj.load_solver(tmp_path / "solvers" / "rk1-bespoke-n2.json", flow=flow)
     with np.load(tmp_path / "paths" / "test.npz") as paths:
         assert paths["x1"].shape == (2, 8, 8, 3)
-        error = bj.metrics.rmse(bj.solve(flow, solver, paths["x0"]), paths["x1"], event_ndim=3).mean()
+        error = bj.metrics.rmse(measure.end_points(flow, solver, paths["x0"]), paths["x1"], event_ndim=3).mean()
     rows = (tmp_path / "results.csv").read_text().splitlines()
     (row,) = (row for row in rows if row.startswith("rk1-bespoke,2,"))
     assert float(row.split(",")[2]) == pytest.approx(float(error), rel=1e-4)

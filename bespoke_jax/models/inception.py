@@ -199,15 +199,19 @@ def load(path, convention: str = "pytorch-fid") -> InceptionFeatures:
     return InceptionFeatures(variables_from_state(load_arrays(read_torch_file(path), str(path)), str(path)), convention)
 
 
+@functools.cache
+def _shapes():
+    x = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
+    return flax.traverse_util.flatten_dict(jax.eval_shape(InceptionV3().init, jax.random.key(0), x))
+
+
 _LEAVES = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
 
 
 def variables_from_state(state: dict[str, np.ndarray], source: str = "state") -> dict:
     """The variables of `InceptionV3` from a state dictionary in PyTorch's layout; classes and counters in it are ignored."""
-    x = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
-    shapes = flax.traverse_util.flatten_dict(jax.eval_shape(InceptionV3().init, jax.random.key(0), x))
     variables = {}
-    for path, leaf in shapes.items():
+    for path, leaf in _shapes().items():
         key = f"{path[1]}.{_LEAVES[path[2]]}"
         array = state.get(key)
         if array is not None and path[2] == "kernel" and array.ndim == 4:

@@ -9,7 +9,7 @@ From nothing to a row: download the weights that the config's remedy names, then
     python -m experiments.evaluate --config=experiments/configs/NAME.py --workdir=W --config.flow.path=FILE
 
 The first learns both families at every n and reports RMSE and PSNR, the second sets them beside every dedicated solver. One row
-alone: add --config.solver.base=rk2 --config.solver.num_steps=5. FID of what was learned: docs/fid.md.
+alone: add --config.solver.base=rk2 --config.solver.num_steps=5. FID of what was learned: `experiments.fid`, docs/fid.md.
 """
 
 from experiments.configs import fashion_fmot

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,9 +67,9 @@ def test_resize_that_shrinks_is_not_smoothed():
 def colours(monkeypatch):
     """The network replaced by the mean colour, and all inputs that it sees."""
     monkeypatch.setattr(inception.InceptionV3, "apply", lambda self, variables, x: x.mean((1, 2)))
-    jax.clear_caches()
+    inception._features.clear_cache()
     yield
-    jax.clear_caches()
+    inception._features.clear_cache()
 
 
 @pytest.mark.usefixtures("colours")
