@@ -160,17 +160,17 @@ def test_a_published_checkpoint_goes_through_the_pipeline(torchcfm_file, tmp_pat
     config.flow.path = str(torchcfm_file)
     with config.unlocked():
         config.flow.update(OPTIONS)
-    config.solver.update(base="rk1", num_steps=2)
+    config.solver.update(base="rk1", num_steps=1)
     config.paths.update(num_train=2, num_validation=2, num_test=2, rtol=0.1, atol=0.1)
     config.fit.choose_start = False
     config.fit.stage1.update(num_iterations=1, batch_size=2, optimizer="adam")
     config.report.num_samples = 1
     assert train.main(config, tmp_path) == 0
     flow = flows.load(config.flow)
-    solver = bj.load_solver(tmp_path / "solvers" / "rk1-bespoke-n2.json", flow=flow)
+    solver = bj.load_solver(tmp_path / "solvers" / "rk1-bespoke-n1.json", flow=flow)
     with np.load(tmp_path / "paths" / "test.npz") as paths:
         assert paths["x1"].shape == (2, 8, 8, 3)
         error = bj.metrics.rmse(measure.end_points(flow, solver, paths["x0"]), paths["x1"], event_ndim=3).mean()
     rows = (tmp_path / "results.csv").read_text().splitlines()
-    (row,) = (row for row in rows if row.startswith("rk1-bespoke,2,"))
+    (row,) = (row for row in rows if row.startswith("rk1-bespoke,1,"))
     assert float(row.split(",")[2]) == pytest.approx(float(error), rel=1e-4)

@@ -36,7 +36,9 @@ class InceptionV3(nn.Module):
     def __call__(self, x):
         def conv(x, name, width, kernel, stride=1, padding="SAME"):
             kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-            x = nn.Conv(width, kernel, stride, padding, use_bias=False, name=f"{name}.conv")(x)
+            # All of float32's digits, on GPUs too: a distance should not depend on the machine.
+            options = dict(use_bias=False, precision=jax.lax.Precision.HIGHEST, name=f"{name}.conv")
+            x = nn.Conv(width, kernel, stride, padding, **options)(x)
             return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=f"{name}.bn")(x))
 
         def branch(x, block, *layers):

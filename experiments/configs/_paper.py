@@ -1,7 +1,8 @@
 """What the configs of the paper's experiments (arXiv:2310.19075, Sec. 4) share.
 
 The paper's own weights are not public. Each config takes the nearest published ones that an importer reads, or your own; so the
-published FID beside it says what the paper's network reached, not what these weights will. None was measured here.
+published FID beside it says what the paper's network reached, not what these weights will. None was measured here, and for
+rk1-bespoke none is given: the paper's figures for it could not be verified.
 
 From nothing to a row: download the weights that the config's remedy names, then
 
