@@ -1,6 +1,6 @@
 """Learn the ODE solver of a pre-trained flow or diffusion model. The public names; docs/ has the tour."""
 
-from bespoke_jax import analytic, classic, losses, metrics, models, scale_time, schedulers, sharding, stepwise
+from bespoke_jax import analytic, classic, fid, losses, metrics, models, scale_time, schedulers, sharding, stepwise
 from bespoke_jax.check import SolverCheck, check_solver
 from bespoke_jax.families import init_theta
 from bespoke_jax.fit import FitError, FitResult, FitState, fit, init_state
@@ -37,6 +37,7 @@ __all__ = [
     "analytic",
     "check_solver",
     "classic",
+    "fid",
     "fit",
     "ground_truth",
     "init_state",

@@ -1,7 +1,10 @@
 """From a config's `flow` section to a Flow."""
 
+import functools
 import hashlib
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,9 +14,8 @@ import bespoke_jax as bj
 __all__ = ["fingerprint", "load"]
 
 
-def _mixture(name, image_size, num_components, std, seed):
+def _mixture(image_size, num_components, std, seed):
     """Smooth random blobs as the means of a Gaussian mixture: an image flow in closed form, for tests and trials."""
-    del name
     random = np.random.default_rng(seed)
     grid = (np.arange(image_size) + 0.5) / image_size
     centres, widths = random.uniform(0.2, 0.8, (num_components, 2)), random.uniform(0.1, 0.3, (num_components, 2))
@@ -22,39 +24,66 @@ def _mixture(name, image_size, num_components, std, seed):
     return bj.analytic.mixture(means[..., None], std)
 
 
-def _checkpoint(name, path, missing, remedy):
-    """The user's own file. Without it: what is missing, and how to get it."""
-    del name
-    if not path or not pathlib.Path(path).expanduser().exists():
-        state = f"is {path!r}, where there is no file" if path else "is empty"
-        raise FileNotFoundError(f"config.flow.path {state}; missing: {missing}\n{remedy}")
-    return bj.models.load_flow(pathlib.Path(path).expanduser())
+class _Kind(NamedTuple):
+    """What `config.flow.name` may be: how it is loaded, from which fields, and from which more if they are given."""
+
+    load: Callable[..., bj.Flow]
+    fields: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
-_LOADERS = {
-    **{name: (bj.models.load_flow, ("name",)) for name in bj.models.SHIPPED},
-    "mixture": (_mixture, ("name", "image_size", "num_components", "std", "seed")),
-    "checkpoint": (_checkpoint, ("name", "path", "missing", "remedy")),
+def _file(load: Callable[..., bj.Flow], *options: str) -> _Kind:
+    """The user's own file or folder. Without it: what is missing, and how to get it."""
+
+    def checked(path, missing, remedy, **given):
+        if not path or not pathlib.Path(path).expanduser().exists():
+            state = f"is {path!r}, where there is no file" if path else "is empty"
+            raise FileNotFoundError(f"config.flow.path {state}; missing: {missing}\n{remedy}")
+        return load(pathlib.Path(path).expanduser(), **given)
+
+    return _Kind(checked, ("path", "missing", "remedy"), options)
+
+
+def _edm(path, scheduler=None, labels=None):
+    return bj.models.edm.load(path).flow(scheduler, labels)
+
+
+_KINDS = {
+    **{name: _Kind(functools.partial(bj.models.load_flow, name)) for name in bj.models.SHIPPED},
+    "mixture": _Kind(_mixture, ("image_size", "num_components", "std", "seed")),
+    "checkpoint": _file(bj.models.load_flow),
+    "diffusers": _file(bj.models.diffusers.load, "scheduler", "labels"),
+    "edm": _file(_edm, "scheduler", "labels"),
+    "torchcfm": _file(
+        bj.models.torchcfm.load,
+        *("scheduler", "labels", "weights", "image_size", "num_heads", "head_channels", "new_attention_order"),
+    ),
 }
 
 
 def load(section) -> bj.Flow:
     """The flow of `config.flow` on all devices; its field `name` says which kind, and the kind which other fields there are.
 
+    The files are `bj.models.save_flow`'s ("checkpoint"), EDM's ("edm"), torchcfm's ("torchcfm") and the folders of diffusers
+    ("diffusers"), all with path, missing and remedy (said where there is no file), and with those options of their importers
+    that are given.
+
     Raises:
-        ValueError: for an unknown kind, or fields that the kind does not have.
+        ValueError: for an unknown kind, fields that the kind does not have, or a file that its importer refuses.
         FileNotFoundError: if weights are missing; says which, and how to get them.
     """
     fields = section.to_dict()
-    name = fields.get("name")
-    if name not in _LOADERS:
-        raise ValueError(f"config.flow.name: got {name!r}, wanted one of {sorted(_LOADERS)}.")
-    loader, wanted = _LOADERS[name]
-    if set(fields) != set(wanted):
+    name = fields.pop("name", None)
+    if name not in _KINDS:
+        raise ValueError(f"config.flow.name: got {name!r}, wanted one of {sorted(_KINDS)}.")
+    kind = _KINDS[name]
+    if not set(kind.fields) <= set(fields) <= {*kind.fields, *kind.options}:
+        may = f", and may have {', '.join(kind.options)}" if kind.options else ""
         raise ValueError(
-            f"config.flow: flow {name!r} has the fields {', '.join(wanted)}; got {', '.join(sorted(fields))}."
+            f"config.flow: flow {name!r} has the fields {', '.join(('name', *kind.fields))}{may}; "
+            f"got {', '.join(sorted(('name', *fields)))}."
         )
-    return bj.sharding.replicate(loader(**fields))
+    return bj.sharding.replicate(kind.load(**fields))
 
 
 def fingerprint(flow: bj.Flow) -> str:

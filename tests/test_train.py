@@ -14,7 +14,7 @@ from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
 from experiments import flows, learn, measure, plots, report, runs, settings, train, truth
-from experiments.configs import cifar10_fmot, fashion_fmot, tiny
+from experiments.configs import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -259,18 +259,6 @@ class TestRefusals:
         (tmp_path / "file").write_text("not a folder")
         with pytest.raises(ValueError, match=r"workdir: .*file/run cannot be used .* give another --workdir"):
             train.prepare(config, tmp_path / "file" / "run")
-
-    def test_cifar10_says_in_two_lines_what_is_missing(self, tmp_path):
-        with pytest.raises(SystemExit) as caught:
-            train.main(cifar10_fmot.get_config(), tmp_path)
-        lines = str(caught.value.code).splitlines()
-        assert len(lines) == 2
-        assert "config.flow.path is empty" in lines[0] and "CIFAR-10" in lines[0]
-        assert "--config.flow.path=" in lines[1]
-
-    @pytest.mark.parametrize("module", [cifar10_fmot, fashion_fmot, tiny])
-    def test_every_config_is_valid(self, module):
-        assert settings.read(module.get_config()).jobs
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Flax networks, importers of published weights, and the shipped flows with their solvers."""
 
-from bespoke_jax.models import diffusers, edm, torchcfm
+from bespoke_jax.models import diffusers, edm, inception, torchcfm
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.flow_file import (
@@ -24,6 +24,7 @@ __all__ = [
     "UNet",
     "diffusers",
     "edm",
+    "inception",
     "load_flow",
     "save_denoiser",
     "save_flow",

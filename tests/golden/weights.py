@@ -15,6 +15,8 @@ def draw(name: str, shape) -> np.ndarray:
     uniform = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).random(shape) * 2 - 1
     if name.endswith("freqs"):
         values = 4 * uniform
+    elif name.endswith("running_var"):
+        values = 0.5 + 0.3 * uniform
     elif len(shape) > 1:
         values = uniform * np.sqrt(3 / np.prod(shape[1:]))
     elif name.endswith("weight"):

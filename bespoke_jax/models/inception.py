@@ -1,0 +1,225 @@
+"""InceptionV3 (Szegedy et al. 2015, arXiv:1512.00567) as the FID has it: TensorFlow's weights of 2015-12-05, features of pool3.
+
+The weights are pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`, a file of yours. The graph differs from the usual
+InceptionV3 in three places, as pytorch-fid (github.com/mseitzer/pytorch-fid) documents: averages near the edges are over the
+pixels there are, not over padding; the last block has a maximum in place of the average; 1008 classes, which are not used here.
+"""
+
+import dataclasses
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from bespoke_jax.models.state_dict import load_arrays
+from bespoke_jax.models.torch_file import read_torch_file
+
+__all__ = ["InceptionFeatures", "InceptionV3", "load", "resize"]
+
+_SIDE = 299
+CONVENTIONS = ("pytorch-fid", "tensorflow")
+
+
+class InceptionV3(nn.Module):
+    """x [B, H, W, 3] in about [-1, 1], sides from 75 -> the features of pool3, [B, 2048]. Modules have the names of the file.
+
+    Example:
+        >>> shapes = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+        21785568
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        def conv(x, name, width, kernel, stride=1, padding="SAME"):
+            kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+            # All of float32's digits, on GPUs too: a distance should not depend on the machine.
+            options = dict(use_bias=False, precision=jax.lax.Precision.HIGHEST, name=f"{name}.conv")
+            x = nn.Conv(width, kernel, stride, padding, **options)(x)
+            return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=f"{name}.bn")(x))
+
+        def branch(x, block, *layers):
+            for name, width, kernel, *stride in layers:  # what halves the sides is not padded
+                x = conv(x, f"{block}.{name}", width, kernel, *stride, *(["VALID"] if stride else []))
+            return x
+
+        def mixed_5(x, block, pool_width):
+            return [
+                branch(x, block, ("branch1x1", 64, 1)),
+                branch(x, block, ("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)),
+                branch(x, block, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)),
+                branch(_average(x), block, ("branch_pool", pool_width, 1)),
+            ]
+
+        def mixed_6a(x, block):
+            return [
+                branch(x, block, ("branch3x3", 384, 3, 2)),
+                branch(x, block, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)),
+                _halved(x),
+            ]
+
+        def mixed_6(x, block, width):
+            row, column = (1, 7), (7, 1)
+            long = [("1", width, 1), ("2", width, column), ("3", width, row), ("4", width, column), ("5", 192, row)]
+            return [
+                branch(x, block, ("branch1x1", 192, 1)),
+                branch(x, block, ("branch7x7_1", width, 1), ("branch7x7_2", width, row), ("branch7x7_3", 192, column)),
+                branch(x, block, *((f"branch7x7dbl_{i}", *rest) for i, *rest in long)),
+                branch(_average(x), block, ("branch_pool", 192, 1)),
+            ]
+
+        def mixed_7a(x, block):
+            long = [("1", 192, 1), ("2", 192, (1, 7)), ("3", 192, (7, 1)), ("4", 192, 3, 2)]
+            return [
+                branch(x, block, ("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)),
+                branch(x, block, *((f"branch7x7x3_{i}", *rest) for i, *rest in long)),
+                _halved(x),
+            ]
+
+        def mixed_7(x, block, pool):
+            short = branch(x, block, ("branch3x3_1", 384, 1))
+            long = branch(x, block, ("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3))
+            return [
+                branch(x, block, ("branch1x1", 320, 1)),
+                branch(short, block, ("branch3x3_2a", 384, (1, 3))),
+                branch(short, block, ("branch3x3_2b", 384, (3, 1))),
+                branch(long, block, ("branch3x3dbl_3a", 384, (1, 3))),
+                branch(long, block, ("branch3x3dbl_3b", 384, (3, 1))),
+                branch(pool(x), block, ("branch_pool", 192, 1)),
+            ]
+
+        x = conv(x, "Conv2d_1a_3x3", 32, 3, 2, "VALID")
+        x = conv(x, "Conv2d_2a_3x3", 32, 3, padding="VALID")
+        x = _halved(conv(x, "Conv2d_2b_3x3", 64, 3))
+        x = conv(x, "Conv2d_3b_1x1", 80, 1)
+        x = _halved(conv(x, "Conv2d_4a_3x3", 192, 3, padding="VALID"))
+        for block, name, *options in (
+            (mixed_5, "Mixed_5b", 32),
+            (mixed_5, "Mixed_5c", 64),
+            (mixed_5, "Mixed_5d", 64),
+            (mixed_6a, "Mixed_6a"),
+            (mixed_6, "Mixed_6b", 128),
+            (mixed_6, "Mixed_6c", 160),
+            (mixed_6, "Mixed_6d", 160),
+            (mixed_6, "Mixed_6e", 192),
+            (mixed_7a, "Mixed_7a"),
+            (mixed_7, "Mixed_7b", _average),
+            (mixed_7, "Mixed_7c", _largest),
+        ):
+            x = jnp.concatenate(block(x, name, *options), axis=-1)
+        return x.mean((1, 2))
+
+
+def _average(x):
+    return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+
+
+def _largest(x):
+    return nn.max_pool(x, (3, 3), (1, 1), "SAME")
+
+
+def _halved(x):
+    return nn.max_pool(x, (3, 3), (2, 2), "VALID")
+
+
+def resize(x, convention: str = "pytorch-fid"):
+    """[B, H, W, C] -> [B, 299, 299, C], bilinear, without smoothing where it shrinks.
+
+    Args:
+        convention: where output pixel i of 299 lies among H input pixels: at (i + 1/2) H / 299 - 1/2 ("pytorch-fid": centres of
+            pixels), or at i H / 299 ("tensorflow": what the graph of 2015 does). Beyond the edges, the pixel at the edge.
+
+    Example:
+        >>> x = jnp.arange(2.0).reshape(1, 1, 2, 1)
+        >>> [round(float(resize(x, c)[0, 0, 100, 0]), 3) for c in CONVENTIONS]
+        [0.172, 0.669]
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        places = (np.arange(_SIDE) + 0.5) * size / _SIDE - 0.5
+        if convention == "tensorflow":
+            places = np.arange(_SIDE) * size / _SIDE
+        places = np.clip(places, 0, size - 1)
+        low = np.floor(places).astype(int)
+        share = jnp.asarray(places - low, x.dtype).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+        x = jnp.take(x, low, axis) * (1 - share) + jnp.take(x, np.minimum(low + 1, size - 1), axis) * share
+    return x
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _features(variables, images, convention):
+    # As 8-bit images, which is what all published FIDs are of.
+    bytes_ = jnp.clip(jnp.round((images + 1) * 127.5), 0, 255)
+    x = resize(jnp.broadcast_to(bytes_, (*images.shape[:-1], 3)), convention)
+    return InceptionV3().apply(variables, (x - 128) / 128 if convention == "tensorflow" else x / 127.5 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionFeatures:
+    """Images [B, H, W, 3] (or 1, for grey) in [-1, 1] -> features [B, 2048]. They are rounded to 8 bits and resized to 299 x 299.
+
+    Attributes:
+        variables: of `InceptionV3`.
+        convention: "pytorch-fid" (pixel centres, p / 127.5 - 1), for references made with pytorch-fid; "tensorflow" (see
+            `resize`; (p - 128) / 128) for those of the original graph.
+    """
+
+    variables: dict
+    convention: str = "pytorch-fid"
+
+    def __post_init__(self):
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"InceptionFeatures: convention must be one of {CONVENTIONS}, got {self.convention!r}.")
+
+    def __call__(self, images):
+        """Raises ValueError for images of another shape."""
+        images = jnp.asarray(images, jnp.float32)
+        if images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise ValueError(f"InceptionFeatures: wanted images [B, H, W, 3] or [B, H, W, 1], got {images.shape}.")
+        return _features(self.variables, images, self.convention)
+
+
+def load(path, convention: str = "pytorch-fid") -> InceptionFeatures:
+    """Features from pytorch-fid's file of weights. Nothing in it is run.
+
+    Args:
+        path: `pt_inception-2015-12-05-6726825d.pth`, on your disk.
+        convention: see `InceptionFeatures`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing or of other shapes.
+
+    Example:
+        >>> load("nowhere.pth")
+        Traceback (most recent call last):
+        FileNotFoundError: nowhere.pth: no such file.
+    """
+    return InceptionFeatures(variables_from_state(load_arrays(read_torch_file(path), str(path)), str(path)), convention)
+
+
+@functools.cache
+def _shapes():
+    x = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
+    return flax.traverse_util.flatten_dict(jax.eval_shape(InceptionV3().init, jax.random.key(0), x))
+
+
+_LEAVES = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
+
+
+def variables_from_state(state: dict[str, np.ndarray], source: str = "state") -> dict:
+    """The variables of `InceptionV3` from a state dictionary in PyTorch's layout; classes and counters in it are ignored."""
+    variables = {}
+    for path, leaf in _shapes().items():
+        key = f"{path[1]}.{_LEAVES[path[2]]}"
+        array = state.get(key)
+        if array is not None and path[2] == "kernel" and array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)  # OIHW -> HWIO
+        if array is None or array.shape != leaf.shape:
+            got = "missing" if array is None else f"of shape {array.shape} (in our layout)"
+            raise ValueError(f"{source}: {key} is {got}, wanted {leaf.shape}. Is it pytorch-fid's InceptionV3?")
+        variables[path] = jnp.asarray(array)
+    return flax.traverse_util.unflatten_dict(variables)

@@ -1,0 +1,68 @@
+"""What the configs of the paper's experiments (arXiv:2310.19075, Sec. 4) share.
+
+The paper's own weights are not public. Each config takes the nearest published ones that an importer reads, or your own; so the
+published FID beside it says what the paper's network reached, not what these weights will. None was measured here, and for
+rk1-bespoke none is given: the paper's figures for it could not be verified.
+
+From nothing to a row: download the weights that the config's remedy names, then
+
+    python -m experiments.train --config=experiments/configs/NAME.py --workdir=W --config.flow.path=FILE
+    python -m experiments.evaluate --config=experiments/configs/NAME.py --workdir=W --config.flow.path=FILE
+
+The first learns both families at every n and reports RMSE and PSNR, the second sets them beside every dedicated solver. One row
+alone: add --config.solver.base=rk2 --config.solver.num_steps=5. FID of what was learned: `experiments.fid`, docs/fid.md.
+"""
+
+from experiments.configs import fashion_fmot
+
+_STEPS = (4, 5, 8, 10, 12)  # NFE 8, 10, 16, 20, 24 of rk2
+_EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
+_TORCHCFM = "https://github.com/atong01/conditional-flow-matching/releases/download/1.0.4/"
+_GOLDFISH = 1  # a class of ImageNet; a flow has one
+
+
+def _config(name: str, flow: dict, **num_paths: int):
+    config = fashion_fmot.get_config()
+    config.workdir = f"runs/{name}"
+    config.flow = flow
+    config.solvers = dict(rk1=_STEPS, rk2=_STEPS)
+    config.paths.update(dict(num_train=128, num_validation=128, num_test=512) | num_paths)
+    return config
+
+
+def _published(what: str, url: str) -> dict:
+    """The fields that say what is missing without a published file."""
+    return dict(path="", missing=what, remedy=f"curl -LO {url} and add --config.flow.path={url.rsplit('/', 1)[1]}")
+
+
+def cifar10_edm(name: str, scheduler: str, file: str = "edm-cifar10-32x32-uncond-vp.pkl"):
+    """CIFAR-10 by one of EDM's files, unconditional, under a scheduler."""
+    missing = "EDM's denoiser of CIFAR-10 (55.7 M parameters), which the library does not ship."
+    return _config(name, dict(name="edm", scheduler=scheduler) | _published(missing, _EDM + file))
+
+
+def cifar10_torchcfm(name: str):
+    """CIFAR-10 by torchcfm's OT-CFM file."""
+    missing = "torchcfm's OT-CFM weights of CIFAR-10 (35.7 M parameters), which the library does not ship."
+    return _config(
+        name, dict(name="torchcfm") | _published(missing, f"{_TORCHCFM}otcfm_cifar10_weights_step_400000.pt")
+    )
+
+
+def imagenet64(name: str, scheduler: str):
+    """ImageNet-64 by EDM's conditional ADM, one class, under a scheduler."""
+    missing = "EDM's denoiser of ImageNet-64 (295.9 M parameters), which the library does not ship."
+    flow = dict(name="edm", scheduler=scheduler, labels=_GOLDFISH)
+    return _config(name, flow | _published(missing, f"{_EDM}edm-imagenet-64x64-cond-adm.pkl"), num_test=256)
+
+
+def own(name: str, what: str, **num_paths: int):
+    """A data set of whose flows no importer reads published weights: a file of the user's own."""
+    flow = dict(
+        name="checkpoint",
+        path="",
+        missing=f"the weights of {what}, of which we know no published ones that an importer reads.",
+        remedy="Train a network of bespoke_jax.models on it, write it with bespoke_jax.models.save_flow, and add "
+        "--config.flow.path=FILE.safetensors",
+    )
+    return _config(name, flow, **num_paths)

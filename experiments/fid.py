@@ -1,0 +1,69 @@
+"""FID of the solvers that a run has learned: the paper's own measure.
+
+  python -m experiments.fid --config=C --workdir=W --reference=cifar10-32x32.npz --inception=pt_inception-2015-12-05-6726825d.pth
+
+W is the folder of a run of `experiments.train` with this config. docs/fid.md says where the two files come from. How long
+50,000 samples take was not measured; they are 50,000 NFE network calls for each solver, and 50,000 of InceptionV3.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+import bespoke_jax as bj
+from bespoke_jax.models import inception
+from experiments import command_line, compare, measure, train
+
+_NOISE_OF_FID = 1  # index of the key; 0 is the test set of PSNR
+
+
+def statistics(
+    flow: bj.Flow, solver, key, num_samples: int, features: Callable, label: str
+) -> bj.fid.FeatureStatistics:
+    """Of the features of `num_samples` samples of a solver. The same key gives every solver the same noises."""
+
+    def batches():
+        with tqdm.tqdm(total=num_samples, desc=label) as bar:
+            for number, part in enumerate(bj.stepwise.chunks(num_samples, measure.BATCH_SIZE)):
+                x0 = flow.noise(jax.random.fold_in(key, number), (part.stop - part.start,))
+                yield np.asarray(bj.stepwise.end_points(flow, solver, x0))
+                bar.update(part.stop - part.start)
+
+    return bj.fid.statistics_of(batches(), features)
+
+
+def main(config, workdir, reference: str, weights: str, convention: str, num_samples: int):
+    """What is wrong with the input is said without a stack."""
+    try:
+        wanted = bj.fid.load_statistics(reference)
+        features = inception.load(weights, convention)
+        plan, flow, run = train.prepare(config, workdir)
+        learned, where = compare.learned_solvers(run, flow, config.flow.name, plan.jobs)
+        if not learned:
+            raise ValueError(f"workdir: no learned solvers ({where}).")
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    key, rows = plan.key("test", _NOISE_OF_FID), []
+    for name, solver in learned:
+        found = statistics(flow, solver, key, num_samples, features, f"{name}, NFE {solver.nfe}")
+        rows.append((name, solver.nfe, bj.fid.frechet_distance(found, wanted), num_samples, convention))
+        run.write_table("fid.csv", ("solver", "nfe", "fid", "num_samples", "convention"), rows)
+        print(f"{name:>16} NFE {solver.nfe:>3}   FID {rows[-1][2]:.3f}")
+
+
+if __name__ == "__main__":
+    _reference = flags.DEFINE_string("reference", "", "A .npz with mu and sigma of the data's features.")
+    _weights = flags.DEFINE_string("inception", "", "pytorch-fid's pt_inception-2015-12-05-6726825d.pth.")
+    _convention = flags.DEFINE_enum(
+        "convention", "tensorflow", inception.CONVENTIONS, "How the reference's images were resized; EDM's: tensorflow."
+    )
+    _num_samples = flags.DEFINE_integer("num_samples", 50_000, "Samples of each solver.", lower_bound=2)
+    command_line.run(
+        lambda config, workdir: main(
+            config, workdir, _reference.value, _weights.value, _convention.value, _num_samples.value
+        ),
+        default="cifar10_fmot",
+    )

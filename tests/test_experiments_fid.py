@@ -1,0 +1,79 @@
+"""The launcher `experiments.fid`, on a closed-form mixture, with pixels for features."""
+
+import csv
+
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax.models import inception
+from experiments import fid, flows, settings, train
+from experiments.configs import tiny
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Eight would compile as much again; tests/test_sharding.py has them."""
+    monkeypatch.setattr(bj.sharding, "replicate", lambda flow: flow)
+
+
+@pytest.fixture
+def config():
+    config = tiny.get_config()
+    config.flow.image_size, config.flow.num_components = 4, 3
+    return config
+
+
+@pytest.fixture
+def reference(config, tmp_path):
+    """Statistics of other samples, of nearly exact paths."""
+    flow = flows.load(config.flow)
+    x0 = flow.noise(settings.read(config).key("train"), (128,))
+    x = np.asarray(bj.stepwise.end_points(flow, bj.classic.rk4(16), x0)).reshape(128, -1)
+    np.savez(tmp_path / "ref.npz", mu=x.mean(0), sigma=np.cov(x.T))
+    return tmp_path / "ref.npz"
+
+
+@pytest.fixture
+def pixels(monkeypatch):
+    monkeypatch.setattr(inception, "load", lambda *_: lambda images: np.reshape(images, (len(images), -1)))
+
+
+@pytest.mark.usefixtures("pixels")
+def test_better_solvers_have_smaller_distances(config, reference, tmp_path, capsys):
+    flow = flows.load(config.flow)
+    run = train.prepare(config, tmp_path / "run")[2]
+    (run.folder / "solvers").mkdir()
+    for name, table in [("crude", bj.classic.euler(1)), ("fair", bj.classic.euler(4)), ("fine", bj.classic.rk4(8))]:
+        bj.save_solver(run.folder / "solvers" / f"{name}.json", table, flow=flow)
+    fid.main(config, run.folder, reference, "weights", "tensorflow", num_samples=128)
+    with open(run.folder / "fid.csv") as file:
+        rows = {row["solver"]: row for row in csv.DictReader(file)}
+    assert list(rows["fine"]) == ["solver", "nfe", "fid", "num_samples", "convention"]
+    distances = [float(rows[name]["fid"]) for name in ("crude", "fair", "fine")]
+    assert distances[0] > 1.5 * distances[1] and distances[1] > 1.5 * distances[2]
+    assert "FID" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("pixels")
+def test_samples_are_those_of_the_solver_and_of_fresh_noise(config):
+    flow, plan = flows.load(config.flow), settings.read(config)
+    solver = bj.classic.euler(2)
+    seen = []
+    found = fid.statistics(flow, solver, plan.key("test", 1), 70, lambda x: seen.append(x) or x.reshape(len(x), -1), "")
+    assert found.count == 70 and [len(x) for x in seen] == [64, 6]
+    assert len(np.unique(np.concatenate(seen).round(6), axis=0)) == 70
+    x0 = flow.noise(plan.key("test"), (64,))
+    assert not np.allclose(bj.stepwise.end_points(flow, solver, x0), seen[0])
+
+
+def test_what_is_missing_is_said_without_a_stack(config, reference, tmp_path, monkeypatch):
+    def said(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            fid.main(config, tmp_path / "run", *arguments, "tensorflow", 10)
+        return str(caught.value.code)
+
+    assert "none.npz: no such file" in said("none.npz", "weights")
+    assert "none.pth: no such file" in said(reference, "none.pth")
+    monkeypatch.setattr(inception, "load", lambda *_: None)
+    assert "no learned solvers" in said(reference, "weights")
