@@ -127,6 +127,7 @@ def fit(
         True
     """
     _check(flow, theta, key, stages, num_paths, num_validation, state)
+    theta, state = gather(flow, (theta, state))  # what a checkpoint library restored is tied to one device
     if paths is None:
         paths = ground_truth(flow, flow.noise(jax.random.fold_in(key, _PATHS), (num_paths,)), rtol, atol)
     if validation is None:

@@ -57,5 +57,5 @@ def spread(flow: Flow, tree: Any, axis: int = 0) -> Any:
 
 
 def gather(flow: Flow, tree: Any) -> Any:
-    """Small arrays that were computed on the flow's devices, and are the same on each, as arrays that go with any device."""
+    """Small arrays, on one device or the same on each of the flow's, as arrays that go with any device."""
     return tree if mesh_of(flow) is None else jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), tree)

@@ -66,7 +66,10 @@ def test_a_fit_is_the_same_on_many_devices(many, paths, fitted):
     np.testing.assert_allclose(found.theta.raw, fitted.theta.raw, atol=2e-4)
     np.testing.assert_allclose([r["psnr"] for r in found.history], [r["psnr"] for r in fitted.history], atol=1e-2)
     assert found.cost == fitted.cost and found.start == fitted.start
-    # Theta goes with any flow again.
+    # Theta goes with any flow again, and one that is tied to a device, as out of a checkpoint, with this one.
+    tied = jax.device_put(found.state, jax.devices()[0])
+    again = bj.fit(many, fitted.theta, jax.random.key(0), stages=STAGES, paths=paths, validation=paths, state=tied)
+    np.testing.assert_array_equal(again.theta.raw, found.theta.raw)
     assert len(devices_of(found.theta.raw)) == 1 and not found.theta.raw.committed
 
 
