@@ -38,6 +38,9 @@ def _use_all_cores():
     """Without an accelerator: a JAX device for each core, up to eight. XLA alone keeps little more than one busy."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
+        # One program at a time: one that waits for the others of a sum can hold the thread that they need (seen once, XLA
+        # aborts after 40 seconds).
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _parse(argv):

@@ -106,6 +106,8 @@ def decibels(flow, start, theta, paths):
         ("rk2", 10, 4),
         ("rk1", 8, 4),
         ("rk1", 10, 4),
+        ("table", 4, 5),
+        ("table", 6, 8),
         ("table", 8, 8),
         ("table", 10, 8),
     ],
