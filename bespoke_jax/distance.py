@@ -11,7 +11,7 @@ from bespoke_jax.metrics import mean_square
 from bespoke_jax.solve import solve
 from bespoke_jax.table import to_table
 
-__all__ = ["AVERAGES", "Distance"]
+__all__ = ["AVERAGES", "MEAN_SQUARE", "Distance"]
 
 _TINY = 1e-20  # keeps roots and logarithms differentiable at a distance of exactly 0
 
@@ -107,3 +107,7 @@ class Distance:
         if jnp.ndim(found) < 1 or len(found) != len(x):
             raise ValueError(f"Distance.features: wanted shape [{len(x)}, ...], samples first, got {jnp.shape(found)}.")
         return found - wanted
+
+
+MEAN_SQUARE = Distance(features=_same)
+"""The mean square of x - x1 itself."""

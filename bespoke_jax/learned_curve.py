@@ -1,7 +1,6 @@
 """The learned curve: one scale-time curve (t_r, s_r) that makes a solver of any number of steps."""
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.classic.checks import check_count
-from bespoke_jax.scale_time import Curve
+from bespoke_jax.scale_time import Curve, read_curve
 from bespoke_jax.table import SolverTable, table_from_knots
 from bespoke_jax.theta import BASES, Knots, check_base
 
@@ -91,8 +90,8 @@ class LearnedCurve:
         Raises:
             ValueError: if the curve is not finite, or s not positive.
         """
-        r = np.linspace(0, 1, _POINTS)
-        t, _, s, _ = (np.asarray(value, np.float64) for value in _read(curve, r))
+        r = np.linspace(0, 1, 32)
+        t, _, s, _ = read_curve(curve, r)
         if not (np.all(np.isfinite(t)) and np.all(np.isfinite(s)) and np.all(s > 0) and t[-1] > t[0]):
             raise ValueError(f"curve: wanted finite t, increasing, and finite s > 0, got t={t}, s={s}.")
         basis = _bernstein(self.degree, r)[:, 1:]
@@ -139,11 +138,3 @@ def _bernstein(degree: int, r):
 
     binomial = np.array([math.comb(degree, k) for k in range(degree + 1)], r.dtype)
     return binomial * powers(r) * powers(1 - r)[..., ::-1]
-
-
-_POINTS = 32  # as `theta_from_curve` reads a curve
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _read(curve, r):
-    return jax.vmap(curve)(r)

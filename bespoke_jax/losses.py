@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bespoke_jax.distance import AVERAGES, Distance
+from bespoke_jax.distance import AVERAGES, MEAN_SQUARE, Distance
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths
 from bespoke_jax.metrics import mean_square
@@ -128,13 +128,6 @@ def _reduce(flow, errors, phi):
     return jnp.mean(jnp.sum(phi(mean_square(errors, len(flow.event_shape))), axis=0))
 
 
-def _same(x):
-    return x
-
-
-_MEAN_SQUARE = Distance(features=_same)
-
-
 class LossTerms(NamedTuple):
     """A loss taken apart.
 
@@ -142,26 +135,29 @@ class LossTerms(NamedTuple):
         function: the loss itself.
         errors: its error vectors, [terms, B, *event].
         phi: what is taken of their mean squares.
-        per_step: whether error i depends on the knots of step i alone (and its weight).
-        distance: that of ends, unless `per_step`.
+        distance: that of ends; None for a loss of single steps.
     """
 
     function: Callable
     errors: Callable | None
     phi: Callable
-    per_step: bool
-    distance: Distance | None = None
+    distance: Distance | None
+
+    @property
+    def per_step(self) -> bool:
+        """Whether error i depends on the knots of step i alone (and its weight)."""
+        return self.distance is None
 
 
 LOSSES = {
-    "rmse_bound": LossTerms(rmse_bound, _bound_errors, _root, per_step=True),
-    "local": LossTerms(local, step_errors, _root, per_step=True),
-    "rmse": LossTerms(rmse, end_errors, _root, per_step=False, distance=_MEAN_SQUARE),
-    "endpoint": LossTerms(endpoint, end_errors, _log, per_step=False, distance=_MEAN_SQUARE),
+    "rmse_bound": LossTerms(rmse_bound, _bound_errors, _root, None),
+    "local": LossTerms(local, step_errors, _root, None),
+    "rmse": LossTerms(rmse, end_errors, _root, MEAN_SQUARE),
+    "endpoint": LossTerms(endpoint, end_errors, _log, MEAN_SQUARE),
 }
 """The losses by the names that configs use."""
 
 
 def terms_of(loss: str | Distance) -> LossTerms:
     """A named loss, or a distance, taken apart."""
-    return LossTerms(loss, None, loss.phi, False, loss) if isinstance(loss, Distance) else LOSSES[loss]
+    return LossTerms(loss, None, loss.phi, loss) if isinstance(loss, Distance) else LOSSES[loss]

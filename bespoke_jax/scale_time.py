@@ -19,6 +19,7 @@ __all__ = [
     "Curve",
     "curve_between",
     "identity_curve",
+    "read_curve",
     "scheduler_along",
     "theta_from_curve",
     "transform_velocity",
@@ -132,11 +133,7 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         0.5
     """
     n = check_base(base, num_steps) * BASES[base]
-    r = np.linspace(0, 1, n + 1)
-    # In pieces of one size, so that a curve is compiled once for all n.
-    padded = np.append(r, np.ones(-len(r) % _PIECE)).reshape(-1, _PIECE)
-    pieces = [_read(curve, piece) for piece in padded]
-    t, dt, s, ds = (np.concatenate(parts).astype(np.float64)[: n + 1] for parts in zip(*pieces, strict=True))
+    t, dt, s, ds = read_curve(curve, np.linspace(0, 1, n + 1))
     length = t[-1] - t[0]
     return theta_from_knots(
         base, (t - t[0]) / length, np.maximum(dt[:-1] / length, 1e-3), s / s[0], ds[:-1] / s[0], dtype=dtype
@@ -149,3 +146,10 @@ _PIECE = 32
 @functools.partial(jax.jit, static_argnums=0)
 def _read(curve, r):
     return jax.vmap(curve)(r)
+
+
+def read_curve(curve: Curve, r):
+    """(t_r, dt/dr, s_r, ds/dr) of a concrete curve at `r` [m], each [m], float64; compiled once for a curve, whatever m."""
+    padded = np.append(r, np.ones(-len(r) % _PIECE)).reshape(-1, _PIECE)
+    pieces = [_read(curve, piece) for piece in padded]
+    return [np.concatenate(parts).astype(np.float64)[: len(r)] for parts in zip(*pieces, strict=True)]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-__all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving", "by_name"]
+__all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving", "by_name", "from_config"]
 
 _BISECTIONS = 54  # halves [0, 1] down to the last bit of a float64
 
@@ -171,3 +171,13 @@ def by_name(name: str, **constants: float) -> Scheduler:
     if name not in _BY_NAME:
         raise ValueError(f"scheduler: wanted one of {sorted(_BY_NAME)}, got {name!r}.")
     return _BY_NAME[name](**constants)
+
+
+def from_config(given: str | dict) -> Scheduler:
+    """The scheduler of a config or of a file: a name, or a dictionary of a name and constants, as `by_name` takes them.
+
+    Example:
+        >>> from_config({"name": "edm", "sigma_max": 80}) == from_config("edm")
+        True
+    """
+    return by_name(given) if isinstance(given, str) else by_name(**given)

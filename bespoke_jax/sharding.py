@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bespoke_jax.flow import Flow
 
-__all__ = ["gather", "mesh_of", "replicate", "spread"]
+__all__ = ["gather", "mesh_of", "replicate", "spread", "spread_over"]
 
 
 def replicate(flow: Flow, devices: Sequence[jax.Device] | None = None) -> Flow:
@@ -44,7 +44,11 @@ def spread(flow: Flow, tree: Any, axis: int = 0) -> Any:
 
     A number of samples that the devices do not divide is computed on every one of them: right, but no faster.
     """
-    mesh = mesh_of(flow)
+    return spread_over(mesh_of(flow), tree, axis)
+
+
+def spread_over(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
+    """`spread` for compiled functions, in which the flow no longer knows its devices."""
     if mesh is None:
         return tree
 

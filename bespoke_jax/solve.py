@@ -123,6 +123,5 @@ def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples
             f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}."
         )
     _check_solver(theta, "theta")
-    if num_samples is None:
-        return solve(params, theta, params.noise(key, (), dtype))
-    return solve(params, theta, spread(params, params.noise(key, (num_samples,), dtype)))
+    x0 = params.noise(key, () if num_samples is None else (num_samples,), dtype)
+    return solve(params, theta, x0 if num_samples is None else spread(params, x0))

@@ -13,7 +13,7 @@ import optax
 from bespoke_jax import curvature
 from bespoke_jax.losses import LOSSES, Distance, terms_of
 from bespoke_jax.second_order import LevenbergMarquardt
-from bespoke_jax.sharding import gather
+from bespoke_jax.sharding import gather, mesh_of, spread, spread_over
 from bespoke_jax.theta import Theta
 
 __all__ = ["DEFAULT_STAGES", "Stage", "paper_stages"]
@@ -95,7 +95,7 @@ class Stage:
                 "has not; use 'endpoint' or 'rmse'."
             )
         if not self.is_second_order:
-            found = _first_order(self, count, flow, theta, opt_state, paths, key, jnp.int32(first))
+            found = _first_order(self, count, mesh_of(flow), flow, theta, opt_state, paths, key, jnp.int32(first))
             return *gather(flow, found), 3 * count * self.batch_size * theta.nfe
         values, evaluations = [], 0
         for number in range(first, first + count):
@@ -117,8 +117,8 @@ def paper_stages(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_
     return (Stage("rmse_bound", num_iterations, optax.adam(learning_rate), batch_size, validate_every=25),)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _first_order(stage, count, flow, theta, opt_state, paths, key, first):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
     """`count` updates in one compiled call: (theta, opt_state, mean loss)."""
 
     def loss(raw, batch):
@@ -128,7 +128,7 @@ def _first_order(stage, count, flow, theta, opt_state, paths, key, first):
 
     def update(carry, iteration):
         raw, opt_state = carry
-        batch = _draw(stage, paths, key, iteration)
+        batch = spread_over(mesh, _draw(stage, paths, key, iteration))
         value, gradient = jax.value_and_grad(loss)(raw, batch)
         updates, opt_state = optax.with_extra_args_support(stage.optimizer).update(
             gradient, opt_state, raw, value=value, grad=gradient, value_fn=lambda raw: loss(raw, batch)
@@ -141,7 +141,7 @@ def _first_order(stage, count, flow, theta, opt_state, paths, key, first):
 
 def _second_order(stage, flow, theta, state, paths, key, iteration):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
-    batch = _draw(stage, paths, key, jnp.int32(iteration))
+    batch = spread(flow, _draw(stage, paths, key, jnp.int32(iteration)))
     options = dict(batch_size=stage.chunk_size) | stage.options
     probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
     quadratic = curvature.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **options)

@@ -202,7 +202,7 @@ class Denoiser:
         """
         scheduler = self.usual_scheduler if scheduler is None else scheduler
         if isinstance(scheduler, str | dict):
-            scheduler = schedulers.by_name(**({"name": scheduler} if isinstance(scheduler, str) else scheduler))
+            scheduler = schedulers.from_config(scheduler)
         variables = with_labels(self.variables, labels, self.num_classes)
         if labels is not None and variables["condition"]["label"].ndim != 1:
             raise ValueError(f"flow: wanted one class for the whole flow, got {labels}; make a flow for each class.")

@@ -100,7 +100,7 @@ def save_flow(
         raise ValueError(
             f"save_flow: wanted a network that is one of {sorted(_NETWORKS)}, got {type(network).__name__}."
         )
-    _scheduler(scheduler)
+    schedulers.from_config(scheduler)
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name not in _NOT_SAVED}
     header = dict(network=type(network).__name__, fields=fields, event_shape=list(event_shape), scheduler=scheduler)
     if preconditioning is not None:
@@ -122,10 +122,6 @@ def save_denoiser(path, model: Denoiser, scheduler: str | dict | None = None, la
     scheduler = model.usual_scheduler if scheduler is None else scheduler
     params = with_labels(model.variables, labels, model.num_classes)
     save_flow(path, model.network, params, model.event_shape, scheduler, dtype, model.preconditioning)
-
-
-def _scheduler(given: str | dict) -> schedulers.Scheduler:
-    return schedulers.by_name(**({"name": given} if isinstance(given, str) else given))
 
 
 def _check_shapes(path, network, event_shape, flat) -> None:
@@ -178,7 +174,7 @@ def load_flow(name, dtype=None) -> Flow:
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
         network = _NETWORKS[header["network"]](**fields, dtype=dtype)
-        scheduler, event_shape = _scheduler(header["scheduler"]), tuple(header["event_shape"])
+        scheduler, event_shape = schedulers.from_config(header["scheduler"]), tuple(header["event_shape"])
         preconditioning = header.get("preconditioning")
         if preconditioning is not None:
             preconditioning = Preconditioning(**{**preconditioning, "betas": tuple(preconditioning["betas"])})
