@@ -9,7 +9,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests import zoo
+from tests import quick, zoo
 
 collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden arrays come from
 
@@ -28,14 +28,15 @@ def float64():
 
     So a float32 array that turns up where float64 was meant, or the other way, is an error and not a rounded digit.
     """
-    # These modules compile much and compute little: less effort there saves a third of their time.
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-            yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    with quick.compilation(), jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """A module that compiles much and computes little: `pytestmark = pytest.mark.usefixtures("quick_compilation")`."""
+    with quick.compilation():
+        yield
 
 
 @pytest.fixture(params=zoo.PROBLEMS)

@@ -4,7 +4,6 @@ import importlib
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -142,16 +141,7 @@ class TestFiles:
             flows.load(ConfigDict(dict(name="torchcfm", path="x")))
 
 
-@pytest.fixture
-def quick_compile():
-    """This compiles much and computes little: less effort there."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_published_checkpoint_goes_through_the_pipeline(torchcfm_file, tmp_path, monkeypatch):
     """The config of CIFAR-10 with a file like torchcfm's, but small: paths, a fit of one step, results."""
     monkeypatch.setattr(report, "write", lambda *_: None)  # slow, and not of this test

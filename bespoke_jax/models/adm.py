@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bespoke_jax.models.blocks import Attention, Norm, ResidualBlock, frequencies, resample
+from bespoke_jax.models.blocks import Attention, Norm, ResidualBlock, check_sides, frequencies, resample
 
 __all__ = ["ADM"]
 
@@ -120,9 +120,7 @@ class ADM(nn.Module):
             raise ValueError(f"ADM: resampling must be one of {wanted}, got {self.resampling!r}.")
         if len(self.heads) != len(self.channels):
             raise ValueError(f"ADM: wanted heads for each of {len(self.channels)} levels, got {self.heads}.")
-        multiple = 2 ** (len(self.channels) - 1)
-        if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(f"x: wanted [B, H, W, C], H and W divisible by {multiple} for this ADM, got {x.shape}.")
+        check_sides(x, 2 ** (len(self.channels) - 1), "ADM")
 
     def _embedding(self, t, batch: int):
         """The embedding of time and class, [B, 4 time_channels], SiLU applied."""

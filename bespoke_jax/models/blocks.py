@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-__all__ = ["Attention", "Norm", "ResidualBlock", "frequencies", "resample"]
+__all__ = ["Attention", "Norm", "ResidualBlock", "check_sides", "frequencies", "resample"]
+
+
+def check_sides(x, multiple: int, network: str) -> None:
+    """Raise ValueError unless `x` is [B, H, W, C], with H and W that the network can halve as often as it does."""
+    if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
+        raise ValueError(
+            f"x: wanted [B, H, W, C], H and W divisible by {multiple} for this {network}, got {x.shape}; pad the images."
+        )
 
 
 def frequencies(count: int, shift: int = 0, max_period: float = 10000.0):

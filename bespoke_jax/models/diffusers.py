@@ -12,13 +12,13 @@ import pathlib
 import re
 
 import numpy as np
-import safetensors
-from safetensors.flax import load_file
 
 from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
+from bespoke_jax.models.labels import check_labels_given
+from bespoke_jax.models.safetensors_file import read_safetensors
 from bespoke_jax.models.state_dict import load_arrays, variables_from_state
 from bespoke_jax.models.torch_file import read_torch_file
 
@@ -79,8 +79,7 @@ def load(path, scheduler=None, labels=None, dtype=None, remat: bool = False) -> 
         FileNotFoundError: nowhere: no such file or folder.
     """
     denoiser, usual = _load(path, dtype, remat)
-    if denoiser.num_classes and labels is None:
-        raise ValueError(f"{path}: this network wants one of {denoiser.num_classes} classes; give labels=.")
+    check_labels_given(labels, denoiser.num_classes, str(path))
     return denoiser.flow(usual if scheduler is None else scheduler, labels)
 
 
@@ -90,20 +89,18 @@ def load_denoiser(path, dtype=None, remat: bool = False) -> Denoiser:
 
 
 def _load(path, dtype, remat):
-    weights, config, scheduler_config = _find(pathlib.Path(path))
-    source = str(weights)
-    network, image_shape, names = _network(_read_json(config), str(config))
+    weights, config_file, scheduler_config = _find(pathlib.Path(path))
+    source, config = str(weights), _read_json(config_file)
+    network, image_shape, names = _network(config, str(config_file))
     preconditioning, usual = _preconditioning(scheduler_config)
-    state = _renamed(load_arrays(_read_weights(weights), source), source)
-    if _read_json(config).get("flip_sin_to_cos", True) is False and "time_embedding.linear_1.weight" in state:
+    tensors = read_safetensors(weights)[0] if weights.suffix == ".safetensors" else read_torch_file(weights)
+    state = _renamed(load_arrays(tensors, source), source)
+    frequencies, classes = "time_embedding.linear_1.weight", "class_embedding.weight"
+    if config.get("flip_sin_to_cos", True) is False and frequencies in state:
         # Their sines come first, ours last.
-        state["time_embedding.linear_1.weight"] = np.roll(
-            state["time_embedding.linear_1.weight"], network.time_channels // 2, axis=1
-        )
-    if "class_embedding.weight" in state:
-        state["class_embedding.weight"] = state[
-            "class_embedding.weight"
-        ].T  # a table of classes, as the layer that reads it
+        state[frequencies] = np.roll(state[frequencies], network.time_channels // 2, axis=1)
+    if classes in state:
+        state[classes] = state[classes].T  # a table of classes, as the layer that reads it
     variables = variables_from_state(network, image_shape, state, names, source)
     return Denoiser(network.clone(dtype=dtype, remat=remat), variables, image_shape, preconditioning), usual
 
@@ -131,15 +128,6 @@ def _read_json(path) -> dict:
         return json.loads(pathlib.Path(path).read_text())
     except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error}).") from None
-
-
-def _read_weights(path):
-    if path.suffix != ".safetensors":
-        return read_torch_file(path)
-    try:
-        return load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: truncated, or not a safetensors file ({error}).") from None
 
 
 def _renamed(state, source: str):

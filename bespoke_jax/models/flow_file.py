@@ -7,14 +7,14 @@ import pathlib
 import flax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors.flax import load_file, save_file
+from safetensors.flax import save_file
 
 from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import with_labels
+from bespoke_jax.models.safetensors_file import read_safetensors
 from bespoke_jax.models.songunet import SongUNet
 from bespoke_jax.models.state_dict import variable_shapes
 from bespoke_jax.models.unet import UNet
@@ -161,12 +161,8 @@ def load_flow(name, dtype=None) -> Flow:
         raise ValueError(f"load_flow: wanted one of {sorted(SHIPPED)} or a *.safetensors file, got {str(name)!r}.")
     if not path.is_file():
         raise FileNotFoundError(f"load_flow: no file {path}.")
-    try:
-        with safetensors.safe_open(path, "flax") as file:
-            header = json.loads((file.metadata() or {}).get("flow", "null"))
-        flat = load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: truncated, or not a safetensors file ({error}).") from None
+    flat, metadata = read_safetensors(path)
+    header = json.loads(metadata.get("flow", "null"))
     if header is None:
         raise ValueError(
             f"{path}: a safetensors file without our header; wrap its weights in bespoke_jax.Flow yourself."

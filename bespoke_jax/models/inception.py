@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bespoke_jax.models.state_dict import load_arrays
+from bespoke_jax.models.state_dict import from_torch_layout, load_arrays
 from bespoke_jax.models.torch_file import read_torch_file
 
 __all__ = ["InceptionFeatures", "InceptionV3", "load", "resize"]
@@ -216,8 +216,8 @@ def variables_from_state(state: dict[str, np.ndarray], source: str = "state") ->
     for path, leaf in _shapes().items():
         key = f"{path[1]}.{_LEAVES[path[2]]}"
         array = state.get(key)
-        if array is not None and path[2] == "kernel" and array.ndim == 4:
-            array = array.transpose(2, 3, 1, 0)  # OIHW -> HWIO
+        if array is not None:
+            array = from_torch_layout(array, path[2], leaf.ndim)
         if array is None or array.shape != leaf.shape:
             got = "missing" if array is None else f"of shape {array.shape} (in our layout)"
             raise ValueError(f"{source}: {key} is {got}, wanted {leaf.shape}. Is it pytorch-fid's InceptionV3?")

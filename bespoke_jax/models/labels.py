@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["with_labels"]
+__all__ = ["check_labels_given", "with_labels"]
 
 
 def with_labels(variables: dict, labels, num_classes: int) -> dict:
@@ -41,3 +41,9 @@ def with_labels(variables: dict, labels, num_classes: int) -> dict:
             f"labels: wanted classes (integers), [] or [B], or weights [..., {num_classes}], got {labels.dtype} {labels.shape}."
         )
     return {**variables, "condition": {"label": jnp.asarray(labels, jnp.float32)}}
+
+
+def check_labels_given(labels, num_classes: int, source: str) -> None:
+    """Raise ValueError if the network of file `source` is conditional, never trained without a class, and got none."""
+    if num_classes and labels is None:
+        raise ValueError(f"{source}: this network wants one of {num_classes} classes; give labels=.")

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bespoke_jax.models.blocks import Attention, Norm, ResidualBlock, frequencies, resample
+from bespoke_jax.models.blocks import Attention, Norm, ResidualBlock, check_sides, frequencies, resample
 
 __all__ = ["SongUNet"]
 
@@ -55,11 +55,7 @@ class SongUNet(nn.Module):
 
     @nn.compact
     def __call__(self, t, x):
-        multiple = 2 ** (len(self.channels) - 1)
-        if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(
-                f"x: wanted [B, H, W, C], H and W divisible by {multiple} for this SongUNet, got {x.shape}."
-            )
+        check_sides(x, 2 ** (len(self.channels) - 1), "SongUNet")
         norm = Norm(group_width=4, eps=1e-6)
         Block, Attend = (nn.remat(kind) if self.remat else kind for kind in (ResidualBlock, Attention))
         half = math.sqrt(0.5)

@@ -9,7 +9,14 @@ import numpy as np
 
 from bespoke_jax.models.torch_file import Record, Tensor
 
-__all__ = ["flatten_record", "load_arrays", "variable_shapes", "variables_from_state", "weight_shape"]
+__all__ = [
+    "flatten_record",
+    "from_torch_layout",
+    "load_arrays",
+    "variable_shapes",
+    "variables_from_state",
+    "weight_shape",
+]
 
 
 def flatten_record(record: Record, prefix: str = "") -> dict:
@@ -84,7 +91,7 @@ def variables_from_state(
         if array is None:
             missing.append(key)
             continue
-        translated = _from_torch_layout(array, path[-1], leaf.ndim)
+        translated = from_torch_layout(array, path[-1], leaf.ndim)
         if translated.shape != leaf.shape:
             wrong.append(f"{key} of shape {array.shape}, where {leaf.shape} was wanted (in our layout)")
         params[path] = jnp.asarray(translated, jnp.float32)
@@ -103,7 +110,8 @@ def variables_from_state(
     return variables
 
 
-def _from_torch_layout(array, leaf: str, ndim: int):
+def from_torch_layout(array, leaf: str, ndim: int):
+    """A tensor of PyTorch as the leaf ("kernel", "bias", ...) of `ndim` axes of a Flax layer."""
     if leaf != "kernel":
         return array
     if ndim == 4:

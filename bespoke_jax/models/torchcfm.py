@@ -11,7 +11,7 @@ from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.flow_file import NetworkVelocity
-from bespoke_jax.models.labels import with_labels
+from bespoke_jax.models.labels import check_labels_given, with_labels
 from bespoke_jax.models.state_dict import load_arrays, variables_from_state, weight_shape
 from bespoke_jax.models.torch_file import read_torch_file
 
@@ -84,8 +84,7 @@ def load(
     if "label_emb.weight" in state:
         state["label_emb.weight"] = state["label_emb.weight"].T  # a table of classes, as the layer that reads it
     variables = variables_from_state(network, image_shape, state, names, source)
-    if network.num_classes and labels is None:
-        raise ValueError(f"{source}: this network wants one of {network.num_classes} classes; give labels=.")
+    check_labels_given(labels, network.num_classes, source)
     variables = with_labels(variables, labels, network.num_classes)
     if isinstance(scheduler, str):
         scheduler = schedulers.by_name(scheduler)

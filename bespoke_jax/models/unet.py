@@ -11,6 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from bespoke_jax.models.blocks import check_sides
+
 __all__ = ["UNet", "time_embedding"]
 
 
@@ -105,12 +107,8 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, t, x):
-        batch, height, width, out_channels = x.shape
-        multiple = self.patch_size * 2 ** (len(self.channels) - 1)
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f"x: height and width must be divisible by {multiple} for this UNet, got {height}x{width}; pad the images."
-            )
+        check_sides(x, self.patch_size * 2 ** (len(self.channels) - 1), "UNet")
+        batch, _, _, out_channels = x.shape
         emb_dim = 4 * self.channels[0]
         emb = time_embedding(jnp.broadcast_to(t, (batch,)), self.channels[0])
         emb = nn.Dense(emb_dim, dtype=self.dtype)(emb)
