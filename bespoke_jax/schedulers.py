@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving", "by_name", "from_config"]
+__all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving", "by_name", "ddpm_levels", "from_config"]
 
 _BISECTIONS = 54  # halves [0, 1] down to the last bit of a float64
 
@@ -181,3 +182,19 @@ def from_config(given: str | dict) -> Scheduler:
         True
     """
     return by_name(given) if isinstance(given, str) else by_name(**given)
+
+
+def ddpm_levels(betas) -> np.ndarray:
+    """sigma / alpha after each step of a DDPM (Ho et al. 2020, arXiv:2006.11239), float64 [N]: alpha^2 = prod (1 - beta).
+
+    Raises:
+        ValueError: if `betas` is empty, or one of them not within (0, 1).
+
+    Example:
+        >>> ddpm_levels([0.5, 0.5]).round(3).tolist()
+        [1.0, 1.732]
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
+        raise ValueError(f"betas: wanted a list of numbers within (0, 1), got {betas[:4]} ...")
+    return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))

@@ -20,13 +20,14 @@ __all__ = ["load_solver", "save_solver"]
 _FORMAT = "bespoke_jax solver, version 1"
 _LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations has some 10 MB
 _ORDERS = {"rk1": 1, "rk2": 2}
+_EDITED = 1e-3  # a larger difference is no rounding
 
 
 def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = None, flow: Flow | None = None) -> None:
     """Write a theta or a table to `path`, whole or not at all.
 
-    The file has: family (one of `families.FAMILIES`), nfe, dtype; of rk1 and rk2 the order, the raw numbers, and the knots for
-    people to read; of all others t, a and b; "flow" and "info".
+    The file has: family (one of `families.FAMILIES`), nfe, dtype; the table t, a, b that any program can run (docs/solver_file.md
+    has readers in NumPy and PyTorch); of rk1 and rk2 also the order, the raw numbers, and the knots; "flow" and "info".
 
     Args:
         path: file name, usually *.json; missing folders are an error.
@@ -47,32 +48,45 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
         ...     load_solver(f"{folder}/rk2.json", flow=flow).nfe
         8
     """
-    if isinstance(theta, Theta):
-        knots = {name: np.asarray(value, np.float64).tolist() for name, value in theta.knots()._asdict().items()}
-        content = dict(
-            family=theta.base, order=_ORDERS[theta.base], num_steps=theta.num_steps, nfe=theta.nfe,
-            dtype=theta.raw.dtype.name, raw=_numbers(theta.raw), knots=knots,
-        )  # fmt: skip
-    elif isinstance(theta, LearnedSolver | SolverTable):
-        table, family = _unrolled(theta), "table" if isinstance(theta, SolverTable) else theta.base
-        content = dict(family=family, nfe=table.nfe, dtype=table.t.dtype.name) | {
-            name: _numbers(getattr(table, name)) for name in ("t", "a", "b")
-        }
-    else:
+    if not isinstance(theta, LearnedSolver | SolverTable):
         raise TypeError(f"theta: wanted a learned solver or a SolverTable, got {type(theta).__name__}.")
-    if not all(np.all(np.isfinite(content[name])) for name in ("raw", "t", "a", "b") if name in content):
+    table = _unrolled(theta)
+    content = dict(
+        format=_FORMAT,
+        family="table" if isinstance(theta, SolverTable) else theta.base,
+        nfe=table.nfe,
+        dtype=table.t.dtype.name,
+    ) | {name: _numbers(getattr(table, name)) for name in _TABLE}
+    if isinstance(theta, Theta):
+        knots = {name: _numbers(value) for name, value in _knots(theta)._asdict().items()}
+        content |= dict(order=_ORDERS[theta.base], num_steps=theta.num_steps, raw=_numbers(theta.raw), knots=knots)
+    if not all(np.all(np.isfinite(content[name])) for name in ("raw", *_TABLE) if name in content):
         raise ValueError("theta: holds NaN or infinity; such a solver is not written.")
     if flow is not None:
         content["flow"] = fingerprint.fingerprint(flow)
-    text = json.dumps(dict(format=_FORMAT) | content | dict(info=info or {}), indent=1, allow_nan=False)
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text + "\n")
+    temporary.write_text(_layout(content | dict(info=info or {})) + "\n")
     os.replace(temporary, path)
 
 
-# Compiled, as it is wherever solvers run: rounded in the same way, and quicker than one operation after the other.
+_TABLE = ("t", "a", "b")
+
+# Compiled, as they are wherever solvers run: rounded in the same way, and quicker than one operation after the other.
 _unrolled = jax.jit(to_table)
+_knots = jax.jit(Theta.knots)
+
+
+def _layout(value, indent: str = "") -> str:
+    """JSON with a line for each entry of a dictionary and each row of a matrix, but not for each number."""
+    inner = indent + " "
+    if isinstance(value, dict) and value:
+        entries = [f"{json.dumps(str(key))}: {_layout(entry, inner)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(inner + entry for entry in entries) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and any(isinstance(entry, dict | list | tuple) for entry in value):
+        rows = [json.dumps(entry, allow_nan=False) for entry in value]
+        return "[\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}]"
+    return json.dumps(value, allow_nan=False)
 
 
 def _numbers(array):
@@ -140,8 +154,22 @@ def _solver(path, content) -> Theta | SolverTable:
         arrays = {"t": (m,), "a": (m,), "b": (m, m)}
         return SolverTable(**{name: _array(path, content, name, shape, dtype) for name, shape in arrays.items()})
     num_steps = _size(path, content, "num_steps")
-    raw = _array(path, content, "raw", (4 * BASES[family] * num_steps - 1,), dtype)
-    return Theta(raw, family, num_steps)
+    theta = Theta(_array(path, content, "raw", (4 * BASES[family] * num_steps - 1,), dtype), family, num_steps)
+    _check_derived(path, content, theta, vars(_unrolled(theta)))
+    _check_derived(f"{path}: knots", content.get("knots"), theta, _knots(theta)._asdict())
+    return theta
+
+
+def _check_derived(path, stored, theta, wanted):
+    """What follows from the raw numbers of rk1 and rk2 is not read: one edited without the other is an error."""
+    for name, value in wanted.items():
+        if not isinstance(stored, dict) or name not in stored:
+            continue
+        found = _array(path, stored, name, value.shape, value.dtype)
+        if not np.allclose(found, value, rtol=0, atol=_EDITED * max(1.0, float(jnp.max(jnp.abs(value))))):
+            raise ValueError(
+                f"{path}: {name}: not what the raw numbers give; edit those, and write it again with save_solver."
+            )
 
 
 def _size(path, content, name):

@@ -1,6 +1,8 @@
 """Solver files: the same bits back, nothing half-loaded, and a solver of another flow is told."""
 
+import importlib.util
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +53,58 @@ def test_a_person_can_read_the_knots(tmp_path, theta):
     content = json.loads((tmp_path / "s.json").read_text())
     np.testing.assert_allclose(content["knots"]["t"], theta.knots().t)
     assert (content["family"], content["order"], content["nfe"], content["dtype"]) == ("rk2", 2, 6, "float32")
+
+
+def test_rows_are_lines_and_info_is_what_it_was(tmp_path, theta):
+    info = {
+        "history": [{"loss": 1.5, "note": 'a "quoted",  [text]'}, {"loss": None}],
+        "empty": [],
+        "shape": [[1, 2], []],
+        "more": {},
+    }
+    bj.save_solver(tmp_path / "s.json", theta, info)
+    text = (tmp_path / "s.json").read_text()
+    assert json.loads(text)["info"] == info
+    assert len(text.splitlines()) < 40  # 6 evaluations: 6 rows of b
+
+
+@pytest.mark.parametrize("where, name", [(None, "b"), (None, "t"), ("knots", "s")])
+def test_what_follows_from_the_raw_numbers_is_not_edited_alone(tmp_path, theta, where, name):
+    bj.save_solver(tmp_path / "s.json", theta)
+    content = json.loads((tmp_path / "s.json").read_text())
+    part = content if where is None else content[where]
+    part[name] = (np.array(part[name]) * 1.01).tolist()
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{name}: not what the raw numbers give"):
+        bj.load_solver(tmp_path / "s.json")
+
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs" / "solver_file.md"
+
+
+def code_of_docs(section):
+    """What the first block of code under this heading defines."""
+    names = {}
+    exec(DOCS.read_text().split(f"## {section}\n")[1].split("```python\n")[1].split("```")[0], names)
+    return names
+
+
+@pytest.mark.parametrize("solver", ["rk1", "rk2", "table"])
+def test_readers_of_the_docs_end_where_solve_ends(tmp_path, solver):
+    theta = bj.init_theta(solver, 3)
+    theta = theta.with_raw(0.1 * jax.random.normal(jax.random.key(0), theta.raw.shape))
+    bj.save_solver(tmp_path / "s.json", theta)
+    flow = bj.Flow(lambda p, t, x: -x * (1 + t), None, (2,))
+    x0 = np.asarray(flow.noise(jax.random.key(1), (5,)))
+    wanted = bj.solve(flow, theta, x0)
+    numpy = code_of_docs("In NumPy")
+    found = numpy["sample"](lambda t, x: -x * (1 + t), numpy["read_solver"](tmp_path / "s.json"), x0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        found = code_of_docs("In PyTorch")["Solver"](tmp_path / "s.json")(lambda t, x: -x * (1 + t), torch.tensor(x0))
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_solver_that_is_not_finite_is_not_written(tmp_path, theta):

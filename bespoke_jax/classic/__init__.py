@@ -9,11 +9,13 @@ from bespoke_jax.classic.dedicated import dedicated
 from bespoke_jax.classic.exponential import ddim, dpm_solver_pp, unipc
 from bespoke_jax.classic.genie import TaylorSolver, genie
 from bespoke_jax.classic.grids import GRIDS, time_grid
+from bespoke_jax.classic.published import SEARCHED, multistep, sigmas_of_steps, solver_search, times_of_sigmas
 from bespoke_jax.classic.runge_kutta import euler, heun, midpoint, rk4, runge_kutta
 from bespoke_jax.classic.singlestep import dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, edm_heun
 
 __all__ = [
     "GRIDS",
+    "SEARCHED",
     "TaylorSolver",
     "ddim",
     "dedicated",
@@ -28,8 +30,12 @@ __all__ = [
     "heun",
     "ipndm",
     "midpoint",
+    "multistep",
     "rk4",
     "runge_kutta",
+    "sigmas_of_steps",
+    "solver_search",
     "time_grid",
+    "times_of_sigmas",
     "unipc",
 ]

@@ -9,9 +9,10 @@ from bespoke_jax.classic.checks import check_count, check_scheduler
 from bespoke_jax.classic.exponential import ddim, dpm_solver_pp, unipc
 from bespoke_jax.classic.grids import GRIDS, NEED_NO_SCHEDULER, time_grid
 from bespoke_jax.classic.levels import levels
+from bespoke_jax.classic.published import SEARCHED, solver_search
 from bespoke_jax.classic.runge_kutta import euler, heun, midpoint, rk4
 from bespoke_jax.classic.singlestep import dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, edm_heun
-from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.schedulers import CondOT, Scheduler
 from bespoke_jax.table import SolverTable
 
 __all__ = ["dedicated"]
@@ -43,8 +44,9 @@ def dedicated(nfe: int, scheduler: Scheduler | None, dtype=jnp.float32) -> dict[
 
     Solvers on the velocity: "euler", "midpoint", "heun", "rk4", "ipndm-2", "-3", "-4" (variable coefficients). With the
     scheduler: "ddim", "dpm_solver-2", "-3", "dpm_solver_pp-2s", "-2m", "-3m", "unipc-2", "-3" (bh2, with corrector), "deis-2",
-    "-3", "-4" (in time), "ipndm_noise-2", "-3", "-4" (fixed coefficients, noise prediction), "edm_heun". Left out: those that
-    cannot make `nfe` evaluations, and orders above it. Grids: those of `time_grid`; "edm_heun/karras" has EDM's own levels.
+    "-3", "-4" (in time), "ipndm_noise-2", "-3", "-4" (fixed coefficients, noise prediction), "edm_heun"; for CondOT flows
+    "solver_search". Left out: those that cannot make `nfe` evaluations, and orders above it. Grids: those of `time_grid`;
+    "edm_heun/karras" has EDM's own levels, and "solver_search/published" the times that were found with it.
 
     Args:
         nfe: velocity evaluations, at least 1.
@@ -78,4 +80,6 @@ def dedicated(nfe: int, scheduler: Scheduler | None, dtype=jnp.float32) -> dict[
             tables |= {f"{name}/{grid}": solver(nfe, scheduler=scheduler, grid=grid, dtype=dtype) for grid in grids}
     if nfe % 2 or levels(scheduler, [1.0])[0].sigma > 0:
         tables["edm_heun/karras"] = edm_heun(nfe, scheduler, dtype=dtype)
+    if scheduler == CondOT() and nfe in SEARCHED:
+        tables["solver_search/published"] = solver_search(nfe, dtype)
     return tables

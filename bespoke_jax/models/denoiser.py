@@ -92,11 +92,7 @@ class Preconditioning:
 
 @functools.lru_cache(maxsize=8)
 def _levels(betas: tuple[float, ...]) -> np.ndarray:
-    """sigma / alpha after each step: alpha^2 = prod (1 - beta)."""
-    if not betas or not all(0 < beta < 1 for beta in betas):
-        raise ValueError(f"Preconditioning: betas must lie in (0, 1), got {betas[:4]} ...")
-    log_alpha2 = np.cumsum(np.log1p(-np.asarray(betas, np.float64)))
-    return np.sqrt(np.expm1(-log_alpha2))
+    return schedulers.ddpm_levels(betas)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_bad_preconditioning_is_named():
     ]:
         with pytest.raises(ValueError, match=message):
             Preconditioning(**options)
-    with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"betas: wanted a list of numbers within \(0, 1\)"):
         Preconditioning.ddpm([0.1, 1.0])
 
 
