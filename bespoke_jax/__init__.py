@@ -3,7 +3,7 @@
 from bespoke_jax import analytic, classic, fid, losses, metrics, models, scale_time, schedulers, sharding, stepwise
 from bespoke_jax.check import SolverCheck, check_solver
 from bespoke_jax.families import init_theta
-from bespoke_jax.fit import FitError, FitResult, FitState, fit, init_state
+from bespoke_jax.fit import FitError, FitResult, FitState, fit, fit_ladder, init_state
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.learned_curve import LearnedCurve
@@ -39,6 +39,7 @@ __all__ = [
     "classic",
     "fid",
     "fit",
+    "fit_ladder",
     "ground_truth",
     "init_state",
     "init_theta",

@@ -1,7 +1,7 @@
 """Fit a theta to a flow: true paths once, then a few stages of an optimiser, the best on held-out paths returned."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from bespoke_jax.sharding import gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import best_start, start_thetas
 
-__all__ = ["FitError", "FitResult", "FitState", "fit", "init_state"]
+__all__ = ["FitError", "FitResult", "FitState", "fit", "fit_ladder", "init_state"]
 
 
 class FitState(NamedTuple):
@@ -129,9 +129,9 @@ def fit(
     _check(flow, theta, key, stages, num_paths, num_validation, state)
     theta, state = gather(flow, (theta, state))  # what a checkpoint library restored is tied to one device
     if paths is None:
-        paths = ground_truth(flow, flow.noise(jax.random.fold_in(key, _PATHS), (num_paths,)), rtol, atol)
+        paths = _solved(flow, key, _PATHS, num_paths, rtol, atol)
     if validation is None:
-        validation = ground_truth(flow, flow.noise(jax.random.fold_in(key, _VALIDATION), (num_validation,)), rtol, atol)
+        validation = _solved(flow, key, _VALIDATION, num_validation, rtol, atol)
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
     cost = int(jnp.sum(paths.evaluations)) + int(jnp.sum(validation.evaluations))
     starts = start_thetas(flow, theta) if choose_start else {"given": theta}
@@ -192,8 +192,58 @@ def fit(
     return FitResult(state.best, records, records[-1]["evaluations"], list(starts)[int(state.start)], state)
 
 
+def fit_ladder(
+    flow: Flow,
+    thetas: Sequence[LearnedSolver],
+    key,
+    *,
+    num_paths: int = 128,
+    num_validation: int = 64,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    paths: Paths | None = None,
+    validation: Paths | None = None,
+    **options,
+) -> list[FitResult]:
+    """Learn several solvers of one flow: a ladder of step numbers, say. The true paths and what is compiled serve all of them.
+
+    Every solver ends as the one that `fit` alone gives for it, with the same key.
+
+    Args:
+        flow, key, num_paths, num_validation, rtol, atol, paths, validation: as for `fit`.
+        thetas: the solvers, of any families.
+        options: all else that `fit` takes but `state`.
+
+    Returns:
+        The `FitResult` of each. The cost of each has the true paths in it, which were solved once.
+
+    Raises:
+        TypeError, ValueError, FitError: as `fit` does; for wrong arguments before any path is solved.
+
+    Example:
+        >>> import jax, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3)
+        >>> ladder = [bj.init_theta("rk1", n) for n in (2, 3)]
+        >>> results = fit_ladder(flow, ladder, jax.random.key(0), stages=(Stage("endpoint", 2),), num_paths=16)
+        >>> [result.theta.nfe for result in results]
+        [2, 3]
+    """
+    for theta in thetas:
+        _check(flow, theta, key, options.get("stages", DEFAULT_STAGES), num_paths, num_validation, None)
+    if paths is None:
+        paths = _solved(flow, key, _PATHS, num_paths, rtol, atol)
+    if validation is None:
+        validation = _solved(flow, key, _VALIDATION, num_validation, rtol, atol)
+    return [fit(flow, theta, key, paths=paths, validation=validation, **options) for theta in thetas]
+
+
 # What a random number is for: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
 _PATHS, _VALIDATION = 0, 1
+
+
+def _solved(flow, key, purpose, count, rtol, atol) -> Paths:
+    return ground_truth(flow, flow.noise(jax.random.fold_in(key, purpose), (count,)), rtol, atol)
+
 
 _MILLION = 1_000_000
 

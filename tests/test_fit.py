@@ -1,5 +1,7 @@
 """fit: what it reaches, what it returns, that it resumes to the bit, what it refuses."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax import curvature
+
+fit_module = sys.modules["bespoke_jax.fit"]  # the function of this name hides it
 
 KEY = jax.random.key(0)
 # One family and one batch size wherever they do not matter: what is compiled is shared.
@@ -171,3 +175,18 @@ def test_a_stage_refuses_what_it_cannot_run(change, error, message):
 def test_second_order_fitting_of_a_loss_without_curvature_is_refused():
     with pytest.raises(ValueError, match=r"curvature.*optax\.adam"):
         bj.Stage(bj.losses.endpoint, 2)
+
+
+def test_a_ladder_is_its_fits_with_paths_solved_once(flow, monkeypatch):
+    thetas = (START, bj.init_theta("table", 2))
+    options = dict(stages=SHORT[1:], num_paths=32, num_validation=32)
+    alone = [bj.fit(flow, theta, KEY, **options) for theta in thetas]
+    solved = []
+    monkeypatch.setattr(fit_module, "ground_truth", lambda *a: solved.append(1) or bj.ground_truth(*a))
+    for together, wanted in zip(bj.fit_ladder(flow, thetas, KEY, **options), alone, strict=True):
+        assert np.array_equal(together.theta.raw, wanted.theta.raw)
+        assert together.cost == wanted.cost and together.start == wanted.start
+    assert len(solved) == 2  # to fit to, and to hold out
+    with pytest.raises(TypeError, match="theta: wanted"):
+        bj.fit_ladder(flow, (START, 4), KEY)
+    assert len(solved) == 2
