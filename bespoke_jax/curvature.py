@@ -11,10 +11,11 @@ The losses of single steps depend on few numbers each, and forward mode gives th
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bespoke_jax import stepwise
@@ -27,11 +28,11 @@ __all__ = ["Quadratic", "evaluate", "linearise"]
 
 
 class Quadratic(NamedTuple):
-    """A loss near a solver of P numbers: value [], gradient [P] and Gauss-Newton matrix [P, P]."""
+    """A loss near a solver of P numbers: value [], gradient [P] and Gauss-Newton matrix [P, P]; arrays of JAX or NumPy."""
 
-    value: jax.Array
-    gradient: jax.Array
-    matrix: jax.Array
+    value: Any
+    gradient: Any
+    matrix: Any
 
 
 def linearise(
@@ -61,15 +62,15 @@ def linearise(
         value = _function(loss)(flow, solver, paths, **options)
         return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths, **options)))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-    table, jacobian = _table_and_jacobian(solver)
+    table, jacobian = jax.device_get(_table_and_jacobian(solver))
     parts = []
     for number, part in enumerate(stepwise.chunks(len(x0), batch_size)):
         trace = stepwise.run(flow, table, x0[part])
         truth = spread(flow, x1[part])
         squares, cotangents = _cotangents(terms.distance, trace.x1, truth, jax.random.fold_in(key, number), probes)
         rows = _chain(stepwise.table_gradients(flow, table, trace, cotangents), jacobian)
-        parts.append(_sums(terms.phi, squares, rows))
-    return gather(flow, Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True))))
+        parts.append(_sums(*jax.device_get(gather(flow, (squares, *_phi_and_slope(terms.phi, squares)))), rows))
+    return Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True)))
 
 
 def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | None = None, **options):
@@ -79,8 +80,11 @@ def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | Non
         return gather(flow, _function(loss)(flow, solver, paths, **options))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
     ends = stepwise.end_points(flow, solver, x0, batch_size)
-    parts = [_distances(terms.distance, ends[part], x1[part]) for part in stepwise.chunks(len(x0), batch_size)]
-    return gather(flow, jnp.mean(terms.phi(jnp.concatenate(parts))))
+    parts = [
+        jax.device_get(gather(flow, _phi_of_distance(terms, ends[part], x1[part])))
+        for part in stepwise.chunks(len(x0), batch_size)
+    ]
+    return np.mean(np.concatenate(parts))
 
 
 @functools.cache
@@ -89,8 +93,14 @@ def _function(loss):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _distances(distance, x, x1):
-    return distance.between(x, x1)
+def _phi_of_distance(terms, x, x1):
+    return terms.phi(terms.distance.between(x, x1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _phi_and_slope(phi, squares):
+    """phi(m) and phi'(m), each [B]."""
+    return jax.vmap(jax.value_and_grad(phi))(squares)
 
 
 @jax.jit
@@ -124,26 +134,27 @@ def _signs(key, shape, dtype):
     return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
 
 
-@jax.jit
+# What follows is small, and of another shape for every solver: NumPy's float64, and nothing to compile.
+
+
 def _chain(gradients, jacobian):
     """Gradients in the table's entries -> gradients in the solver's numbers, [K, B, P]."""
-    return (
-        jnp.einsum("kbi,ip->kbp", gradients.t.astype(jacobian.t.dtype), jacobian.t)
-        + jnp.einsum("kbi,ip->kbp", gradients.a.astype(jacobian.a.dtype), jacobian.a)
-        + jnp.einsum("kbij,ijp->kbp", gradients.b.astype(jacobian.b.dtype), jacobian.b)
+    return sum(
+        np.tensordot(np.asarray(gradient, np.float64), np.asarray(slope, np.float64), axes=np.ndim(slope) - 1)
+        for gradient, slope in zip(jax.tree.leaves(gradients), jax.tree.leaves(jacobian), strict=True)
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _sums(phi, squares, rows):
+def _sums(squares, values, slopes, rows):
     """Sums over samples of the value, the gradient and the matrix; rows [1 + K, B, P], the first half the squares' gradient."""
-    weights = 2 * jax.vmap(jax.grad(phi))(squares).astype(rows.dtype)
+    weights = 2 * slopes.astype(np.float64)
     probes = rows[1:]
     if len(probes) == 0:  # one error per sample, the root: its gradient
-        roots = jnp.sqrt(squares).astype(rows.dtype)
-        probes = rows / jnp.where(roots > 0, roots, 1)[:, None]
-    matrix = jnp.einsum("b,kbp,kbq->pq", weights, probes, probes) / len(probes)
-    return jnp.sum(phi(squares)), jnp.einsum("b,bp->p", weights, rows[0]), matrix
+        roots = np.sqrt(squares.astype(np.float64))
+        probes = rows / np.where(roots > 0, roots, 1)[:, None]
+    flat = probes.reshape(-1, rows.shape[-1])
+    matrix = (np.tile(weights, len(probes))[:, None] * flat).T @ flat / len(probes)
+    return np.sum(values), weights @ rows[0], matrix
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -73,14 +73,14 @@ def init_state(theta: LearnedSolver, stages: tuple[Stage, ...] = DEFAULT_STAGES,
     """The state before the first update; also the target that tells a checkpoint library what shapes to restore."""
     records = 1 + sum(-(-stage.num_iterations // stage.validate_every) for stage in stages)
     return FitState(
-        start=jnp.asarray(start, jnp.int32),
+        start=np.asarray(start, np.int32),
         theta=theta,
         opt_states=tuple(stage.optimizer.init(theta.raw) for stage in stages),
         best=theta,
-        best_rmse=jnp.asarray(jnp.inf, jnp.float32),
-        iteration=jnp.zeros((), jnp.int32),
-        history=jnp.full((records, 4), jnp.nan, jnp.float32),
-        evaluations=jnp.zeros((records, 2), jnp.int32),
+        best_rmse=np.asarray(np.inf, np.float32),
+        iteration=np.asarray(0, np.int32),
+        history=np.full((records, 4), np.nan, np.float32),
+        evaluations=np.zeros((records, 2), np.int32),
     )
 
 
@@ -110,7 +110,7 @@ def fit(
         stages: what is minimised, how, for how long; each begins at the best theta so far.
         num_paths, num_validation: true paths to fit to and to hold out, solved here with `rtol` and `atol` ...
         paths, validation: ... unless they are given.
-        choose_start: also try the start curves of `starts.start_curves` and begin from the best.
+        choose_start: also try the starts of `starts.start_thetas` and begin from the best, by the first loss of ends in `stages`.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
         state: continue from here (from a checkpoint of a fit with the same arguments); the result is the same to the bit.
         callback: called as `callback(state, record)` after every validation, e.g. to save or to show progress.
@@ -133,10 +133,11 @@ def fit(
     if validation is None:
         validation = _solved(flow, key, _VALIDATION, num_validation, rtol, atol)
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
-    cost = int(jnp.sum(paths.evaluations)) + int(jnp.sum(validation.evaluations))
+    cost = int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
     starts = start_thetas(flow, theta) if choose_start else {"given": theta}
     if state is None:
-        name, spent = best_start(flow, starts, paths) if choose_start else ("given", 0)
+        loss = next((stage.loss for stage in stages if stage.is_of_ends), "endpoint")
+        name, spent = best_start(flow, starts, paths, loss) if choose_start else ("given", 0)
         state = init_state(starts[name], stages, list(starts).index(name))
         cost += spent
 
@@ -145,21 +146,20 @@ def fit(
     def look(stage, state, loss, spent):
         """Validate, keep the best, write the record."""
         error = _validation_errors(flow, state.theta, validation, stages[0].chunk_size)
-        mean, row = jnp.mean(error), len(records)
-        entries = [int(state.iteration), loss, float(mean), float(jnp.mean(jnp.log(error)))]
+        mean, row = np.mean(error, dtype=np.float32), len(records)
         better = bool(mean < state.best_rmse)
         state = state._replace(
             best=state.theta if better else state.best,
-            best_rmse=mean.astype(jnp.float32) if better else state.best_rmse,
-            history=state.history.at[row].set(jnp.asarray(entries, jnp.float32)),
-            evaluations=state.evaluations.at[row].set(jnp.asarray(divmod(spent, _MILLION), jnp.int32)),
+            best_rmse=np.asarray(mean) if better else state.best_rmse,
+            history=_with_row(state.history, row, (state.iteration, loss, mean, np.mean(np.log(error)))),
+            evaluations=_with_row(state.evaluations, row, divmod(spent, _MILLION)),
         )
         records.append(_record(stage, state, row, data_range))
         if callback is not None:
             callback(state, records[-1])
         return state
 
-    if bool(jnp.isnan(state.history[0, 0])):
+    if np.isnan(state.history[0, 0]):
         state = look("start", state, float("nan"), cost)
     else:
         records.append(_record("start", state, 0, data_range))
@@ -177,14 +177,14 @@ def fit(
                 flow, state.theta, state.opt_states[number], paths, key, first, count
             )
             loss = float(loss)
-            if not (np.isfinite(loss) and bool(jnp.all(jnp.isfinite(new_theta.raw)))):
+            if not (np.isfinite(loss) and np.all(np.isfinite(new_theta.raw))):
                 raise FitError(
                     f"fit: loss {stage.name!r} is {loss} at iteration {first + count}. The last good theta is this "
                     "error's .state.best. Lower the learning rate, or check the velocity near t = 0 and t = 1.",
                     state,
                 )
             opt_states = (*state.opt_states[:number], opt_state, *state.opt_states[number + 1 :])
-            iteration = jnp.asarray(first + count, jnp.int32)
+            iteration = np.asarray(first + count, np.int32)
             state = state._replace(theta=new_theta, opt_states=opt_states, iteration=iteration)
             spent += records[-1]["evaluations"] + validation.num_paths * theta.nfe
             state = look(stage.name, state, loss, spent)
@@ -251,7 +251,17 @@ _MILLION = 1_000_000
 def _validation_errors(flow, theta, validation, batch_size):
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (validation.x0, validation.x1))
     ends = stepwise.end_points(flow, theta, x0, batch_size)
-    return gather(flow, jnp.maximum(metrics.rmse(ends, x1, len(flow.event_shape)), 1e-12))
+    return np.maximum(gather(flow, _errors(ends, x1, len(flow.event_shape))), 1e-12)
+
+
+_errors = jax.jit(metrics.rmse, static_argnums=2)
+
+
+def _with_row(array, row, values):
+    """A copy with other values in one row."""
+    array = np.array(array)
+    array[row] = values
+    return array
 
 
 def _record(stage, state, row, data_range):

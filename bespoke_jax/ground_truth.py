@@ -1,8 +1,9 @@
 """True paths: the flow's ODE solved by diffrax's Dopri5 to a tolerance, kept so that they can be read at any time.
 
-This is the only module that knows diffrax. It drives diffrax's solver and step-size controller step by step, because
-diffrax's own dense output reserves seven stages for each of `max_steps` steps before it knows how many there will be; here
-three states are kept for each step that was taken, and nothing else.
+This is the only module that knows diffrax: its Dopri5 (tableau and dense output) and its step-size controller are driven from
+Python, stage by stage. diffrax's own loop would reserve seven stages for each of `max_steps` steps before it knows how many
+there will be, and holds the network in loops, where CPUs run it at half its speed; here three states are kept for each step that
+was taken, and the network is the one program of `programs`.
 """
 
 import dataclasses
@@ -13,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax import programs
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
+from bespoke_jax.programs import combine
 from bespoke_jax.sharding import spread
 
 __all__ = ["Paths", "ground_truth"]
-
-_SEGMENT = 16  # accepted steps per compiled call: the buffer on the device holds no more than this many
 
 
 @jax.tree_util.register_dataclass
@@ -90,8 +91,7 @@ class Paths:
 
     def take(self, indices) -> "Paths":
         """The paths with these indices (into the flattened batch), as a batch of shape [len(indices)]."""
-        fields = (self.times, self.states, self.velocities, self.middles, self.evaluations)
-        return Paths(*(field[indices] for field in fields), batch_shape=(len(indices),))
+        return Paths(*_rows((*self._arrays, self.evaluations), indices), batch_shape=(len(indices),))
 
     @property
     def _arrays(self):
@@ -99,6 +99,11 @@ class Paths:
 
     def _to_batch(self, x):
         return x.reshape(*self.batch_shape, *x.shape[1:])
+
+
+@jax.jit
+def _rows(arrays, indices):
+    return [array[indices] for array in arrays]
 
 
 def _quartic(times, states, velocities, middles, t):
@@ -165,40 +170,69 @@ def _pad(part, length):
     *arrays, evaluations = part
     grown = []
     for array, knots in zip(arrays, (length, length, length, length - 1), strict=True):
-        tail = jnp.repeat(array[:, -1:], knots - array.shape[1], axis=1)
-        grown.append(jnp.concatenate([array, tail], axis=1))
+        tail = [array[:, -1:]] * (knots - array.shape[1])
+        grown.append(jnp.concatenate([array, *tail], axis=1) if tail else array)
     return (*grown, evaluations)
 
 
+_DOPRI5 = diffrax.Dopri5
+_SHORTEST = 1e-6  # a step as short as this that still gives NaN or infinity is the velocity's fault, not the step's
+
+
 def _solve_batch(flow, x0, rtol, atol, max_steps):
-    carry = _begin(flow, spread(flow, x0), rtol, atol)
-    pieces = []
-    while True:
-        carry, times, buffers, taken = _advance(flow, carry, max_steps, rtol, atol)
-        taken = int(taken)
-        pieces.append((times[:taken], *(buffer[:taken] for buffer in buffers)))
-        t, x, attempts = float(carry["t"]), carry["x"], int(carry["attempts"])
-        if not bool(jnp.all(jnp.isfinite(x))) or not np.isfinite(float(carry["t_next"])) or bool(carry["bad"]):
-            raise FloatingPointError(
-                f"ground_truth: the velocity returned NaN or infinity after t = {t:.6g} (step {attempts}). Check "
-                "flow(t, x) near that time, its parameters, and whether it divides by alpha_t or sigma_t."
-            )
-        if t >= 1:
-            break
-        if attempts >= max_steps:
+    x = spread(flow, x0)
+    start, end = (np.asarray(t, promote(x.dtype, jnp.float32))[()] for t in (0, 1))
+    velocity = programs.velocity(flow, start, x)
+    width, controller_state = _first_step(x, velocity, rtol, atol)
+    stop, attempts, knots = start + np.asarray(width), 0, []
+    while start < end:
+        if not np.isfinite(stop):
+            raise _not_finite(start, attempts)
+        if attempts == max_steps:
             raise RuntimeError(
-                f"ground_truth: {attempts} steps reached only t = {t:.6g}; the field is too stiff for rtol={rtol:g}, "
+                f"ground_truth: {attempts} steps reached only t = {start:.6g}; the field is too stiff for rtol={rtol:g}, "
                 f"atol={atol:g}. Loosen the tolerances or raise max_steps={max_steps}."
             )
-    times, states, velocities, middles = (jnp.concatenate(column) for column in zip(*pieces, strict=True))
-    batch = x0.shape[0]
-    times = jnp.concatenate([times, jnp.ones((1,), times.dtype)])
-    states = jnp.concatenate([states, carry["x"][None]])
-    velocities = jnp.concatenate([velocities, carry["velocity"][None]])
-    # FSAL: six new evaluations per attempted step. Before that: the velocity at the start, two to choose the first step.
-    evaluations = jnp.full((batch,), 6 * int(carry["attempts"]) + 3, jnp.int32)
-    per_path = (jnp.swapaxes(array, 0, 1) for array in (states, velocities, middles))
-    return jnp.broadcast_to(times, (batch, len(times))), *per_path, evaluations
+        attempts += 1
+        # A last step shorter than rounding would divide by nothing.
+        stop = end if stop > end - 1e-6 else stop
+        x1, slopes = _stages(flow, start, stop, x, velocity)
+        width = stop - start
+        keep, finite, following, controller_state = _judge(
+            start, stop, x, x1, combine(width * _DOPRI5.tableau.b_error, slopes), controller_state, rtol, atol
+        )
+        if not finite and not width > _SHORTEST:
+            raise _not_finite(start, attempts)
+        if keep:
+            middle = combine([1.0, *width * _DOPRI5.interpolation_cls.c_mid], [x, *slopes])
+            knots.append((start, x, velocity, middle))
+            start, x, velocity = stop, x1, slopes[-1]
+        stop = np.asarray(following)
+    times, states, velocities, middles = (list(column) for column in zip(*knots, strict=True))
+    batch = len(x0)
+    # "First same as last": six new evaluations per attempted step, and the velocity at the start.
+    evaluations = jnp.full((batch,), 6 * attempts + 1, jnp.int32)
+    times = jnp.broadcast_to(np.array([*times, end]), (batch, len(times) + 1))
+    return times, *(_per_path(column) for column in ([*states, x], [*velocities, velocity], middles)), evaluations
+
+
+def _not_finite(t, attempts):
+    return FloatingPointError(
+        f"ground_truth: the velocity returned NaN or infinity after t = {t:.6g} (step {attempts}). Check "
+        "flow(t, x) near that time, its parameters, and whether it divides by alpha_t or sigma_t."
+    )
+
+
+def _stages(flow, start, stop, x, velocity):
+    """(where Dopri5's step from x ends, its seven slopes): the first is the velocity at the start, the last that at the end."""
+    width, slopes = stop - start, [velocity]
+    for node, row in zip(_DOPRI5.tableau.c, _DOPRI5.tableau.a_lower, strict=True):
+        state = combine([1.0, *width * row], [x, *slopes])
+        slopes.append(programs.velocity(flow, stop if node == 1 else start + start.dtype.type(node) * width, state))
+    return state, slopes
+
+
+_per_path = jax.jit(functools.partial(jnp.stack, axis=1))
 
 
 def _worst_rms(error):
@@ -206,85 +240,34 @@ def _worst_rms(error):
     return jnp.max(jnp.sqrt(jnp.mean(jnp.reshape(error, (error.shape[0], -1)) ** 2, axis=1)))
 
 
-_SOLVER = diffrax.Dopri5()
-_SHORTEST = 1e-6  # a step as short as this that still gives NaN or infinity is the velocity's fault, not the step's
+def _controller(rtol, atol):
+    return diffrax.PIDController(rtol=rtol, atol=atol, norm=_worst_rms)
 
 
-def _setup(flow, rtol, atol):
-    term = diffrax.ODETerm(lambda t, x, args: flow(t, x))
-    return term, diffrax.PIDController(rtol=rtol, atol=atol, norm=_worst_rms)
+_TERM = diffrax.ODETerm(lambda t, x, args: x)  # what the controller wants to see; it does not evaluate it
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _begin(flow, x0, rtol, atol):
-    term, controller = _setup(flow, rtol, atol)
-    t0, t1 = (jnp.asarray(t, promote(x0.dtype, jnp.float32)) for t in (0.0, 1.0))
-    order = _SOLVER.error_order(term)
-    velocity = flow(t0, x0)
-    t_next, controller_state = controller.init(term, t0, t1, x0, None, None, _SOLVER.func, order)
-    t_next = jnp.minimum(jnp.asarray(t_next, t0.dtype), t1)
-    return dict(
-        t=t0,
-        t_next=t_next,
-        x=x0,
-        velocity=velocity,
-        # What diffrax carries from step to step ("first same as last"): whether the first stage is missing, and that stage.
-        solver_state=(jnp.zeros((), bool), velocity),
-        controller_state=controller_state,
-        attempts=jnp.zeros((), jnp.int32),
-        bad=jnp.zeros((), bool),
+def _first_step(x, velocity, rtol, atol):
+    """(width of the first step, the controller's state): the velocity alone moves x by 1 % of its scale (Hairer et al., II.4)."""
+    scale = atol + rtol * jnp.abs(x)
+    size, speed = _worst_rms(x / scale), _worst_rms(velocity / scale)
+    guess = jnp.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
+    time = promote(x.dtype, jnp.float32)
+    t0, t1 = jnp.zeros((), time), jnp.ones((), time)
+    order = _DOPRI5().error_order(_TERM)
+    stop, state = _controller(rtol, atol).init(_TERM, t0, t1, x, guess.astype(time), None, _DOPRI5().func, order)
+    return stop - t0, state
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7))
+def _judge(start, stop, x, x1, error, state, rtol, atol):
+    """(is the step accepted, is all of it finite, where the next one ends, the controller's state)."""
+    # A trial step may overflow where a shorter one does not: an infinite error has the controller try a shorter one.
+    finite = jnp.all(jnp.isfinite(x1)) & jnp.all(jnp.isfinite(error))
+    x1, error = jnp.where(finite, x1, x), jnp.where(finite, error, jnp.inf)
+    order = _DOPRI5().error_order(_TERM)
+    keep, _, following, _, state, _ = _controller(rtol, atol).adapt_step_size(
+        start, stop, x, x1, None, error, order, state
     )
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4), donate_argnums=1)
-def _advance(flow, carry, max_steps, rtol, atol):
-    """Up to `_SEGMENT` accepted steps: (carry, start times, (states, velocities, middles) there, how many)."""
-    term, controller = _setup(flow, rtol, atol)
-    order = _SOLVER.error_order(term)
-    x = carry["x"]
-    times = jnp.zeros((_SEGMENT,), carry["t"].dtype)
-    buffers = tuple(jnp.zeros((_SEGMENT, *x.shape), x.dtype) for _ in range(3))
-
-    def going_on(loop):
-        carry, _, _, taken = loop
-        return (carry["t"] < 1) & (taken < _SEGMENT) & (carry["attempts"] < max_steps) & ~carry["bad"]
-
-    def attempt(loop):
-        c, times, buffers, taken = loop
-        x1, error, dense, solver_state, _ = _SOLVER.step(
-            term, c["t"], c["t_next"], c["x"], None, c["solver_state"], made_jump=False
-        )
-        # A trial step may overflow where a shorter one does not: an infinite error has the controller try a shorter one.
-        finite = jnp.all(jnp.isfinite(x1)) & jnp.all(jnp.isfinite(error))
-        x1, error = jnp.where(finite, x1, c["x"]), jnp.where(finite, error, jnp.inf)
-        keep, _, t_next, _, controller_state, _ = controller.adapt_step_size(
-            c["t"], c["t_next"], c["x"], x1, None, error, order, c["controller_state"]
-        )
-        curve = _SOLVER.interpolation_cls(t0=c["t"], t1=c["t_next"], **dense)
-        width = c["t_next"] - c["t"]
-        # diffrax keeps stage slopes times the step; the last stage is the velocity at the step's end.
-        velocity = (dense["k"][-1] / width.astype(x1.dtype)).astype(x1.dtype)
-        middle = curve.evaluate(c["t"] + 0.5 * width)
-        # A rejected step leaves `taken` where it is, and the next attempt writes over it.
-        values = (c["x"], c["velocity"], middle)
-        buffers = tuple(buffer.at[taken].set(value) for buffer, value in zip(buffers, values, strict=True))
-        times = times.at[taken].set(c["t"])
-        start = jnp.where(keep, c["t_next"], c["t"])
-        end = start + jnp.where(keep, t_next - c["t_next"], t_next - c["t"])
-        # A last step shorter than rounding would divide by nothing.
-        end = jnp.where(end > 1 - 1e-6, 1.0, end).astype(start.dtype)
-        pick = functools.partial(jax.tree.map, lambda new, old: jnp.where(keep, new, old))
-        c = dict(
-            t=start,
-            t_next=end,
-            x=pick(x1, c["x"]),
-            velocity=pick(velocity, c["velocity"]),
-            solver_state=pick(solver_state, c["solver_state"]),
-            controller_state=controller_state,
-            attempts=c["attempts"] + 1,
-            bad=~finite & ~(width > _SHORTEST),  # written so that a width of NaN is bad
-        )
-        return c, times, buffers, taken + keep.astype(taken.dtype)
-
-    zero = jnp.zeros((), jnp.int32)
-    return jax.lax.while_loop(going_on, attempt, (carry, times, buffers, zero))
+    return keep, finite, following, state

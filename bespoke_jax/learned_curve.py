@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.classic.checks import check_count
-from bespoke_jax.scale_time import Curve, read_curve
+from bespoke_jax.scale_time import Curve, read_curves
 from bespoke_jax.table import SolverTable, table_from_knots
 from bespoke_jax.theta import BASES, Knots, check_base
 
@@ -91,7 +91,7 @@ class LearnedCurve:
             ValueError: if the curve is not finite, or s not positive.
         """
         r = np.linspace(0, 1, 32)
-        t, _, s, _ = read_curve(curve, r)
+        t, _, s, _ = read_curves((curve,), r)[0]
         if not (np.all(np.isfinite(t)) and np.all(np.isfinite(s)) and np.all(s > 0) and t[-1] > t[0]):
             raise ValueError(f"curve: wanted finite t, increasing, and finite s > 0, got t={t}, s={s}.")
         basis = _bernstein(self.degree, r)[:, 1:]

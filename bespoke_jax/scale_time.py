@@ -7,6 +7,7 @@ of scheduler is such a curve (Theorem 2.3), and a curve read at the knots is a t
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,14 @@ from bespoke_jax.theta import BASES, Theta, check_base, theta_from_knots
 
 __all__ = [
     "Curve",
+    "CurveAt",
     "curve_between",
     "identity_curve",
-    "read_curve",
+    "knot_places",
+    "read_curves",
     "scheduler_along",
     "theta_from_curve",
+    "theta_from_reading",
     "transform_velocity",
     "transform_velocity_by",
 ]
@@ -115,6 +119,15 @@ def scheduler_along(scheduler: Scheduler, curve: Curve) -> Scheduler:
     )
 
 
+class CurveAt(NamedTuple):
+    """A curve at some r: t_r, dt/dr, s_r, ds/dr, NumPy's float64."""
+
+    t: np.ndarray
+    dt: np.ndarray
+    s: np.ndarray
+    ds: np.ndarray
+
+
 def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32) -> Theta:
     """The theta of the base solver run on the field transformed by `curve`: its knots read off the curve.
 
@@ -132,8 +145,17 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         >>> round(float(theta.knots().t[1]), 4)  # where t / (1 - t) = tan(pi / 4)
         0.5
     """
-    n = check_base(base, num_steps) * BASES[base]
-    t, dt, s, ds = read_curve(curve, np.linspace(0, 1, n + 1))
+    return theta_from_reading(base, read_curves((curve,), knot_places(base, num_steps))[0], dtype)
+
+
+def knot_places(base: str, num_steps: int) -> np.ndarray:
+    """r at the knots of `base` with `num_steps` steps, [N + 1]."""
+    return np.linspace(0, 1, check_base(base, num_steps) * BASES[base] + 1)
+
+
+def theta_from_reading(base: str, reading: CurveAt, dtype=jnp.float32) -> Theta:
+    """`theta_from_curve` of a curve that has been read at the `knot_places`."""
+    t, dt, s, ds = reading
     length = t[-1] - t[0]
     return theta_from_knots(
         base, (t - t[0]) / length, np.maximum(dt[:-1] / length, 1e-3), s / s[0], ds[:-1] / s[0], dtype=dtype
@@ -144,12 +166,15 @@ _PIECE = 32
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(curve, r):
-    return jax.vmap(curve)(r)
+def _read(curves, r):
+    return [jax.vmap(curve)(r) for curve in curves]
 
 
-def read_curve(curve: Curve, r):
-    """(t_r, dt/dr, s_r, ds/dr) of a concrete curve at `r` [m], each [m], float64; compiled once for a curve, whatever m."""
+def read_curves(curves: tuple[Curve, ...], r) -> list[CurveAt]:
+    """Concrete curves at `r` [m]; compiled once for these curves, whatever m."""
     padded = np.append(r, np.ones(-len(r) % _PIECE)).reshape(-1, _PIECE)
-    pieces = [_read(curve, piece) for piece in padded]
-    return [np.concatenate(parts).astype(np.float64)[: len(r)] for parts in zip(*pieces, strict=True)]
+    pieces = [_read(curves, piece) for piece in padded]
+    return [
+        CurveAt(*(np.concatenate(parts).astype(np.float64)[: len(r)] for parts in zip(*of_curve, strict=True)))
+        for of_curve in zip(*pieces, strict=True)
+    ]

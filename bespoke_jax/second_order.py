@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
 
 from bespoke_jax.curvature import Quadratic
+from bespoke_jax.dtypes import promote
 
 __all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
 
@@ -25,8 +26,8 @@ class LevenbergMarquardtState(NamedTuple):
 class LevenbergMarquardt:
     """Levenberg-Marquardt: steps (G + damping diag(G)) step = -gradient, taken only if they lower the loss.
 
-    It runs in Python around compiled functions, not inside one: `update` evaluates the loss as often as it must and no
-    oftener, and a loss need not be compiled for it.
+    It runs in Python and NumPy around compiled functions, not inside one: `update` evaluates the loss as often as it must and no
+    oftener, and neither the loss nor the step need be compiled for it.
 
     Attributes:
         damping: the first damping, relative to the diagonal of G.
@@ -61,9 +62,11 @@ class LevenbergMarquardt:
 
     def init(self, params) -> LevenbergMarquardtState:
         """The state before the first step."""
-        flat = ravel_pytree(params)[0]
-        zero = jnp.zeros((), flat.dtype)
-        return LevenbergMarquardtState(zero + self.damping, jnp.zeros((flat.size, flat.size), flat.dtype), zero)
+        leaves = jax.tree.leaves(params)
+        size, dtype = sum(leaf.size for leaf in leaves), promote(*(leaf.dtype for leaf in leaves))
+        return LevenbergMarquardtState(
+            np.asarray(self.damping, dtype), np.zeros((size, size), dtype), np.zeros((), dtype)
+        )
 
     def update(
         self, quadratic: Quadratic, state: LevenbergMarquardtState, params: Any, value_fn: Callable
@@ -76,17 +79,18 @@ class LevenbergMarquardt:
             params: any pytree; the gradient and matrix are in the order of `ravel_pytree`.
             value_fn: `value_fn(params) -> scalar`, the loss on the data of `quadratic.value`.
         """
-        flat, unravel = ravel_pytree(params)
-        if not bool(jnp.all(jnp.isfinite(quadratic.matrix))):  # must not stay in the average
-            return params, state._replace(damping=_bounded(state.damping * self.grow))
-        matrix = self.memory * state.matrix + quadratic.matrix.astype(flat.dtype)
-        weight = self.memory * state.weight + 1
-        gradient = quadratic.gradient.astype(flat.dtype)
+        flat, unravel = _ravel(params)
+        damping, matrix, weight = (np.asarray(value) for value in state)
+        if not np.all(np.isfinite(quadratic.matrix)):  # must not stay in the average
+            return params, LevenbergMarquardtState(_bounded(damping * self.grow), matrix, weight)
+        # Rounded to what the state is kept in, so that a restored one goes on in the same way.
+        matrix = (self.memory * matrix + np.asarray(quadratic.matrix)).astype(matrix.dtype)
+        weight = (self.memory * weight + 1).astype(weight.dtype)
+        gradient = np.asarray(quadratic.gradient, np.float64)
         # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
-        best, least, after = params, float(quadratic.value), state.damping * self.grow
-        damping = state.damping
+        best, least, after = params, float(quadratic.value), damping * self.grow
         for _ in range(self.tries):
-            step, promised = _step(matrix / weight, gradient, damping, self.limit)
+            step, promised = _step(matrix.astype(np.float64) / weight, gradient, damping, self.limit)
             candidate = unravel(flat + step)
             value = float(value_fn(candidate))
             if value < least:
@@ -94,22 +98,37 @@ class LevenbergMarquardt:
             elif best is not params:
                 break
             # A look costs a fraction of a linearisation: a step that does not keep its promise gets a shorter one to beat.
-            if float(quadratic.value) - least > self.trust * float(promised):
+            if float(quadratic.value) - least > self.trust * promised:
                 break
             damping = damping * self.grow
         return best, LevenbergMarquardtState(_bounded(after), matrix, weight)
 
 
-@jax.jit
+def _ravel(params):
+    """(all numbers as one float64 vector, the inverse of that)."""
+    leaves, structure = jax.tree.flatten(params)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+
+    def unravel(vector):
+        parts = np.split(vector, np.cumsum([array.size for array in arrays])[:-1])
+        pairs = zip(parts, arrays, strict=True)
+        return structure.unflatten([jnp.asarray(part.reshape(array.shape), array.dtype) for part, array in pairs])
+
+    return np.concatenate([array.ravel() for array in arrays]).astype(np.float64), unravel
+
+
 def _step(matrix, gradient, damping, limit):
     """The step, and how far it should lower the loss."""
     # A parameter that moves nothing (yet) still needs a positive pivot.
-    diagonal = jnp.diag(matrix)
-    diagonal = diagonal + 1e-6 * jnp.max(diagonal) + jnp.finfo(diagonal.dtype).tiny
-    step = -jnp.linalg.solve(matrix + jnp.diag(damping * diagonal), gradient)
-    step = jnp.clip(jnp.where(jnp.all(jnp.isfinite(step)), step, 0), -limit, limit)
+    diagonal = np.diag(matrix)
+    diagonal = diagonal + 1e-6 * np.max(diagonal) + np.finfo(diagonal.dtype).tiny
+    try:
+        step = -np.linalg.solve(matrix + np.diag(damping * diagonal), gradient)
+    except np.linalg.LinAlgError:
+        step = np.zeros_like(gradient)
+    step = np.clip(step if np.all(np.isfinite(step)) else 0 * gradient, -limit, limit)
     return step, -(gradient @ step + 0.5 * step @ matrix @ step)
 
 
 def _bounded(damping):
-    return jnp.clip(damping, 1e-8, 1e4)
+    return np.clip(damping, 1e-8, 1e4).astype(damping.dtype)

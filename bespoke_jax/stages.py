@@ -79,6 +79,11 @@ class Stage:
         return isinstance(self.optimizer, LevenbergMarquardt)
 
     @property
+    def is_of_ends(self) -> bool:
+        """Whether the loss compares end points, of a solver of any family."""
+        return isinstance(self.loss, Distance) or (isinstance(self.loss, str) and not LOSSES[self.loss].per_step)
+
+    @property
     def options(self) -> dict:
         """Keyword arguments of the loss."""
         return {"lipschitz": self.lipschitz} if self.loss == "rmse_bound" else {}

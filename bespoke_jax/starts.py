@@ -9,13 +9,14 @@ from bespoke_jax import schedulers
 from bespoke_jax.classic import GRIDS, dedicated, time_grid
 from bespoke_jax.classic.grids import NEED_NO_SCHEDULER
 from bespoke_jax.curvature import evaluate
+from bespoke_jax.distance import Distance
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths
 from bespoke_jax.learned_curve import LearnedCurve
 from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.learned_times import LearnedTimes
-from bespoke_jax.scale_time import Curve, curve_between, theta_from_curve
+from bespoke_jax.scale_time import Curve, curve_between, knot_places, read_curves, theta_from_reading
 
 __all__ = ["best_start", "start_curves", "start_thetas"]
 
@@ -66,13 +67,18 @@ def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
         def start(name):
             times = time_grid(name, theta.num_steps, flow.scheduler)
             return LearnedTimes.of(theta.method, theta.num_steps, theta.scheduler, grid=times, dtype=dtype)
-    else:
+    elif isinstance(theta, LearnedCurve):
         names = start_curves(flow.scheduler)
 
         def start(name):
-            if isinstance(theta, LearnedCurve):
-                return theta.like(names[name])
-            return theta_from_curve(theta.base, theta.num_steps, names[name], dtype=dtype)
+            return theta.like(names[name])
+    else:
+        curves = start_curves(flow.scheduler)
+        readings = read_curves(tuple(curves.values()), knot_places(theta.base, theta.num_steps))
+        names = dict(zip(curves, readings, strict=True))
+
+        def start(name):
+            return theta_from_reading(theta.base, names[name], dtype=dtype)
 
     thetas = {"given": theta}
     for name in names:
@@ -86,10 +92,12 @@ def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
 NUM_START_PATHS = 32  # paths that the last few starts are compared on: they differ by decibels
 
 
-def best_start(flow: Flow, thetas: dict[str, LearnedSolver], paths: Paths) -> tuple[str, int]:
-    """(the name of the theta of the least end-point loss on the first few of `paths`, velocity evaluations spent).
+def best_start(
+    flow: Flow, thetas: dict[str, LearnedSolver], paths: Paths, loss: str | Distance = "endpoint"
+) -> tuple[str, int]:
+    """(the name of the theta of the least loss, one of ends, on the first few of `paths`, velocity evaluations spent).
 
-    Many are thinned out on a quarter of those paths first.
+    Many are thinned out on an eighth of those paths first.
 
     Example:
         >>> import jax, bespoke_jax as bj
@@ -103,7 +111,7 @@ def best_start(flow: Flow, thetas: dict[str, LearnedSolver], paths: Paths) -> tu
         few = paths.take(jnp.arange(min(num_paths, paths.num_paths)))
         if len(names) <= 2 * keep and keep > 1:
             continue
-        values = np.array([float(evaluate("endpoint", flow, thetas[name], few)) for name in names])
+        values = np.array([float(evaluate(loss, flow, thetas[name], few)) for name in names])
         spent += few.num_paths * sum(thetas[name].nfe for name in names)
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]

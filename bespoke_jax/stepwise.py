@@ -1,12 +1,11 @@
 """A solver run evaluation by evaluation from Python, and its adjoint: what fitting needs.
 
 `solve` compiles a whole solver into one program, which is what sampling wants. A fit looks at many solvers with few samples
-each, and compiling the network anew for every one of them costs more than running it. Here the compiled programs hold one
-velocity evaluation and know nothing of solvers: they are shared by all of them, whatever their family and NFE. The adjoint
-is written by hand (a table is linear in all but the velocity), and keeps the states alone.
+each, and compiling the network anew for every one of them costs more than running it. Here everything is put together from
+programs that all solvers share (see `programs`), whatever their family and NFE. The adjoint is written by hand (a table is
+linear in all but the velocity), and keeps the states alone.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax import programs
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
-from bespoke_jax.sharding import spread
-from bespoke_jax.table import SolverTable, table_row, to_table
+from bespoke_jax.programs import combine
+from bespoke_jax.sharding import gather, spread
+from bespoke_jax.table import SolverTable, to_table
 
 __all__ = ["Trace", "chunks", "end_points", "run", "table_gradients"]
 
@@ -28,12 +29,12 @@ class Trace(NamedTuple):
     Attributes:
         x1: [B, *event] where it ends.
         states: x_0 to x_{m-1}, each [B, *event].
-        velocities: [m, B, *event] u at those.
+        velocities: u at those, each [B, *event].
     """
 
     x1: jax.Array
     states: list[jax.Array]
-    velocities: jax.Array
+    velocities: list[jax.Array]
 
 
 def run(flow: Flow, table: SolverTable, x0) -> Trace:
@@ -46,12 +47,12 @@ def run(flow: Flow, table: SolverTable, x0) -> Trace:
         [0.25, 0.25, 0.25]
     """
     x0 = spread(flow, x0)
-    x, states = x0, []
-    velocities = jnp.zeros((table.nfe, *x0.shape), x0.dtype)
-    times = _times(table, x0)
+    times, a, b = _numbers(table, x0)
+    x, states, velocities = x0, [], []
     for i in range(table.nfe):
         states.append(x)
-        x, velocities = _next_state(table, i, x0, velocities, _velocity(flow, times[i], x))
+        velocities.append(programs.velocity(flow, times[i], x))
+        x = combine([a[i], *b[i, : i + 1]], [x0, *velocities])
     return Trace(x, states, velocities)
 
 
@@ -67,23 +68,28 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
         cotangents: [K, B, *event].
 
     Returns:
-        A `SolverTable` of gradients: t and a [K, B, m], b [K, B, m, m].
+        A `SolverTable` of gradients, NumPy's: t and a [K, B, m], b [K, B, m, m].
 
     Each evaluation costs two passes of the network and one more per cotangent.
     """
     m = table.nfe
-    times = _times(table, trace.x1)
-    after = _put(jnp.zeros((m, *cotangents.shape), cotangents.dtype), m - 1, cotangents)  # after[i] is lambda_{i+1}
-    by_time: list = [None] * m
+    times, _, b = _numbers(table, trace.x1)
+    after = [cotangents]  # lambda_{i+1} to lambda_m
+    by_t, by_a, by_b = [], [], []
     for i in reversed(range(m)):
-        factors = _factor(table.b, i, after)
-        pullback, by_t = _linearised(flow, times[i], trace.states[i])
-        by_time[i] = _in_time(factors, by_t)
+        by_a.append(_inner(after[0], trace.states[0]))
+        by_b.append([_inner(after[0], velocity) for velocity in trace.velocities[: i + 1]])
+        factors = combine(b[i:, i], after)
+        pullback, slope = _linearised(flow, times[i], trace.states[i])
+        by_t.append(_inner(factors, slope))
         if i:
             # One cotangent after the other: on CPUs a batch of them takes half as long again, and more.
-            after = _put(after, i - 1, jnp.stack([_apply(pullback, w) for w in factors]))
-    by_a, by_b = _products(after, trace.states[0], trace.velocities)
-    return SolverTable(jnp.stack(by_time, axis=-1), by_a, by_b)
+            after.insert(0, _stacked([_apply(pullback, w) for w in _unstacked(factors)]))
+    by_t, by_a, by_b = jax.device_get(gather(flow, (by_t[::-1], by_a[::-1], by_b[::-1])))
+    rows = np.zeros((*cotangents.shape[:2], m, m), cotangents.dtype)
+    for i, row in enumerate(by_b):
+        rows[:, :, i, : i + 1] = np.stack(row, axis=-1)
+    return SolverTable(np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows)
 
 
 def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
@@ -98,12 +104,13 @@ def chunks(size: int, batch_size: int | None) -> Iterator[slice]:
     return (slice(first, min(first + step, size)) for first in range(0, size, step))
 
 
-# The only programs that hold the network.
+_table = jax.jit(to_table)
 
 
-@jax.jit
-def _velocity(flow, t, x):
-    return flow(t, x)
+def _numbers(table, x):
+    """t, a and b on the host; times in the dtype in which `solve` hands them to the flow."""
+    t, a, b = (np.asarray(value) for value in (table.t, table.a, table.b))
+    return t.astype(promote(t.dtype, x.dtype)), a, b
 
 
 @jax.jit
@@ -121,40 +128,11 @@ def _apply(pullback, w):
     return pullback(w)[0]
 
 
-# Small programs around it.
-
-_table = jax.jit(to_table)
-
-
-@functools.partial(jax.jit, donate_argnums=3)
-def _next_state(table, i, x0, velocities, velocity):
-    velocities = velocities.at[i].set(velocity)
-    return table_row(table, i, x0, velocities), velocities
-
-
 @jax.jit
-def _factor(b, i, after):
-    return jnp.tensordot(b[:, i].astype(after.dtype), after, axes=1)
+def _inner(cotangents, x):
+    """<c, x> of each cotangent and sample, [K, B]."""
+    return jnp.sum((cotangents * x).reshape(*cotangents.shape[:2], -1), axis=-1)
 
 
-@jax.jit
-def _in_time(w, by_t):
-    return jnp.sum((w * by_t).reshape(*w.shape[:2], -1), axis=-1)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(array, i, value):
-    return array.at[i].set(value)
-
-
-@jax.jit
-def _products(after, x0, velocities):
-    after, x0, velocities = (
-        array.reshape(*array.shape[:axes], -1) for array, axes in ((after, 3), (x0, 1), (velocities, 2))
-    )
-    return jnp.einsum("ikbe,be->kbi", after, x0), jnp.tril(jnp.einsum("ikbe,jbe->kbij", after, velocities))
-
-
-def _times(table, x):
-    """The times as host scalars of the dtype in which `solve` hands them to the flow."""
-    return np.asarray(table.t.astype(promote(table.t.dtype, x.dtype)))
+_stacked = jax.jit(jnp.stack)
+_unstacked = jax.jit(list)
