@@ -1,12 +1,15 @@
-"""Image data sets from the user's own files. Images come back as uint8 [N, H, W, C]; `to_model` scales them to [-1, 1]."""
+"""Image data sets from the user's own files. Images are uint8 [B, H, W, C]; `to_model` scales them to [-1, 1]."""
 
+import dataclasses
 import gzip
 import math
 import pathlib
 
 import numpy as np
 
-__all__ = ["batch_indices", "load", "to_model"]
+from experiments.checks import fields, one_of
+
+__all__ = ["DataSet", "batch", "batch_indices", "load", "to_model"]
 
 _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist", "~/.cache/fashion-mnist", "data/fashion-mnist")
 
@@ -33,29 +36,79 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _fashion_mnist(folder: str | None) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Images and their classes, in memory.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: int32 [N], from 0 to num_classes - 1.
+        num_classes: 0 if the images have no classes; labels are zeros then.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+
+    def __len__(self):
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.images.shape[1:]
+
+
+def _fashion_mnist(folder: str) -> DataSet:
+    images, labels = (
+        _read_idx(_fashion_file(folder, f"train-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1")
+    )
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(f"config.data.folder: {len(images)} images, but labels of shape {labels.shape}.")
+    if labels.max(initial=0) > 9:
+        raise ValueError(f"config.data.folder: wanted labels from 0 to 9, got {labels.max()}.")
+    return DataSet(images[..., None], labels.astype(np.int32), num_classes=10)
+
+
+def _fashion_file(folder: str, name: str) -> pathlib.Path:
     folders = [pathlib.Path(f).expanduser() for f in ([folder] if folder else _FASHION_FOLDERS)]
-    for name in ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"):
-        for candidate in folders:
-            if (candidate / name).exists():
-                return _read_idx(candidate / name)[..., None]
+    for candidate in (parent / f"{name}{suffix}" for suffix in (".gz", "") for parent in folders):
+        if candidate.exists():
+            return candidate
     raise FileNotFoundError(
-        f"train-images-idx3-ubyte(.gz) of Fashion-MNIST not found in {', '.join(map(str, folders))}.\n"
+        f"{name}(.gz) of Fashion-MNIST not found in {', '.join(map(str, folders))}.\n"
         "Install the Debian package dataset-fashion-mnist, or set config.data.folder to a folder that holds the four idx files."
     )
 
 
-def load(name: str, folder: str | None = None) -> np.ndarray:
-    """The training images of data set `name` as uint8 [N, H, W, C]; raises FileNotFoundError that says what to install."""
-    loaders = {"fashion_mnist": _fashion_mnist}
-    if name not in loaders:
-        raise ValueError(f"config.data.name: got {name!r}, wanted one of {sorted(loaders)}.")
-    return loaders[name](folder)
+_LOADERS = {"fashion_mnist": _fashion_mnist}
+
+
+def load(section) -> DataSet:
+    """The training images of `config.data`.
+
+    Raises:
+        ValueError: for an unknown name or field, or files that are damaged or do not fit together.
+        FileNotFoundError: if there are none; says which, and how to get them.
+    """
+    fields("config.data", section, ("name", "folder", "flip"))
+    one_of("config.data.name", section.name, _LOADERS)
+    return _LOADERS[section.name](section.folder)
 
 
 def to_model(images):
     """uint8 [0, 255] -> float32 [-1, 1]."""
     return images.astype(np.float32) / 127.5 - 1.0
+
+
+def batch(dataset: DataSet, seed: int, step: int, batch_size: int, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) of batch number `step`, a pure function of (seed, step). `flip`: half of them mirrored, left and right."""
+    indices = batch_indices(seed, step, batch_size, len(dataset))
+    images = dataset.images[indices]
+    if flip:
+        mirrored = np.random.default_rng((seed, step, 1)).random(batch_size) < 0.5
+        images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return images, dataset.labels[indices]
 
 
 def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.ndarray:

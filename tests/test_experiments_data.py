@@ -5,24 +5,40 @@ import struct
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4), np.uint8)
+LABELS = np.array([3, 1, 4, 1, 5, 9, 2], np.uint8)
 
 
-def idx(images=IMAGES, magic=b"\x00\x00\x08\x03"):
-    return magic + struct.pack(">III", *images.shape) + images.tobytes()
+def idx(array=IMAGES, kind=b"\x08"):
+    return b"\x00\x00" + kind + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def load(name, folder="", **options):
+    return data.load(ConfigDict(dict(name=name, folder=str(folder), flip=False) | options))
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), ("", bytes)])
+def test_reads_what_was_written(tmp_path, suffix, pack):
+    (tmp_path / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(idx()))
+    (tmp_path / f"train-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(LABELS)))
+    found = load("fashion_mnist", tmp_path)
+    assert found.images.dtype == np.uint8 and found.image_shape == (5, 4, 1) and found.num_classes == 10
+    np.testing.assert_array_equal(found.images, IMAGES[..., None])
+    np.testing.assert_array_equal(found.labels, LABELS)
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"), [("train-images-idx3-ubyte.gz", gzip.compress), ("train-images-idx3-ubyte", bytes)]
+    ("labels", "message"), [(LABELS[:-1], r"7 images, but labels of shape \(6,\)"), (LABELS + 1, "from 0 to 9, got 10")]
 )
-def test_reads_what_was_written(tmp_path, name, pack):
-    (tmp_path / name).write_bytes(pack(idx()))
-    images = data.load("fashion_mnist", str(tmp_path))
-    assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, IMAGES[..., None])
+def test_labels_that_do_not_fit(tmp_path, labels, message):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx())
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(ValueError, match=message):
+        load("fashion_mnist", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +46,7 @@ def test_reads_what_was_written(tmp_path, name, pack):
     [
         (idx()[:-1], r"truncated; the header promises .* = 140 bytes, got 139"),
         (idx() + b"\x00", "got 141"),
-        (idx(magic=b"\x00\x00\x0d\x03"), "not an idx file of unsigned bytes"),
+        (idx(kind=b"\x0d"), "not an idx file of unsigned bytes"),
         (b"\x89PNG\r\n\x1a\n", "not an idx file"),
         (b"", "not an idx file"),
     ],
@@ -38,20 +54,20 @@ def test_reads_what_was_written(tmp_path, name, pack):
 def test_a_bad_file_is_named(tmp_path, content, message):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        data.load("fashion_mnist", str(tmp_path))
+        load("fashion_mnist", tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_missing_file_says_what_to_install(tmp_path):
     with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist") as caught:
-        data.load("fashion_mnist", str(tmp_path / "nowhere"))
+        load("fashion_mnist", tmp_path / "nowhere")
     assert "config.data.folder" in str(caught.value)
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"config\.data\.name: got 'cifar', wanted one of \['fashion_mnist'\]"):
-        data.load("cifar")
+        load("cifar")
 
 
 def test_to_model_fills_the_range():
