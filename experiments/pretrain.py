@@ -1,5 +1,7 @@
 """Pre-train a flow: `python -m experiments.pretrain --config=experiments/configs/fashion_fmot_pretrain.py --workdir=W`."""
 
+import contextlib
+
 import jax
 import numpy as np
 import tqdm
@@ -25,6 +27,7 @@ def train(plan, dataset, run) -> TrainState:
 
     Raises:
         FloatingPointError: if the loss is not finite; the checkpoints are from before.
+        ValueError: of an image that cannot be read; the last checkpoint is of that moment.
     """
     state = init_state(plan.objective, plan.optimizer, dataset.image_shape, jax.random.key(plan.seed))
     state = bj.sharding.replicate(state)
@@ -34,13 +37,17 @@ def train(plan, dataset, run) -> TrainState:
         state = state if restored is None else restored
         first, losses = int(state.step), []
         bar = tqdm.tqdm(total=plan.num_steps, initial=first, desc=_NAME)
-        with bar, run.scalars(_NAME, first + 1) as scalars:
-            for step in range(first, plan.num_steps):
-                batch = data.batch(dataset, plan.seed, step, plan.batch_size, plan.flip)
-                key = jax.random.fold_in(jax.random.key(plan.seed), step)
-                state, loss = update(state, key, *bj.sharding.spread(state, batch))
+        batches = data.batches(dataset, plan.seed, range(first, plan.num_steps), plan.batch_size, plan.flip)
+        with bar, run.scalars(_NAME, first + 1) as scalars, contextlib.closing(batches):
+            for done in range(first + 1, plan.num_steps + 1):
+                try:
+                    batch = bj.sharding.spread(state, next(batches))
+                except ValueError:
+                    checkpoints.save(done - 1, state)
+                    raise
+                key = jax.random.fold_in(jax.random.key(plan.seed), done - 1)
+                state, loss = update(state, key, *batch)
                 losses.append(loss)
-                done = step + 1
                 save = done % plan.checkpoint_every == 0 or done == plan.num_steps
                 if save or done % _LOG_EVERY == 0:
                     mean, losses = float(np.mean(jax.device_get(losses))), []

@@ -1,6 +1,9 @@
 """Pre-training: that the three kinds of model learn what they should, on many devices the same, and that the launcher resumes."""
 
+import dataclasses
 import importlib
+import itertools
+import os
 import pathlib
 
 import jax
@@ -27,7 +30,8 @@ def dark_and_bright(count=64, size=4):
     """Class 0 is dark, class 1 is bright."""
     labels = np.arange(count, dtype=np.int32) % 2
     noise = np.random.default_rng(0).integers(0, 60, (count, size, size, 1))
-    return data.DataSet((noise + 190 * labels[:, None, None, None]).astype(np.uint8), labels, num_classes=2)
+    images = (noise + 190 * labels[:, None, None, None]).astype(np.uint8)
+    return data.DataSet.in_memory(images, labels, num_classes=2, source="dark_and_bright")
 
 
 def objective(kind="FM-OT", label_dropout=0.0):
@@ -161,20 +165,23 @@ def config(tmp_path, monkeypatch):
     return config
 
 
+def checkpoints(folder):
+    return {path.name for path in (folder / "checkpoints" / "pretrain").iterdir()}
+
+
 class TestLauncher:
     def test_what_was_interrupted_ends_as_what_was_not(self, config, tmp_path, monkeypatch):
         pretrain.main(config, tmp_path / "whole")
-        batch = data.batch
+        batches = data.batches
 
-        def stop(dataset, seed, step, *options):
-            if step == 3:
-                raise KeyboardInterrupt
-            return batch(dataset, seed, step, *options)
+        def stops(*arguments):
+            yield from itertools.islice(batches(*arguments), 3)
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(data, "batch", stop)
+        monkeypatch.setattr(data, "batches", stops)
         with pytest.raises(KeyboardInterrupt):
             pretrain.main(config, tmp_path / "halves")
-        monkeypatch.setattr(data, "batch", batch)
+        monkeypatch.setattr(data, "batches", batches)
         pretrain.main(config, tmp_path / "halves")
         whole, halves = (bj.models.load_flow(tmp_path / name / "flow.safetensors") for name in ("whole", "halves"))
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(halves), strict=True):
@@ -192,14 +199,28 @@ class TestLauncher:
         monkeypatch.setattr(pretrain, "make_update", lambda *_: update)
         with pytest.raises(SystemExit, match=r"step 4: the loss is nan; lower config\.learning_rate"):
             pretrain.main(config, tmp_path)
-        assert [path.name for path in (tmp_path / "checkpoints" / "pretrain").iterdir()] == ["2"]
+        assert checkpoints(tmp_path) == {"2"}
+
+    def test_an_image_that_cannot_be_read_loses_no_step(self, config, tmp_path, monkeypatch):
+        whole, count = dark_and_bright(), itertools.count()
+
+        def read(indices):
+            if next(count) == 3:
+                raise ValueError("cat.jpg: cannot be read")
+            return whole.read(indices)
+
+        monkeypatch.setattr(data, "load", lambda section: dataclasses.replace(whole, read=read))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # one thread, which reads in order
+        with pytest.raises(SystemExit, match=r"^cat\.jpg: cannot be read$"):
+            pretrain.main(config, tmp_path)
+        assert checkpoints(tmp_path) == {"2", "3"}
 
 
 class TestConfigs:
     @pytest.mark.parametrize("name", CONFIGS)
     def test_every_config_is_valid(self, name):
         config = get_config(name)
-        clothes = data.DataSet(np.zeros((128, 28, 28, 1), np.uint8), np.zeros(128, np.int32), 10)
+        clothes = data.DataSet.in_memory(np.zeros((128, 28, 28, 1), np.uint8), np.zeros(128), 10, source="clothes")
         plan = pretrain_settings.read(config, clothes)
         assert plan.objective.network.num_classes == (10 if "class" in name else 0)
         assert config.workdir == f"runs/{name}"
