@@ -43,7 +43,7 @@ class Objective(NamedTuple):
         t is stratified over the batch: one draw in each of B equal cells, which leaves the expectation as it is and lowers its
         variance.
         """
-        key_t, key_x, key_labels = jax.random.split(key, 3)
+        key_t, key_x, key_labels, key_dropout = jax.random.split(key, 4)
         batch, num_classes = x1.shape[0], self.network.num_classes
         t = (jnp.arange(batch) + jax.random.uniform(key_t, (batch,))) / batch
         x0 = jax.random.normal(key_x, x1.shape, x1.dtype)
@@ -55,7 +55,7 @@ class Objective(NamedTuple):
         if num_classes:
             kept = jax.random.uniform(key_labels, (batch, 1)) >= self.label_dropout
             variables = with_labels(variables, kept * jax.nn.one_hot(labels, num_classes), num_classes)
-        out = self.network.apply(variables, t, alpha[0] * x1 + sigma[0] * x0)
+        out = self.network.apply(variables, t, alpha[0] * x1 + sigma[0] * x0, rngs={"dropout": key_dropout})
         return jnp.mean((out - TARGETS[self.prediction](x0, x1, alpha, sigma)) ** 2)
 
 

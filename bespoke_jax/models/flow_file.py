@@ -26,7 +26,7 @@ __all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_denoiser", "save_flo
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _NETWORKS = {network.__name__: network for network in (UNet, ADM, SongUNet)}
-_NOT_SAVED = ("parent", "name", "dtype", "remat")  # how to compute, not what
+_NOT_SAVED = ("parent", "name", "dtype", "remat", "dropout")  # how to compute and to train, not what
 
 SHIPPED = {"fashion_fmot": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], unconditional FM-OT, a U-Net of 0.54 M parameters"}
 """The flows that come with the package: name -> what it is."""
