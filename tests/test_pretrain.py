@@ -220,8 +220,9 @@ class TestConfigs:
     @pytest.mark.parametrize("name", CONFIGS)
     def test_every_config_is_valid(self, name):
         config = get_config(name)
-        clothes = data.DataSet.in_memory(np.zeros((128, 28, 28, 1), np.uint8), np.zeros(128), 10, source="clothes")
-        plan = pretrain_settings.read(config, clothes)
+        shape = dict(fashion_mnist=(28, 28, 1), cifar10=(32, 32, 3), folder=(64, 64, 3))[config.data.name]
+        dataset = data.DataSet.in_memory(np.zeros((128, *shape), np.uint8), np.zeros(128), 10, source="zeros")
+        plan = pretrain_settings.read(config, dataset)
         assert plan.objective.network.num_classes == (10 if "class" in name else 0)
         assert config.workdir == f"runs/{name}"
 
