@@ -6,6 +6,7 @@ from bespoke_jax.families import init_theta
 from bespoke_jax.fit import FitError, FitResult, FitState, fit, fit_ladder, init_state
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths, ground_truth
+from bespoke_jax.guidance import guided
 from bespoke_jax.learned_curve import LearnedCurve
 from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.learned_times import LearnedTimes
@@ -41,6 +42,7 @@ __all__ = [
     "fit",
     "fit_ladder",
     "ground_truth",
+    "guided",
     "init_state",
     "init_theta",
     "load_solver",

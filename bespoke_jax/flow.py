@@ -71,6 +71,11 @@ class Flow:
         name = getattr(self.velocity, "__name__", type(self.velocity).__name__)
         return f"Flow({name}, event_shape={self.event_shape}, scheduler={self.scheduler})"
 
+    @property
+    def calls_per_evaluation(self) -> int:
+        """Network calls of one velocity evaluation, which is what NFE counts: 2 with `guided`, else 1."""
+        return getattr(self.velocity, "calls_per_evaluation", 1)
+
     def batch_shape(self, x, name: str = "x") -> tuple[int, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`."""
         shape, dtype, ndim = jnp.shape(x), jnp.result_type(x), len(self.event_shape)

@@ -1,12 +1,62 @@
-"""Conditional flow matching: the loss, its state and one update. What `pretrain.py` runs."""
+"""Pre-training by regression: the loss in the network's own prediction, the state and one update. What `pretrain.py` runs."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
-__all__ = ["TrainState", "flow_matching_loss", "learning_rate", "make_update"]
+from bespoke_jax.models.labels import with_labels
+from bespoke_jax.schedulers import Scheduler
+from experiments import data
+
+__all__ = ["TARGETS", "Objective", "TrainState", "init_state", "learning_rate", "make_update"]
+
+
+# prediction -> what the network is to say, from noise x0, data x1 and (value, derivative) of alpha_t and of sigma_t
+TARGETS = {
+    "velocity": lambda x0, x1, alpha, sigma: alpha[1] * x1 + sigma[1] * x0,
+    "noise": lambda x0, x1, alpha, sigma: x0,
+    "data": lambda x0, x1, alpha, sigma: x1,
+    "v": lambda x0, x1, alpha, sigma: alpha[0] * x0 - sigma[0] * x1,
+}
+
+
+class Objective(NamedTuple):
+    """E || network(t, x_t) - target ||^2 with x_t = alpha_t x1 + sigma_t x0, x0 ~ N(0, I) and t uniform on [0, 1].
+
+    Its minimum is E[target | x_t], whatever the prediction: the conditional flow-matching loss (Lipman et al. 2022,
+    arXiv:2210.02747) for "velocity", the simple loss of Ho et al. 2020 (arXiv:2006.11239) for "noise". With probability
+    `label_dropout` a sample's class is withheld, so that one network learns both velocities of classifier-free guidance (Ho &
+    Salimans 2022, arXiv:2207.12598).
+    """
+
+    network: nn.Module
+    scheduler: Scheduler
+    prediction: str = "velocity"
+    label_dropout: float = 0.0
+
+    def loss(self, params, key, x1, labels=None):
+        """The loss on data x1 [B, H, W, C] of classes `labels` [B]; of an unconditional network they are not looked at.
+
+        t is stratified over the batch: one draw in each of B equal cells, which leaves the expectation as it is and lowers its
+        variance.
+        """
+        key_t, key_x, key_labels, key_dropout = jax.random.split(key, 4)
+        batch, num_classes = x1.shape[0], self.network.num_classes
+        t = (jnp.arange(batch) + jax.random.uniform(key_t, (batch,))) / batch
+        x0 = jax.random.normal(key_x, x1.shape, x1.dtype)
+        alpha, sigma = (
+            tuple(c[:, None, None, None] for c in jax.jvp(f, (t,), (jnp.ones_like(t),)))
+            for f in (self.scheduler.alpha, self.scheduler.sigma)
+        )
+        variables = {"params": params}
+        if num_classes:
+            kept = jax.random.uniform(key_labels, (batch, 1)) >= self.label_dropout
+            variables = with_labels(variables, kept * jax.nn.one_hot(labels, num_classes), num_classes)
+        out = self.network.apply(variables, t, alpha[0] * x1 + sigma[0] * x0, rngs={"dropout": key_dropout})
+        return jnp.mean((out - TARGETS[self.prediction](x0, x1, alpha, sigma)) ** 2)
 
 
 class TrainState(NamedTuple):
@@ -16,23 +66,11 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def flow_matching_loss(apply, params, scheduler, key, x1):
-    """E || u_t(x_t) - (alphadot_t x1 + sigmadot_t x0) ||^2 with x_t = alpha_t x1 + sigma_t x0.
-
-    `apply(params, t, x)` takes t of shape [B]; x1 [B, ...] is data. t is stratified over the batch: one draw in each
-    of B equal cells, which leaves the expectation as it is and lowers its variance.
-    """
-    key_t, key_x = jax.random.split(key)
-    batch = x1.shape[0]
-    t = (jnp.arange(batch) + jax.random.uniform(key_t, (batch,))) / batch
-    x0 = jax.random.normal(key_x, x1.shape, x1.dtype)
-    per_sample = (-1,) + (1,) * (x1.ndim - 1)
-    (alpha, alpha_dot), (sigma, sigma_dot) = (
-        jax.jvp(f, (t,), (jnp.ones_like(t),)) for f in (scheduler.alpha, scheduler.sigma)
-    )
-    x_t = alpha.reshape(per_sample) * x1 + sigma.reshape(per_sample) * x0
-    target = alpha_dot.reshape(per_sample) * x1 + sigma_dot.reshape(per_sample) * x0
-    return jnp.mean((apply(params, t, x_t) - target) ** 2)
+def init_state(objective: Objective, optimizer, event_shape: tuple[int, ...], key) -> TrainState:
+    """The state before the first update."""
+    variables = jax.jit(objective.network.init)(key, jnp.zeros(()), jnp.zeros((1, *event_shape)))
+    params = variables["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
 def learning_rate(peak: float, num_steps: int, warmup: int, decay_fraction: float):
@@ -51,11 +89,15 @@ def learning_rate(peak: float, num_steps: int, warmup: int, decay_fraction: floa
     )
 
 
-def make_update(apply, scheduler, optimizer, ema_decay: float):
-    """One jitted update `(state, key, x1) -> (state, loss)`; the state's buffers are donated."""
+def make_update(objective: Objective, optimizer, ema_decay: float):
+    """One jitted update `(state, key, images, labels) -> (state, loss)`; the state's buffers are donated.
 
-    def update(state: TrainState, key, x1):
-        loss, grads = jax.value_and_grad(lambda p: flow_matching_loss(apply, p, scheduler, key, x1))(state.params)
+    images: uint8 [B, H, W, C]. Spread over devices, with the state on each of them, the update is spread too: the gradient is
+    summed over the devices, and the numbers are those of one device to rounding.
+    """
+
+    def update(state: TrainState, key, images, labels):
+        loss, grads = jax.value_and_grad(objective.loss)(state.params, key, data.to_model(images), labels)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # A short memory at first, so that the average forgets the random start.

@@ -49,9 +49,9 @@ def _edm(path, scheduler=None, labels=None):
 
 
 _KINDS = {
-    **{name: _Kind(functools.partial(bj.models.load_flow, name)) for name in bj.models.SHIPPED},
+    **{name: _Kind(functools.partial(bj.models.load_flow, name), (), ("labels",)) for name in bj.models.SHIPPED},
     "mixture": _Kind(_mixture, ("image_size", "num_components", "std", "seed")),
-    "checkpoint": _file(bj.models.load_flow),
+    "checkpoint": _file(bj.models.load_flow, "labels"),
     "diffusers": _file(bj.models.diffusers.load, "scheduler", "labels"),
     "edm": _file(_edm, "scheduler", "labels"),
     "torchcfm": _file(
@@ -66,7 +66,7 @@ def load(section) -> bj.Flow:
 
     The files are `bj.models.save_flow`'s ("checkpoint"), EDM's ("edm"), torchcfm's ("torchcfm") and the folders of diffusers
     ("diffusers"), all with path, missing and remedy (said where there is no file), and with those options of their importers
-    that are given.
+    that are given. Any of them may have a guidance_scale: w of `bj.guided`, 0 for none.
 
     Raises:
         ValueError: for an unknown kind, fields that the kind does not have, or a file that its importer refuses.
@@ -77,13 +77,15 @@ def load(section) -> bj.Flow:
     if name not in _KINDS:
         raise ValueError(f"config.flow.name: got {name!r}, wanted one of {sorted(_KINDS)}.")
     kind = _KINDS[name]
+    guidance_scale = fields.pop("guidance_scale", 0)
     if not set(kind.fields) <= set(fields) <= {*kind.fields, *kind.options}:
-        may = f", and may have {', '.join(kind.options)}" if kind.options else ""
+        may = f", and may have {', '.join((*kind.options, 'guidance_scale'))}"
         raise ValueError(
             f"config.flow: flow {name!r} has the fields {', '.join(('name', *kind.fields))}{may}; "
             f"got {', '.join(sorted(('name', *fields)))}."
         )
-    return bj.sharding.replicate(kind.load(**fields))
+    flow = kind.load(**fields)
+    return bj.sharding.replicate(bj.guided(flow, guidance_scale) if guidance_scale else flow)
 
 
 def fingerprint(flow: bj.Flow) -> str:

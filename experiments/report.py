@@ -28,7 +28,7 @@ def write(
     measured: Measured,
 ):
     """Draw the figures and write `report.html`."""
-    sections = [_results(measured.rows, truth), _failures(failed)]
+    sections = [_results(measured.rows, truth), _calls(flow), _failures(failed)]
     figures = list(_error_figures(plan, learned, measured.rows))
     for base in sorted({job.base for job in learned}):
         jobs = {job: result.theta for job, result in learned.items() if job.base == base}
@@ -128,6 +128,13 @@ def _results(rows, truth):
         f"{_table(head, body)}\n<p>Means over {len(truth.test.x0)} fresh noises; PSNR in dB for data in [-1, 1]. "
         f"The true paths took {truth.test.evaluations.mean():.0f} evaluations each. "
         "Standard errors and means of the samples' own PSNR: results_detail.csv.</p>"
+    )
+
+
+def _calls(flow):
+    calls = flow.calls_per_evaluation
+    return (
+        f"<p>With guidance, each evaluation is {calls} network calls: NFE counts evaluations.</p>" if calls > 1 else ""
     )
 
 

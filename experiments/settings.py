@@ -1,9 +1,7 @@
 """What a config of `train` may say, and the plan read from it. A mistake in a config is found here, before any work."""
 
 import functools
-import math
-import numbers
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -12,6 +10,7 @@ from ml_collections import ConfigDict
 import bespoke_jax as bj
 from bespoke_jax.families import FAMILIES
 from bespoke_jax.theta import BASES
+from experiments.checks import fields, integer, one_of, positive
 
 __all__ = ["Job", "Plan", "read", "stamp"]
 
@@ -89,22 +88,22 @@ def read(config: ConfigDict) -> Plan:
     Raises:
         ValueError: for a field that is missing, unknown or out of range; names it, its value and what is wanted.
     """
-    _fields("config", config, ("workdir", "seed", "flow", "solver", "solvers", "paths", "fit", "report"))
-    _fields("config.paths", config.paths, ("num_train", "num_validation", "num_test", "rtol", "atol"))
-    _fields("config.report", config.report, ("num_samples",))
+    fields("config", config, ("workdir", "seed", "flow", "solver", "solvers", "paths", "fit", "report"))
+    fields("config.paths", config.paths, ("num_train", "num_validation", "num_test", "rtol", "atol"))
+    fields("config.report", config.report, ("num_samples",))
     num_paths = {
-        name: _integer(f"config.paths.num_{name}", config.paths[f"num_{name}"], 1)
+        name: integer(f"config.paths.num_{name}", config.paths[f"num_{name}"], 1)
         for name in ("train", "validation", "test")
     }
     return Plan(
-        seed=_integer("config.seed", config.seed, 0),
+        seed=integer("config.seed", config.seed, 0),
         jobs=_jobs(config),
         stages=_stages(config.fit),
         choose_start=bool(config.fit.choose_start),
         num_paths=num_paths,
-        rtol=_positive("config.paths.rtol", config.paths.rtol),
-        atol=_positive("config.paths.atol", config.paths.atol),
-        num_samples=_integer("config.report.num_samples", config.report.num_samples, 1, num_paths["test"]),
+        rtol=positive("config.paths.rtol", config.paths.rtol),
+        atol=positive("config.paths.atol", config.paths.atol),
+        num_samples=integer("config.report.num_samples", config.report.num_samples, 1, num_paths["test"]),
     )
 
 
@@ -116,18 +115,18 @@ def stamp(config: ConfigDict, fingerprint: str) -> dict:
 
 
 def _jobs(config) -> tuple[Job, ...]:
-    _fields("config.solver", config.solver, ("base", "num_steps"))
-    _one_of("config.solver.base", config.solver.base, FAMILIES)
-    if _integer("config.solver.num_steps", config.solver.num_steps, 0, _LARGEST_NUM_STEPS):
+    fields("config.solver", config.solver, ("base", "num_steps"))
+    one_of("config.solver.base", config.solver.base, FAMILIES)
+    if integer("config.solver.num_steps", config.solver.num_steps, 0, _LARGEST_NUM_STEPS):
         return (Job(config.solver.base, config.solver.num_steps),)
     jobs = []
     for base, counts in config.solvers.items():
-        _one_of("config.solvers", base, FAMILIES)
+        one_of("config.solvers", base, FAMILIES)
         if not isinstance(counts, tuple | list):
             raise ValueError(
                 f"config.solvers.{base}: got {counts!r}, wanted a tuple of numbers of steps: (4, 5, 8, 10)."
             )
-        jobs += [Job(base, _integer(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
+        jobs += [Job(base, integer(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
     if not jobs or len(set(jobs)) < len(jobs):
         raise ValueError(f"config.solvers: got {config.solvers.to_dict()}, wanted one solver or more, none twice.")
     return tuple(sorted(jobs))
@@ -137,18 +136,18 @@ def _stages(fit) -> tuple[bj.Stage, ...]:
     if not isinstance(fit, ConfigDict):
         raise ValueError(f"config.fit: got {fit!r}, wanted a ConfigDict with choose_start, stage1, stage2, ...")
     names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 1))]
-    _fields("config.fit", fit, ("choose_start", *names))
+    fields("config.fit", fit, ("choose_start", *names))
     stages = []
     for name in names:
         field, stage = f"config.fit.{name}", fit[name]
-        _fields(field, stage, _STAGE_FIELDS)
-        _one_of(f"{field}.loss", stage.loss, bj.losses.LOSSES)
-        _one_of(f"{field}.optimizer", stage.optimizer, _OPTIMIZERS)
+        fields(field, stage, _STAGE_FIELDS)
+        one_of(f"{field}.loss", stage.loss, bj.losses.LOSSES)
+        one_of(f"{field}.optimizer", stage.optimizer, _OPTIMIZERS)
         options = stage.to_dict()
         options["optimizer"] = _OPTIMIZERS[options["optimizer"]](
-            _positive(f"{field}.learning_rate", options.pop("learning_rate"))
+            positive(f"{field}.learning_rate", options.pop("learning_rate"))
         )
-        skipped = _integer(f"{field}.num_iterations", stage.num_iterations, 0) == 0
+        skipped = integer(f"{field}.num_iterations", stage.num_iterations, 0) == 0
         try:
             checked = bj.Stage(**options | ({"num_iterations": 1} if skipped else {}))
         except ValueError as error:
@@ -157,29 +156,3 @@ def _stages(fit) -> tuple[bj.Stage, ...]:
     if not stages:
         raise ValueError("config.fit: num_iterations is 0 in every stage, wanted at least 1 in one of them.")
     return tuple(stages)
-
-
-def _fields(name: str, section: Any, wanted: tuple[str, ...]):
-    if not isinstance(section, ConfigDict):
-        raise ValueError(f"{name}: got {section!r}, wanted a ConfigDict with the fields {', '.join(wanted)}.")
-    for problem, names in (("no such field", set(section) - set(wanted)), ("missing", set(wanted) - set(section))):
-        if names:
-            raise ValueError(f"{name}.{min(names)}: {problem}; {name} has {', '.join(wanted)}.")
-
-
-def _one_of(name: str, value: Any, allowed):
-    if value not in allowed:
-        raise ValueError(f"{name}: got {value!r}, wanted one of {sorted(allowed)}.")
-
-
-def _integer(name: str, value: Any, smallest: int, largest: float = math.inf) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
-        limits = f">= {smallest}" if largest == math.inf else f"from {smallest} to {largest}"
-        raise ValueError(f"{name}: got {value!r}, wanted an integer {limits}.")
-    return value
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise ValueError(f"{name}: got {value!r}, wanted a number > 0.")
-    return float(value)

@@ -1,28 +1,51 @@
-"""Reading image files: what is accepted, and what is said of files that are not."""
+"""Reading image files: what is accepted, what is said of files that are not; and the batches made of them."""
 
+import contextlib
+import dataclasses
 import gzip
 import struct
+import tarfile
+import threading
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from PIL import Image
 
 from experiments import data
+from experiments.data.folder import cropped
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4), np.uint8)
+LABELS = np.array([3, 1, 4, 1, 5, 9, 2], np.uint8)
 
 
-def idx(images=IMAGES, magic=b"\x00\x00\x08\x03"):
-    return magic + struct.pack(">III", *images.shape) + images.tobytes()
+def idx(array=IMAGES, kind=b"\x08"):
+    return b"\x00\x00" + kind + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def load(name, folder="", **options):
+    return data.load(ConfigDict(dict(name=name, folder=str(folder), flip=False) | options))
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), ("", bytes)])
+def test_reads_what_was_written(tmp_path, suffix, pack):
+    (tmp_path / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(idx()))
+    (tmp_path / f"train-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(LABELS)))
+    found = load("fashion_mnist", tmp_path)
+    images = found.read(np.arange(7))
+    assert images.dtype == np.uint8 and found.image_shape == (5, 4, 1) and found.num_classes == 10
+    np.testing.assert_array_equal(images, IMAGES[..., None])
+    np.testing.assert_array_equal(found.labels, LABELS)
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"), [("train-images-idx3-ubyte.gz", gzip.compress), ("train-images-idx3-ubyte", bytes)]
+    ("labels", "message"), [(LABELS[:-1], r"7 images, but labels of shape \(6,\)"), (LABELS + 1, "from 0 to 9, got 10")]
 )
-def test_reads_what_was_written(tmp_path, name, pack):
-    (tmp_path / name).write_bytes(pack(idx()))
-    images = data.load("fashion_mnist", str(tmp_path))
-    assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, IMAGES[..., None])
+def test_labels_that_do_not_fit(tmp_path, labels, message):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx())
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(ValueError, match=message):
+        load("fashion_mnist", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +53,7 @@ def test_reads_what_was_written(tmp_path, name, pack):
     [
         (idx()[:-1], r"truncated; the header promises .* = 140 bytes, got 139"),
         (idx() + b"\x00", "got 141"),
-        (idx(magic=b"\x00\x00\x0d\x03"), "not an idx file of unsigned bytes"),
+        (idx(kind=b"\x0d"), "not an idx file of unsigned bytes"),
         (b"\x89PNG\r\n\x1a\n", "not an idx file"),
         (b"", "not an idx file"),
     ],
@@ -38,20 +61,22 @@ def test_reads_what_was_written(tmp_path, name, pack):
 def test_a_bad_file_is_named(tmp_path, content, message):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        data.load("fashion_mnist", str(tmp_path))
+        load("fashion_mnist", tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_missing_file_says_what_to_install(tmp_path):
     with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist") as caught:
-        data.load("fashion_mnist", str(tmp_path / "nowhere"))
+        load("fashion_mnist", tmp_path / "nowhere")
     assert "config.data.folder" in str(caught.value)
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match=r"config\.data\.name: got 'cifar', wanted one of \['fashion_mnist'\]"):
-        data.load("cifar")
+    with pytest.raises(
+        ValueError, match=r"config\.data\.name: got 'cifar', wanted one of \['cifar10', 'fashion_mnist', "
+    ):
+        load("cifar")
 
 
 def test_to_model_fills_the_range():
@@ -76,3 +101,273 @@ def test_batches_depend_on_seed_and_step_alone():
     batch = data.batch_indices(1, 123, 8, 100)
     np.testing.assert_array_equal(batch, data.batch_indices(1, 123, 8, 100))
     assert batch.tolist() != data.batch_indices(2, 123, 8, 100).tolist()
+
+
+def planes(count, side=32, seed=0):
+    """Images, and the same as rows of their three colour planes, as CIFAR10 and downsampled ImageNet have them."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
+    return images, images.transpose(0, 3, 1, 2).reshape(count, -1)
+
+
+def python2_pickle(rows, labels):
+    """A batch as Python 2 wrote it, opcode by opcode: Python 3 has no way to write such strings."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    state = b"(K\x01" + struct.pack("<cHcH", b"M", rows.shape[0], b"M", rows.shape[1]) + b"\x86" + dtype + b"\x89"
+    data = b"U\x04data" + array + state + b"T" + struct.pack("<i", rows.size) + rows.tobytes() + b"tb"
+    classes = b"U\x06labels](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(U\x0bbatch_labelU\x08training" + classes + data + b"u."
+
+
+def records(rows, labels):
+    return np.concatenate([np.array(labels, np.uint8)[:, None], rows], axis=1).tobytes()
+
+
+class TestCifar10:
+    IMAGES, ROWS = planes(10)
+    LABELS = tuple(range(10))
+
+    def write(self, folder, version, change=lambda content: content):
+        """Five batches of two images; `change` is done to the third."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pack, suffix = {"python": (python2_pickle, ""), "binary": (records, ".bin")}[version]
+        for i in range(5):
+            content = pack(self.ROWS[2 * i : 2 * i + 2], self.LABELS[2 * i : 2 * i + 2])
+            (folder / f"data_batch_{i + 1}{suffix}").write_bytes(change(content) if i == 2 else content)
+
+    def archive(self, path, folder):
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(folder, "cifar-10-batches")
+        return path
+
+    @pytest.mark.parametrize("version", ["python", "binary"])
+    @pytest.mark.parametrize("where", ["folder", "parent", "archive"])
+    def test_both_versions_wherever_they_are(self, tmp_path, version, where):
+        folder = tmp_path / ("cifar-10-batches-py" if version == "python" else "cifar-10-batches-bin")
+        self.write(folder, version)
+        path = dict(folder=folder, parent=tmp_path).get(where) or self.archive(tmp_path / "cifar.tar.gz", folder)
+        found = load("cifar10", path)
+        assert (len(found), found.image_shape, found.num_classes) == (10, (32, 32, 3), 10)
+        np.testing.assert_array_equal(found.read(np.arange(10)), self.IMAGES)
+        np.testing.assert_array_equal(found.labels, self.LABELS)
+
+    @pytest.mark.parametrize(
+        ("version", "change", "message"),
+        [
+            ("python", lambda content: content[:-100], r"data_batch_3: truncated"),
+            ("python", lambda content: b"cos\nsystem\n(U\x04truetR.", r"data_batch_3: refused: it asks for os\.system"),
+            (
+                "python",
+                lambda content: python2_pickle(TestCifar10.ROWS[:2, :-3], [0, 1]),
+                r"data_batch_3: .*3 x 32 x 32",
+            ),
+            (
+                "python",
+                lambda content: python2_pickle(TestCifar10.ROWS[:2], [0]),
+                r"10 images, but labels of shape \(9,\)",
+            ),
+            ("python", lambda content: python2_pickle(TestCifar10.ROWS[:2], [0, 10]), "labels from 0 to 9, got 10"),
+            (
+                "binary",
+                lambda content: content[:-1],
+                r"data_batch_3\.bin: truncated; wanted records of 3073 bytes, got 6145",
+            ),
+            ("binary", lambda content: b"", r"data_batch_3\.bin: truncated"),
+        ],
+    )
+    def test_a_bad_batch_is_named(self, tmp_path, version, change, message):
+        self.write(tmp_path, version, change)
+        with pytest.raises(ValueError, match=message):
+            load("cifar10", tmp_path)
+
+    def test_a_truncated_archive(self, tmp_path):
+        self.write(tmp_path / "batches", "binary")
+        path = self.archive(tmp_path / "cifar.tar.gz", tmp_path / "batches")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ValueError, match=r"cifar\.tar\.gz: a truncated archive"):
+            load("cifar10", path)
+
+    def test_what_is_missing(self, tmp_path):
+        self.write(tmp_path, "python")
+        (tmp_path / "data_batch_4").unlink()
+        with pytest.raises(FileNotFoundError, match=r"wanted data_batch_1 to 5 .* got \['data_batch_1', .*\ncurl -LO"):
+            load("cifar10", tmp_path)
+        for folder, state in (("", "is empty"), (tmp_path / "nowhere", "where there is nothing")):
+            with pytest.raises(FileNotFoundError, match=f"config.data.folder .*{state}.*\ncurl -LO"):
+                load("cifar10", folder)
+
+
+class TestDownsampledImageNet:
+    def write(self, folder, side=64, **changes):
+        """Twelve files of one image each, so that names do not sort as numbers do."""
+        images, rows = planes(12, side)
+        labels = [1, 1000, *range(2, 12)]
+        for i in range(12):
+            content = dict(data=rows[i : i + 1], labels=labels[i : i + 1], mean=np.zeros(3 * side**2)) | changes
+            np.savez(folder / f"train_data_batch_{i + 1}.npz", **content)
+        return images, np.array(labels) - 1
+
+    def test_reads_all_files_in_order(self, tmp_path):
+        images, labels = self.write(tmp_path)
+        found = load("imagenet64", tmp_path)
+        assert (found.image_shape, found.num_classes) == ((64, 64, 3), 1000)
+        np.testing.assert_array_equal(found.read(np.arange(12)), images)
+        np.testing.assert_array_equal(found.labels, labels)
+
+    def test_images_of_another_size(self, tmp_path):
+        self.write(tmp_path, side=32)
+        with pytest.raises(ValueError, match=r"train_data_batch_1\.npz: wanted 1 images.* 3 x 64 x 64 .*\(1, 3072\)"):
+            load("imagenet64", tmp_path)
+        assert load("imagenet32", tmp_path).image_shape == (32, 32, 3)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (dict(labels=[0]), "labels from 0 to 999, got -1"),
+            (dict(labels=[1001]), "labels from 0 to 999, got 1000"),
+            (dict(labels=[1, 2]), "wanted 2 images, as many as labels"),
+            (dict(data=np.zeros((1, 3 * 64**2))), "got float64"),
+            (dict(labels=np.array([print])), r"\.npz: truncated, or no \.npz \(Object arrays cannot be loaded"),
+        ],
+    )
+    def test_a_bad_file(self, tmp_path, changes, message):
+        self.write(tmp_path, **changes)
+        with pytest.raises(ValueError, match=message):
+            load("imagenet64", tmp_path)
+
+    def test_a_truncated_file_is_named(self, tmp_path):
+        self.write(tmp_path)
+        path = tmp_path / "train_data_batch_7.npz"
+        path.write_bytes(path.read_bytes()[:-500])
+        with pytest.raises(ValueError, match=r"train_data_batch_7\.npz: truncated"):
+            load("imagenet64", tmp_path)
+
+    def test_what_is_missing(self, tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match=r"no train_data_batch_\*\.npz; missing: downsampled ImageNet 64 x 64"
+        ):
+            load("imagenet64", tmp_path)
+
+
+class TestFolder:
+    def write(self, path, size=(40, 30), colour=(255, 0, 0)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).save(path)
+
+    def test_folders_are_classes(self, tmp_path):
+        for name in ("dog/b.png", "cat/a.JPEG", "cat/deep/c.webp"):
+            self.write(tmp_path / name)
+        (tmp_path / "cat" / "notes.txt").write_text("not an image")
+        found = load("folder", tmp_path, image_size=16)
+        assert (found.labels.tolist(), found.num_classes, found.image_shape) == ([0, 0, 1], 2, (16, 16, 3))
+        images = found.read(np.arange(3))
+        assert images.dtype == np.uint8 and images.shape == (3, 16, 16, 3)
+        np.testing.assert_allclose(images, np.broadcast_to([255, 0, 0], images.shape), atol=2)
+
+    def test_without_folders_there_are_no_classes(self, tmp_path):
+        self.write(tmp_path / "a.png")
+        found = load("folder", tmp_path, image_size=8)
+        assert found.num_classes == 0 and found.labels.tolist() == [0]
+
+    @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+    def test_every_kind_of_colour(self, tmp_path, mode):
+        Image.new("RGB", (9, 9), (0, 0, 0)).convert(mode).save(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"))
+        np.testing.assert_allclose(load("folder", tmp_path, image_size=8).read([0]), 0, atol=2)
+
+    @pytest.mark.parametrize("size", [(8, 8), (40, 30), (31, 97), (5, 7), (130, 9)])
+    def test_the_middle_is_kept(self, size):
+        """A picture that is left-right and top-bottom symmetric stays so, and one of a slope keeps its middle."""
+        width, height = size
+        rows, columns = np.mgrid[:height, :width]
+        slope = np.asarray(cropped(Image.fromarray((columns + 60 + 0 * rows).astype(np.uint8)), 8), float)
+        assert slope.shape == (8, 8)
+        assert abs(slope.mean() - ((width - 1) / 2 + 60)) <= max(width, height) / min(width, height) + 1
+
+    def test_pixels_of_images_of_that_size_are_kept(self, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(load("folder", tmp_path, image_size=8).read([0])[0], pixels)
+
+    def test_halving_averages(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+        halved = np.asarray(cropped(Image.fromarray(pixels), 8), float)
+        np.testing.assert_allclose(halved, pixels.reshape(8, 2, 8, 2).mean((1, 3)), atol=1)  # it rounds twice
+
+    @pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"", lambda content: b"GIF89a"])
+    def test_an_image_that_cannot_be_read_is_named(self, tmp_path, damage):
+        path = tmp_path / "a.png"
+        self.write(path)
+        path.write_bytes(damage(path.read_bytes()))
+        found = load("folder", tmp_path, image_size=8)
+        with pytest.raises(ValueError, match=r"a\.png: cannot be read as an image .*replace or delete it"):
+            found.read([0])
+
+    def test_what_is_wrong_with_a_folder(self, tmp_path):
+        with pytest.raises(ValueError, match=r"no images in it \(\.bmp, "):
+            load("folder", tmp_path, image_size=8)
+        self.write(tmp_path / "a.png")
+        self.write(tmp_path / "cat" / "b.png")
+        with pytest.raises(ValueError, match=r"images beside folders of images, a\.png for one"):
+            load("folder", tmp_path, image_size=8)
+        with pytest.raises(FileNotFoundError, match="where there is no folder"):
+            load("folder", tmp_path / "nowhere", image_size=8)
+        with pytest.raises(ValueError, match=r"config\.data\.image_size: got 0, wanted an integer >= 1"):
+            load("folder", tmp_path, image_size=0)
+        with pytest.raises(ValueError, match=r"config\.data\.image_size: missing"):
+            load("folder", tmp_path)
+
+
+class TestLoader:
+    IMAGES, _ = planes(20, side=2)
+    DATASET = data.DataSet.in_memory(IMAGES, np.arange(20) % 3, num_classes=3, source="test")
+
+    @pytest.mark.parametrize("num_threads", [1, 4])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_threads_change_nothing(self, num_threads, flip):
+        found = list(data.batches(self.DATASET, 5, range(3, 15), 4, flip, num_threads))
+        assert len(found) == 12
+        for step, (images, labels) in enumerate(found, start=3):
+            wanted = data.batch(self.DATASET, 5, step, 4, flip)
+            np.testing.assert_array_equal(images, wanted[0])
+            np.testing.assert_array_equal(labels, wanted[1])
+
+    def test_labels_go_with_their_images(self):
+        images, labels = data.batch(self.DATASET, 0, 0, 20)
+        for image, label in zip(images, labels, strict=True):
+            (index,) = (i for i, other in enumerate(self.IMAGES) if np.array_equal(image, other))
+            assert label == index % 3
+
+    def test_flips_are_of_some_and_of_columns(self):
+        plain, flipped = (data.batch(self.DATASET, 0, 1, 20, flip)[0] for flip in (False, True))
+        mirrored = [np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, plain, strict=True)]
+        kept = [np.array_equal(a, b) for a, b in zip(flipped, plain, strict=True)]
+        assert 3 < sum(mirrored) < 17 and sum(mirrored) + sum(kept) == 20
+
+    def test_threads_end_with_their_user(self):
+        before = threading.active_count()
+        with contextlib.closing(data.batches(self.DATASET, 0, range(1000), 4, num_threads=3)) as batches:
+            next(batches)
+            assert threading.active_count() > before
+        assert threading.active_count() == before
+
+    def test_batches_are_made_ahead_but_not_all(self):
+        made = []
+        read = dataclasses.replace(self.DATASET, read=lambda indices: made.append(1) or self.IMAGES[indices])
+        with contextlib.closing(data.batches(read, 0, range(1000), 4, num_threads=2)) as batches:
+            for _ in range(5):
+                next(batches)
+        assert 5 <= len(made) <= 5 + 2 + 2
+
+    def test_an_error_comes_in_its_turn(self):
+        def read(indices):
+            if 7 in indices:
+                raise ValueError("seven")
+            return self.IMAGES[indices]
+
+        broken = dataclasses.replace(self.DATASET, read=read)
+        (turn,) = (s for s in range(5) if 7 in data.batch_indices(0, s, 4, 20))
+        seen = []
+        with pytest.raises(ValueError, match="seven"):
+            for batch in data.batches(broken, 0, range(5), 4, num_threads=2):
+                seen.append(batch)
+        assert len(seen) == turn

@@ -4,6 +4,8 @@ import importlib
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -130,12 +132,26 @@ class TestFiles:
         ours = flows.load(section("diffusers", diffusers_folder))
         assert ours.scheduler == bj.schedulers.VariancePreserving() and ours.event_shape == (8, 8, 3)
 
+    def test_guidance(self, tmp_path):
+        network = bj.models.UNet(channels=(4,), num_blocks=(1,), head_channels=4, num_heads=0, num_classes=3)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), 0.5, jnp.zeros((1, 4, 4, 1)))
+        path = tmp_path / "flow.safetensors"
+        bj.models.save_flow(path, network, jax.tree.map(lambda s: np.ones(s.shape), shapes), (4, 4, 1), "condot")
+        ours = flows.load(section("checkpoint", path, labels=1, guidance_scale=1.5))
+        assert ours.calls_per_evaluation == 2 and float(ours.params["guidance_scale"]) == 1.5
+        assert ours.params["flow"]["condition"]["label"].tolist() == [0, 1, 0]
+        assert flows.load(section("checkpoint", path, labels=1, guidance_scale=0.0)).calls_per_evaluation == 1
+        with pytest.raises(ValueError, match="entry 'condition'"):
+            flows.load(ConfigDict(dict(name="fashion_fmot", guidance_scale=1.5)))
+
     def test_a_file_of_another_kind_is_refused(self, torchcfm_file):
         with pytest.raises(ValueError, match="EDM's network"):
             flows.load(section("edm", torchcfm_file))
 
     def test_options_of_another_kind(self, torchcfm_file):
-        with pytest.raises(ValueError, match=r"'edm' has .* may have scheduler, labels; got .*num_heads"):
+        with pytest.raises(
+            ValueError, match=r"'edm' has .* may have scheduler, labels, guidance_scale; got .*num_heads"
+        ):
             flows.load(section("edm", torchcfm_file, num_heads=4))
         with pytest.raises(ValueError, match=r"'torchcfm' has the fields name, path, missing, remedy, and may have"):
             flows.load(ConfigDict(dict(name="torchcfm", path="x")))

@@ -37,6 +37,7 @@ class ADM(nn.Module):
             convolution), or "conv_end": that with its padding at the lower and right edge only.
         groups, group_width, eps: of the group normalisations, see `blocks.Norm`.
         frequency_shift: see `blocks.frequencies`.
+        dropout: in training, see `blocks.ResidualBlock`.
         dtype: computation type, e.g. `jnp.bfloat16`; parameters and the result stay float32.
         remat: recompute every block in the backward pass instead of keeping what it computed.
 
@@ -65,6 +66,7 @@ class ADM(nn.Module):
     group_width: int = 4
     eps: float = 1e-5
     frequency_shift: int = 0
+    dropout: float = 0.0
     dtype: Any = None
     remat: bool = False
 
@@ -76,7 +78,7 @@ class ADM(nn.Module):
         emb = self._embedding(t, len(x))
 
         def block(h, name, width, direction="", heads=0):
-            options = dict(scale_shift=self.scale_shift, dtype=self.dtype)
+            options = dict(scale_shift=self.scale_shift, dropout=self.dropout, dtype=self.dtype)
             h = Block(width, norm, direction, name=name, **options)(h, emb)
             return Attend(heads, norm, dtype=self.dtype, name=f"{name}_attention")(h) if heads else h
 

@@ -120,6 +120,7 @@ class ResidualBlock(nn.Module):
         taps: the filter of that.
         scale_shift: the embedding enters as a scale and a shift after the second normalisation (True) or is added before it.
         project: a 1 x 1 convolution on the skip path of every block that resamples; else only where the width changes.
+        dropout: share of the last convolution's input that is zeroed, if there are random numbers "dropout": in training.
 
     Call with `x` [B, H, W, C] and the embedding `emb` [B, E], to which SiLU has been applied.
     """
@@ -131,6 +132,7 @@ class ResidualBlock(nn.Module):
     scale_shift: bool = True
     project: bool = False
     skip_scale: float = 1.0
+    dropout: float = 0.0
     dtype: Any = None
 
     @nn.compact
@@ -149,7 +151,8 @@ class ResidualBlock(nn.Module):
             h = self.norm(h + emb, "norm_1", self.dtype)
         # The last convolution starts at zero, so that a fresh block is the identity.
         last = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_1")
-        h = last(nn.silu(h))
+        h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"), name="dropout")(nn.silu(h))
+        h = last(h)
         if skip.shape[-1] != self.channels or (self.project and self.direction):
             skip = nn.Dense(self.channels, dtype=self.dtype, name="skip")(skip)
         return (skip + h) * self.skip_scale

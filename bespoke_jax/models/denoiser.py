@@ -15,7 +15,7 @@ import numpy as np
 
 from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
-from bespoke_jax.models.labels import with_labels
+from bespoke_jax.models.labels import with_class, with_labels
 
 __all__ = ["Denoiser", "DenoiserPrediction", "Preconditioning"]
 
@@ -199,9 +199,7 @@ class Denoiser:
         scheduler = self.usual_scheduler if scheduler is None else scheduler
         if isinstance(scheduler, str | dict):
             scheduler = schedulers.from_config(scheduler)
-        variables = with_labels(self.variables, labels, self.num_classes)
-        if labels is not None and variables["condition"]["label"].ndim != 1:
-            raise ValueError(f"flow: wanted one class for the whole flow, got {labels}; make a flow for each class.")
+        variables = with_class(self.variables, labels, self.num_classes)
         if time_margin is None:
             ends = [float(value) for value in (scheduler.alpha(jnp.zeros(())), scheduler.sigma(jnp.ones(())))]
             time_margin = 0.0 if min(ends) > 1e-4 else 1e-3

@@ -1,4 +1,4 @@
-"""A flow as one safetensors file: the network's weights, and in its header what network, shape and scheduler they are for."""
+"""A flow as one safetensors file: the weights, and in its header what network, shape, scheduler and prediction they are for."""
 
 import dataclasses
 import json
@@ -10,10 +10,10 @@ import numpy as np
 from safetensors.flax import save_file
 
 from bespoke_jax import schedulers
-from bespoke_jax.flow import Flow
+from bespoke_jax.flow import PREDICTIONS, Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
-from bespoke_jax.models.labels import with_labels
+from bespoke_jax.models.labels import with_class, with_labels
 from bespoke_jax.models.safetensors_file import read_safetensors
 from bespoke_jax.models.songunet import SongUNet
 from bespoke_jax.models.state_dict import variable_shapes
@@ -26,7 +26,7 @@ __all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_denoiser", "save_flo
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _NETWORKS = {network.__name__: network for network in (UNet, ADM, SongUNet)}
-_NOT_SAVED = ("parent", "name", "dtype", "remat")  # how to compute, not what
+_NOT_SAVED = ("parent", "name", "dtype", "remat", "dropout")  # how to compute and to train, not what
 
 SHIPPED = {"fashion_fmot": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], unconditional FM-OT, a U-Net of 0.54 M parameters"}
 """The flows that come with the package: name -> what it is."""
@@ -58,7 +58,8 @@ def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkVelocity:
-    """`velocity(params, t, x)` of a Flax module. Equal by value: flows of equal networks share what is compiled."""
+    """`(params, t, x) -> velocity` of a Flax module, or whatever else it predicts. Equal by value: flows of equal networks share
+    what is compiled."""
 
     network: flax.linen.Module
 
@@ -74,17 +75,19 @@ def save_flow(
     scheduler: str | dict,
     dtype=jnp.bfloat16,
     preconditioning: Preconditioning | None = None,
+    prediction: str = "velocity",
 ) -> None:
     """Write a flow of one of our networks (`UNet`, `ADM`, `SongUNet`) to `path` (*.safetensors), its weights rounded to `dtype`.
 
     Args:
-        network, params: a velocity network and its variables; of a flow of one, `flow.velocity.network` and `flow.params`.
+        network, params: a network and its variables; of a flow of a velocity network, `flow.velocity.network` and `flow.params`.
         scheduler: the name of the scheduler it was trained with: "condot", "cosine", "vp" or "edm"; or a dictionary with the name
             and the constants that are not the usual ones, `{"name": "edm", "sigma_min": 0.02}`.
         preconditioning: if the network is a denoiser's (see `save_denoiser`, which fills this in).
+        prediction: what the network predicts at the scheduler's times, one of those of `Flow.from_prediction`.
 
     Raises:
-        ValueError: for a network or scheduler of another kind.
+        ValueError: for a network, scheduler or prediction of another kind.
 
     Example:
         >>> import jax, tempfile
@@ -100,11 +103,15 @@ def save_flow(
         raise ValueError(
             f"save_flow: wanted a network that is one of {sorted(_NETWORKS)}, got {type(network).__name__}."
         )
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"save_flow: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
     schedulers.from_config(scheduler)
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name not in _NOT_SAVED}
     header = dict(network=type(network).__name__, fields=fields, event_shape=list(event_shape), scheduler=scheduler)
     if preconditioning is not None:
         header["preconditioning"] = dataclasses.asdict(preconditioning)
+    elif prediction != "velocity":
+        header["prediction"] = prediction
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     # Weights may be rounded; the label and NCSN++'s frequencies may not.
     arrays = {name: np.asarray(value) for name, value in flat.items()}
@@ -138,15 +145,17 @@ def _check_shapes(path, network, event_shape, flat) -> None:
         )
 
 
-def load_flow(name, dtype=None) -> Flow:
+def load_flow(name, dtype=None, labels=None) -> Flow:
     """A shipped flow by its name (see `SHIPPED`), or one from a file of `save_flow`. Weights are float32.
 
     Args:
         name: a name or a path.
         dtype: what the network computes in, e.g. `jnp.bfloat16`; its parameters and the state stay float32.
+        labels: of a conditional network, one class or weights [num_classes]; None for what the file has, mostly no class (zeros).
 
     Raises:
-        ValueError: if there is no such shipped flow, or the file is no flow of ours, or not a whole one.
+        ValueError: if there is no such shipped flow, if the file is no flow of ours, or not a whole one, or for a class that its
+            network does not have.
         FileNotFoundError: if there is no such file.
 
     Example:
@@ -171,7 +180,7 @@ def load_flow(name, dtype=None) -> Flow:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
         network = _NETWORKS[header["network"]](**fields, dtype=dtype)
         scheduler, event_shape = schedulers.from_config(header["scheduler"]), tuple(header["event_shape"])
-        preconditioning = header.get("preconditioning")
+        preconditioning, prediction = header.get("preconditioning"), header.get("prediction", "velocity")
         if preconditioning is not None:
             preconditioning = Preconditioning(**{**preconditioning, "betas": tuple(preconditioning["betas"])})
     except (AttributeError, KeyError, TypeError) as error:
@@ -183,5 +192,8 @@ def load_flow(name, dtype=None) -> Flow:
     arrays = {name: jnp.asarray(np.asarray(value).astype(np.float32)) for name, value in flat.items()}
     params = flax.traverse_util.unflatten_dict(arrays, sep="/")
     if preconditioning is not None:
-        return Denoiser(network, params, event_shape, preconditioning).flow(scheduler)
-    return Flow(NetworkVelocity(network), params, event_shape, scheduler)
+        return Denoiser(network, params, event_shape, preconditioning).flow(scheduler, labels)
+    params = with_class(params, labels, network.num_classes)
+    if prediction == "velocity":
+        return Flow(NetworkVelocity(network), params, event_shape, scheduler)
+    return Flow.from_prediction(NetworkVelocity(network), params, event_shape, scheduler, prediction)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["check_labels_given", "with_labels"]
+__all__ = ["check_labels_given", "with_class", "with_labels"]
 
 
 def with_labels(variables: dict, labels, num_classes: int) -> dict:
@@ -41,6 +41,18 @@ def with_labels(variables: dict, labels, num_classes: int) -> dict:
             f"labels: wanted classes (integers), [] or [B], or weights [..., {num_classes}], got {labels.dtype} {labels.shape}."
         )
     return {**variables, "condition": {"label": jnp.asarray(labels, jnp.float32)}}
+
+
+def with_class(variables: dict, labels, num_classes: int) -> dict:
+    """`with_labels` for a flow, whose samples are all of one class.
+
+    Raises:
+        ValueError: as `with_labels`, and for more than one class.
+    """
+    variables = with_labels(variables, labels, num_classes)
+    if labels is not None and variables["condition"]["label"].ndim != 1:
+        raise ValueError(f"labels: wanted one class for the whole flow, got {labels}; make a flow for each class.")
+    return variables
 
 
 def check_labels_given(labels, num_classes: int, source: str) -> None:

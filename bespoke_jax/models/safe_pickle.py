@@ -177,10 +177,11 @@ class Unpickler(pickle.Unpickler):
         file: an open binary file.
         load_bytes: bytes -> content, for the files that plain pickles hold within them.
         storage: (key, dtype) -> Storage, for pickles whose numbers are outside of them; None if there are none.
+        encoding: of the strings that Python 2 wrote; "bytes" leaves them bytes.
     """
 
-    def __init__(self, file, load_bytes, storage=None):
-        super().__init__(file)
+    def __init__(self, file, load_bytes, storage=None, encoding="ASCII"):
+        super().__init__(file, encoding=encoding)
         self._names = _known_names(load_bytes)
         self._storage = storage
 

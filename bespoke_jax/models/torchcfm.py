@@ -11,7 +11,7 @@ from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.flow_file import NetworkVelocity
-from bespoke_jax.models.labels import check_labels_given, with_labels
+from bespoke_jax.models.labels import check_labels_given, with_class
 from bespoke_jax.models.state_dict import load_arrays, variables_from_state, weight_shape
 from bespoke_jax.models.torch_file import read_torch_file
 
@@ -85,7 +85,7 @@ def load(
         state["label_emb.weight"] = state["label_emb.weight"].T  # a table of classes, as the layer that reads it
     variables = variables_from_state(network, image_shape, state, names, source)
     check_labels_given(labels, network.num_classes, source)
-    variables = with_labels(variables, labels, network.num_classes)
+    variables = with_class(variables, labels, network.num_classes)
     if isinstance(scheduler, str):
         scheduler = schedulers.by_name(scheduler)
     return Flow(NetworkVelocity(network.clone(dtype=dtype, remat=remat)), variables, image_shape, scheduler)

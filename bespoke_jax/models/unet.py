@@ -1,4 +1,4 @@
-"""A small U-Net in Flax: the velocity network of the shipped flows.
+"""A small U-Net in Flax: the network of the shipped flows.
 
 The plan is the usual one for diffusion models (residual blocks with group normalisation, the time entering each
 block as a scale and a shift, skip connections, attention at the coarsest level), with one economy for small
@@ -77,7 +77,7 @@ def _unfold(x, p: int):
 
 
 class UNet(nn.Module):
-    """Velocity network `u_t(x)` for images.
+    """A network of images and times: a velocity, or another prediction.
 
     Attributes:
         channels: width of each level; every level after the first halves the resolution.
@@ -85,10 +85,12 @@ class UNet(nn.Module):
         patch_size: side of the patches that images are folded into before the first level.
         head_channels: width of the full-resolution head.
         num_heads: attention heads at the coarsest level; 0 for none.
+        num_classes: length of the class label, 0 for an unconditional network.
         dtype: computation type, e.g. `jnp.bfloat16`; parameters and the result stay float32.
 
     Call with `t` of shape [] or [B] in [0, 1] and `x` of shape [B, H, W, C]; H and W must be divisible by
-    `patch_size * 2 ** (len(channels) - 1)`. Returns an array of x's shape.
+    `patch_size * 2 ** (len(channels) - 1)`. Returns an array of x's shape. A conditional network has its label as the variable
+    `condition/label`, [num_classes] or [B, num_classes], zeros (no class) from `init`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -103,6 +105,7 @@ class UNet(nn.Module):
     patch_size: int = 2
     head_channels: int = 12
     num_heads: int = 4
+    num_classes: int = 0
     dtype: Any = None
 
     @nn.compact
@@ -112,7 +115,11 @@ class UNet(nn.Module):
         emb_dim = 4 * self.channels[0]
         emb = time_embedding(jnp.broadcast_to(t, (batch,)), self.channels[0])
         emb = nn.Dense(emb_dim, dtype=self.dtype)(emb)
-        emb = nn.silu(nn.Dense(emb_dim, dtype=self.dtype)(nn.silu(emb)))
+        emb = nn.Dense(emb_dim, dtype=self.dtype)(nn.silu(emb))
+        if self.num_classes:
+            label = self.variable("condition", "label", jnp.zeros, (self.num_classes,)).value
+            emb = emb + nn.Dense(emb_dim, use_bias=False, dtype=self.dtype, name="classes")(label)
+        emb = nn.silu(emb)
 
         image = x
         h = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype)(_fold(x, self.patch_size))

@@ -13,9 +13,12 @@ def get_config():
         dict(
             workdir="runs/fashion_fmot_pretrain",
             seed=0,
-            data=dict(name="fashion_mnist", folder=""),
+            data=dict(name="fashion_mnist", folder="", flip=False),
             scheduler="condot",
+            prediction="velocity",
             network=dict(channels=(32, 64), num_blocks=(1, 2), patch_size=2, head_channels=8, num_heads=4),
+            compute_dtype="float32",
+            label_dropout=0.0,
             num_steps=5_400,
             batch_size=64,
             learning_rate=1e-3,

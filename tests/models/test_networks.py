@@ -13,6 +13,7 @@ import safetensors.numpy
 import bespoke_jax as bj
 from bespoke_jax.models import ADM, SongUNet, blocks
 from tests.models.common import state
+from tests.quick import jit
 
 NCSNPP = dict(fourier=True, residual_input=True, taps=(1, 3, 3, 1))
 SMALL = dict(channels=(16, 32), num_blocks=1, num_classes=3)
@@ -69,6 +70,24 @@ def test_remat_is_of_every_block(name):
     variables = shapes_of(plain, 8)["params"]
     assert count(plain) == 0
     assert count(plain.clone(remat=True)) == sum(("block" in part or "resample" in part) for part in variables)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_dropout_is_for_training_only(remat):
+    plain = NETWORKS["ADM"]
+    network, variables = plain.clone(dropout=0.5, remat=remat), random_variables(plain)
+    x = jax.random.normal(jax.random.key(1), (1, 8, 8, 3))
+
+    @jit
+    def trained(key):
+        return network.apply(variables, 0.3, x, rngs={"dropout": key})
+
+    one, again, other = (trained(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other)
+    np.testing.assert_array_equal(
+        jit(network.apply)(variables, 0.3, x), jit(plain.clone(remat=remat).apply)(variables, 0.3, x)
+    )
 
 
 @pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])

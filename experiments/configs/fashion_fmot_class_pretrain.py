@@ -1,0 +1,7 @@
+"""FM-OT on Fashion-MNIST, class-conditional: the velocity, under CondOT. See `_class_pretrain.py`."""
+
+from experiments.configs import _class_pretrain
+
+
+def get_config():
+    return _class_pretrain.config("fashion_fmot_class_pretrain", scheduler="condot", prediction="velocity")

@@ -1,0 +1,100 @@
+"""Classifier-free guidance: what it adds up to, in one call of the network; classes and scales share what is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax.models.labels import with_labels
+from tests.quick import jit
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NETWORK = bj.models.UNet(channels=(8,), num_blocks=(1,), head_channels=4, num_heads=0, num_classes=3)
+X = jax.random.normal(jax.random.key(2), (2, 4, 4, 1))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    shapes = jax.eval_shape(NETWORK.init, jax.random.key(0), 0.5, X)
+    rng = np.random.default_rng(1)  # no zeros, so that every layer matters
+    return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype), shapes)
+
+
+def flow_of(variables, label, prediction):
+    """Of one class; of none for label -1."""
+    weights = (jnp.arange(3) == label).astype(jnp.float32)
+    return bj.Flow.from_prediction(
+        bj.models.NetworkVelocity(NETWORK),
+        with_labels(variables, weights, 3),
+        (4, 4, 1),
+        bj.schedulers.VariancePreserving(),
+        prediction,
+    )
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "noise"])
+def test_guidance_is_two_velocities(variables, prediction):
+    with_class, without = (flow_of(variables, label, prediction) for label in (1, -1))
+    velocity = jit(lambda flow: flow(0.3, X))
+    of_class, of_none = velocity(with_class), velocity(without)
+    assert float(jnp.abs(of_class - of_none).max()) > 0.01
+    found = {w: velocity(bj.guided(with_class, w)) for w in (0.0, -1.0, 1.5, 3.0)}
+    close = dict(rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[0.0], of_class, **close)
+    np.testing.assert_allclose(found[-1.0], of_none, **close)
+    np.testing.assert_allclose(found[1.5], 2.5 * of_class - 1.5 * of_none, **close)
+    np.testing.assert_allclose(found[3.0] - found[1.5], found[1.5] - found[0.0], **close)
+
+
+def test_the_network_is_called_once(variables):
+    def convolutions(flow):
+        return str(jax.make_jaxpr(lambda x: flow(0.3, x))(X)).count("conv_general_dilated[")
+
+    flow = flow_of(variables, 1, "velocity")
+    assert convolutions(bj.guided(flow, 2.0)) == convolutions(flow) > 0
+    assert (flow.calls_per_evaluation, bj.guided(flow, 2.0).calls_per_evaluation) == (1, 2)
+
+
+def test_classes_and_scales_share_what_is_compiled(variables):
+    solver, solve = bj.init_theta("rk1", 2), jax.jit(bj.solve)
+    ends = [solve(bj.guided(flow_of(variables, c, "velocity"), w), solver, X) for c, w in ((0, 1), (1, 1.0), (1, 2.0))]
+    assert solve._cache_size() == 1
+    assert not np.allclose(ends[0], ends[1]) and not np.allclose(ends[1], ends[2])
+
+
+def pull(params, t, x):
+    """Towards a point that a strength and a place say."""
+    return params["condition"]["strength"] * (params["condition"]["place"] - x)
+
+
+def test_any_condition_and_any_word_for_none():
+    condition, none = dict(strength=jnp.float32(2.0), place=jnp.ones(3)), dict(strength=1.0, place=np.zeros(3))
+    flow = bj.Flow(pull, {"condition": condition}, (3,))
+    x = jnp.array([[0.5, 0.0, 1.0]])
+    np.testing.assert_allclose(bj.guided(flow, 2.0, none)(0.0, x), 3 * 2.0 * (1 - x) - 2 * (0 - x), rtol=1e-6)
+
+
+def test_a_guided_flow_has_paths_and_fits():
+    flow = bj.guided(bj.Flow(pull, {"condition": dict(strength=jnp.float32(2.0), place=jnp.ones(3))}, (3,)), 0.5)
+    paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (8,)))
+    # u = 1.5 * 2 (1 - x): towards 1 at the rate 3.
+    np.testing.assert_allclose(paths.x1, 1 + (paths.x0 - 1) * np.exp(-3), atol=1e-4)
+    stage = bj.Stage("endpoint", 3, batch_size=8)
+    result = bj.fit(flow, bj.init_theta("rk1", 4), jax.random.key(1), stages=(stage,), paths=paths, validation=paths)
+    assert result.history[-1]["psnr"] > result.history[0]["psnr"] + 10
+
+
+def test_what_cannot_be_guided_is_named(variables):
+    flow = flow_of(variables, 1, "velocity")
+    with pytest.raises(ValueError, match=r"entry 'condition', got the entries \['params'\]"):
+        bj.guided(bj.Flow(pull, {"params": 1.0}, (3,)), 1.0)
+    with pytest.raises(ValueError, match="entry 'condition', got NoneType"):
+        bj.guided(bj.Flow(pull, None, (3,)), 1.0)
+    with pytest.raises(ValueError, match=r"one number, got \[1.0, 2.0\]"):
+        bj.guided(flow, [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"like the condition, {'label': \(3,\)}, got {'label': \(4,\)}"):
+        bj.guided(flow, 1.0, {"label": jnp.zeros(4)})
+    with pytest.raises(TypeError, match="got UNet"):
+        bj.guided(NETWORK, 1.0)
