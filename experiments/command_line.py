@@ -8,6 +8,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from experiments import stopping
+from experiments.runs import WriteError
+
 __all__ = ["run"]
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -29,7 +32,13 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
     def start(_):
         _use_all_cores()
         loaded = _loaded(config)
-        return main(loaded, workdir.value or loaded.workdir)
+        try:
+            with stopping.listening():
+                return main(loaded, workdir.value or loaded.workdir)
+        except (WriteError, FloatingPointError) as error:
+            raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit("\nInterrupted. The same command goes on from the last checkpoint.") from None
 
     app.run(start, flags_parser=_parse)
 

@@ -26,7 +26,8 @@ def main(config, workdir):
         learned, where = compare.learned_solvers(run, flow, config.flow.name, plan.jobs)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from None
-    evaluate(plan, flow, run, learned, where)
+    with run:
+        evaluate(plan, flow, run, learned, where)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ def train(plan, flow, run) -> int:
 def main(config, workdir) -> int:
     """Exit status 1 if a solver failed; what is wrong with the input is said without a stack."""
     try:
-        job = prepare(config, workdir)
+        plan, flow, run = prepare(config, workdir)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from None
-    return min(train(*job), 1)
+    with run:
+        return min(train(plan, flow, run), 1)
 
 
 if __name__ == "__main__":
