@@ -160,7 +160,7 @@ class Run:
         target = self.folder / "paths" / f"{name}.npz"
         if target.exists():
             try:
-                with np.load(target) as stored:
+                with open(target, "rb") as file, np.load(file) as stored:
                     return dict(stored)
             except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
                 say(f"{target}: cannot be read ({error}); computed again.")

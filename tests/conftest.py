@@ -23,19 +23,22 @@ hypothesis.settings.load_profile("bespoke")
 
 
 @pytest.fixture(scope="module")
-def float64():
+def quick_compiling():
+    """A module that compiles much and computes little: less effort there saves a third of its time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def float64(quick_compiling):
     """A module in float64, where no dtype is promoted silently: `pytestmark = pytest.mark.usefixtures("float64")`.
 
     So a float32 array that turns up where float64 was meant, or the other way, is an error and not a rounded digit.
     """
-    # These modules compile much and compute little: less effort there saves a third of their time.
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-            yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture(params=zoo.PROBLEMS)
@@ -47,3 +50,22 @@ def problem(request):
 @pytest.fixture(params=["rk1", "rk2"])
 def base(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """The folder of a run of the launcher that nothing disturbed."""
+    from experiments import train
+    from tests.small_run import small_config
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train.main(small_config(), folder) == 0
+    return folder
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Drawing takes longer than all the rest of a small run, once that is compiled."""
+    from experiments import report
+
+    monkeypatch.setattr(report, "write", lambda *_: None)

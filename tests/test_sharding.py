@@ -10,6 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import bespoke_jax as bj
 from bespoke_jax.sharding import gather, mesh_of, replicate, spread
 
+pytestmark = pytest.mark.usefixtures("quick_compiling")
+
 STAGES = (
     bj.Stage("rmse_bound", 1, batch_size=16),
     bj.Stage("endpoint", 2, batch_size=16),
@@ -24,15 +26,6 @@ def flow():
 
 def devices_of(array):
     return {shard.device for shard in array.addressable_shards}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Much is compiled here and little computed."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", params=[2, 8])

@@ -15,36 +15,16 @@ from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
 from experiments import flows, learn, measure, plots, report, runs, settings, train, truth
-from experiments.configs import tiny
+from tests.small_run import small_config
+
+pytestmark = pytest.mark.usefixtures("quick_compiling")
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def small_config():
-    """Two solvers, two stages of Adam, which compiles faster than Levenberg-Marquardt."""
-    config = tiny.get_config()
-    config.flow.image_size, config.flow.num_components = 4, 3
-    config.solvers = dict(rk1=(2,), rk2=(2,))
-    config.paths.update(num_train=8, num_validation=8, num_test=8)
-    config.fit.choose_start = False
-    adam = config.fit.stage1.to_dict() | dict(optimizer="adam", batch_size=8)
-    config.fit.stage1 = adam | dict(loss="rmse_bound", num_iterations=2)
-    config.fit.stage2 = adam | dict(loss="endpoint", num_iterations=3)
-    config.report.num_samples = 4
-    return config
 
 
 @pytest.fixture
 def config():
     return small_config()
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    """The folder of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert train.main(small_config(), folder) == 0
-    return folder
 
 
 def read_csv(path):
@@ -137,12 +117,6 @@ class TestOutput:
 
 class Killed(Exception):
     """Stands for a kill: nothing in the launcher catches it."""
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    """Drawing takes longer than all the rest, once that is compiled."""
-    monkeypatch.setattr(report, "write", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_report")
