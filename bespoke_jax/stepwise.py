@@ -81,7 +81,7 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
         by_time[i] = _in_time(factors, by_t)
         if i:
             # One cotangent after the other: on CPUs a batch of them takes half as long again, and more.
-            after = _put(after, i - 1, jnp.stack([_apply(pullback, w) for w in factors]))
+            after = _put(after, i - 1, jnp.stack([_apply(pullback, factors[k]) for k in range(len(factors))]))
     by_a, by_b = _products(after, trace.states[0], trace.velocities)
     return SolverTable(jnp.stack(by_time, axis=-1), by_a, by_b)
 

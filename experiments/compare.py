@@ -135,7 +135,7 @@ def _genie_rows(flow, nfes, x0, x1) -> list[Row]:
     for nfe in processes.bar([nfe for nfe in nfes if nfe % 2 == 0], desc="GENIE", unit="solver"):
         solver = bj.classic.genie(nfe, flow.scheduler, grid=_GENIE_GRID)
         parts = [bj.sharding.spread(flow, x0[part]) for part in bj.stepwise.chunks(len(x0), BATCH_SIZE)]
-        ends = np.concatenate([np.asarray(bj.solve(flow, solver, part)) for part in parts])
+        ends = np.concatenate([np.asarray(bj.sharding.gather(flow, bj.solve(flow, solver, part))) for part in parts])
         rows.append(row_of(f"genie/{_GENIE_GRID}", nfe, ends, x1))
     return rows
 

@@ -68,7 +68,7 @@ def measure(
 
 def end_points(flow: bj.Flow, solver, x0) -> np.ndarray:
     """Where a theta or a table ends from noises [N, *event]. Not bj.solve: it would compile the network for each solver."""
-    return np.asarray(bj.stepwise.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE))
+    return np.asarray(bj.sharding.gather(flow, bj.stepwise.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE)))
 
 
 def row_of(name: str, nfe: int, ends, x1) -> Row:

@@ -12,6 +12,8 @@
 
 Files are written beside their place and renamed into it: a kill leaves the old one or the new one, never half of one. What
 cannot be read all the same, after a power cut say, is made again, and that is said.
+
+Of several processes all read the folder, which they share, and the first one writes; all save checkpoints, as Orbax wants it.
 """
 
 import contextlib
@@ -26,6 +28,8 @@ import weakref
 import zipfile
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorboardX
@@ -33,7 +37,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
-from experiments.processes import say
+from experiments.processes import all_of, from_first, say
 
 __all__ = ["Checkpoints", "Run", "Scalars", "WriteError", "open_run"]
 
@@ -49,28 +53,8 @@ def open_run(workdir, stamp: dict) -> "Run":
         ValueError: if the folder cannot be written to, if another process works in it, or if it holds a run with another
             stamp; names the fields that differ.
     """
-    folder = pathlib.Path(workdir).expanduser().absolute()
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        run = Run(folder, _lock(folder / "lock"))
-        with _written(folder / ".writable") as probe:
-            probe.touch()
-        (folder / ".writable").unlink()
-        there = json.loads(path.read_text()) if path.exists() else None
-        if there is None and (folder / "checkpoints").exists():
-            raise ValueError("it holds checkpoints of something else, no config.json")
-        here = json.loads(json.dumps(stamp))  # tuples become lists, as they did in the file
-        if there is None:
-            run.write_text(path.name, json.dumps(here, indent=2) + "\n")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"workdir: {folder} cannot be used ({error}); give another --workdir.") from None
-    if there is not None and (differences := _differences(there, here)):
-        raise ValueError(
-            f"workdir: {folder} holds a run of another config. It differs in\n"
-            + "\n".join(f"  {field}: {old} there, {new} here" for field, old, new in differences)
-            + "\nGive another --workdir, or delete that folder to start again."
-        )
+    run = Run(pathlib.Path(workdir).expanduser().absolute())
+    from_first(lambda: run.claim(stamp))
     return run
 
 
@@ -127,15 +111,39 @@ def _written(path: pathlib.Path):
 class Run:
     """What is in a run's folder, by name. Made by `open_run`; in a `with` statement it lets go of the folder at its end."""
 
-    def __init__(self, folder: pathlib.Path, lock: int):
+    def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        self.close = weakref.finalize(self, os.close, lock)
+        self.close = lambda: None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
+
+    def claim(self, stamp: dict):
+        """Make the folder if need be, lock it and leave the stamp in it."""
+        folder, path = self.folder, self.folder / "config.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.close = weakref.finalize(self, os.close, _lock(folder / "lock"))
+            with _written(folder / ".writable") as probe:
+                probe.touch()
+            (folder / ".writable").unlink()
+            there = json.loads(path.read_text()) if path.exists() else None
+            if there is None and (folder / "checkpoints").exists():
+                raise ValueError("it holds checkpoints of something else and no config.json")
+            here = json.loads(json.dumps(stamp))  # tuples become lists, as they did in the file
+            if there is None:
+                self.write_text(path.name, json.dumps(here, indent=2) + "\n")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"workdir: {folder} cannot be used ({error}); give another --workdir.") from None
+        if there is not None and (differences := _differences(there, here)):
+            raise ValueError(
+                f"workdir: {folder} holds a run of another config. It differs in\n"
+                + "\n".join(f"  {field}: {old} there, {new} here" for field, old, new in differences)
+                + "\nGive another --workdir, or delete that folder to start again."
+            )
 
     def write_text(self, name: str, text: str):
         """A text file in the run's folder."""
@@ -157,22 +165,31 @@ class Run:
 
     def arrays(self, name: str, compute: Callable[[], dict]) -> dict[str, np.ndarray]:
         """The arrays of `paths/<name>.npz`, computed and kept there if this run has not done so yet."""
-        target = self.folder / "paths" / f"{name}.npz"
+        target, stored = self.folder / "paths" / f"{name}.npz", None
         if target.exists():
             try:
-                with open(target, "rb") as file, np.load(file) as stored:
-                    return dict(stored)
+                with open(target, "rb") as file, np.load(file) as content:
+                    stored = dict(content)
             except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
                 say(f"{target}: cannot be read ({error}); computed again.")
+        if all_of(stored is not None):
+            return stored
         arrays = {key: np.asarray(value) for key, value in compute().items()}
-        with _written(target) as path:
-            np.savez(path, **arrays)
+
+        def write():
+            with _written(target) as path:
+                np.savez(path, **arrays)
+
+        from_first(write)
         return arrays
 
     def finished(self, name: str) -> tuple[bj.Theta, dict] | None:
         """(theta, info) of a solver whose fit has ended, or None."""
         path = self.folder / "solvers" / f"{name}.json"
-        if path.exists():
+
+        def read():
+            if not path.exists():
+                return None
             try:
                 theta, info = bj.load_solver(path), json.loads(path.read_text())["info"]
                 if info.keys() >= {"history", "cost"}:
@@ -181,14 +198,19 @@ class Run:
             except (OSError, ValueError) as error:
                 reason = str(error)
             say(f"{path}: cannot be read ({reason}); learned again, from the last checkpoint.")
-        return None
+
+        return from_first(read)
 
     def finish(self, name: str, theta: bj.Theta, info: dict, flow: bj.Flow, folder: str = "solvers") -> pathlib.Path:
         """Keep a solver whose fit has ended, and the fingerprint of the flow that it was fitted to. Returns its file."""
-        path = self.folder / folder / f"{name}.json"
-        with _writing(path):
-            path.parent.mkdir(exist_ok=True)
-            bj.save_solver(path, theta, info, flow)
+        path, flow = self.folder / folder / f"{name}.json", bj.sharding.on_one_device(flow)
+
+        def write():
+            with _writing(path):
+                path.parent.mkdir(exist_ok=True)
+                bj.save_solver(path, theta, info, flow)
+
+        from_first(write)
         return path
 
     def checkpoints(self, name: str) -> "Checkpoints":
@@ -204,29 +226,30 @@ class Scalars:
     """A TensorBoard event file. Written at once: SummaryWriter's thread may lose the last ones, and hangs on a full disk."""
 
     def __init__(self, folder: pathlib.Path, start: int):
-        self._folder = folder
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"), f".{start}")
-        status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(event_pb2.Event(step=start, session_log=status))
+        self._folder, self._start, self._writer = folder, start, None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(OSError):  # each event is on disk already
-            self._writer.close()
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # each event is on disk already
+                self._writer.close()
 
     def add(self, iteration: int, values: dict[str, float]):
         """Keep values by name."""
-        for name, value in values.items():
-            summary = tensorboardX.summary.scalar(name, value)
-            self._write(event_pb2.Event(step=iteration, summary=summary, wall_time=time.time()))
+        from_first(lambda: self._add(iteration, values))
 
-    def _write(self, event):
+    def _add(self, iteration, values):
         with _writing(self._folder):
-            self._writer.write_event(event)
+            if self._writer is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._writer = EventsWriter(str(self._folder / "events"), f".{self._start}")
+                status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self._writer.write_event(event_pb2.Event(step=self._start, session_log=status))
+            for name, value in values.items():
+                summary = tensorboardX.summary.scalar(name, value)
+                self._writer.write_event(event_pb2.Event(step=iteration, summary=summary, wall_time=time.time()))
             self._writer.flush()
 
 
@@ -249,15 +272,23 @@ class Checkpoints:
     def save(self, iteration: int, state):
         """Keep `state` as the one after `iteration` updates."""
         with _writing(self._folder / str(iteration), Exception):  # Orbax has errors of many kinds
-            self._manager.save(iteration, args=ocp.args.StandardSave(state))
+            self._manager.save(iteration, args=ocp.args.StandardSave(_on_host(state)))
 
     def restore(self, target):
         """The last state that can be read, in the form of `target`, or None if there is none."""
         for iteration in sorted(self._manager.all_steps(), reverse=True):
+            state = None
             try:
-                return self._manager.restore(iteration, args=ocp.args.StandardRestore(target))
+                state = self._manager.restore(iteration, args=ocp.args.StandardRestore(_on_host(target)))
             except Exception as error:  # of many kinds, again
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 say(f"{self._folder / str(iteration)}: cannot be read ({reason:.200}); going on from the one before.")
-                self._manager.delete(iteration)
+            if all_of(state is not None):
+                return jax.tree.map(jnp.asarray, state)
+            self._manager.delete(iteration)
         return None
+
+
+def _on_host(state):
+    """All processes have the same numbers, each on a device of its own: to Orbax they are no array of all."""
+    return jax.tree.map(np.asarray, state)

@@ -30,7 +30,10 @@ def listening():
 
 
 def stop_if_asked():
-    """Leave the program with status `RESUME` if SIGTERM has come. Called where all that is done is written."""
-    if _asked.is_set():
+    """Leave the program with status `RESUME` if SIGTERM has come, to whichever process. Called where all that is done is written.
+
+    All processes have to call it: they stop at the same place.
+    """
+    if not processes.all_of(not _asked.is_set()):
         processes.say("Stopped by SIGTERM. The same command goes on from here.")
         raise SystemExit(RESUME)

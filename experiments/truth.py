@@ -67,4 +67,5 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
 def _paths(flow, plan, purpose) -> bj.Paths:
     x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
     # All sets in batches of one size: the solve is compiled once.
-    return bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
+    solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
+    return bj.sharding.gather(flow, solved)
