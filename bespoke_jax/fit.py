@@ -15,6 +15,7 @@ from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.sharding import gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import best_start, start_thetas
+from bespoke_jax.table import to_table
 
 __all__ = ["FitError", "FitResult", "FitState", "fit", "fit_ladder", "init_state"]
 
@@ -178,9 +179,10 @@ def fit(
             )
             loss = float(loss)
             if not (np.isfinite(loss) and np.all(np.isfinite(new_theta.raw))):
+                number = f"{first + 1}" if count == 1 else f"{first + 1} to {first + count}"
                 raise FitError(
-                    f"fit: loss {stage.name!r} is {loss} at iteration {first + count}. The last good theta is this "
-                    "error's .state.best. Lower the learning rate, or check the velocity near t = 0 and t = 1.",
+                    f"fit: loss {stage.name!r} is {loss} in iteration {number}. "
+                    f"{_cause(flow, state.theta, paths, stage.chunk_size)} This error's .state.best is the best theta before.",
                     state,
                 )
             opt_states = (*state.opt_states[:number], opt_state, *state.opt_states[number + 1 :])
@@ -262,6 +264,25 @@ def _with_row(array, row, values):
     array = np.array(array)
     array[row] = values
     return array
+
+
+def _cause(flow, theta, paths, batch_size) -> str:
+    """What a loss that is not finite comes from, and the remedy: the first time at which `theta` meets no finite velocity."""
+    x0 = jnp.reshape(paths.x0, (-1, *flow.event_shape))
+    table, first = to_table(theta), theta.nfe
+    for part in stepwise.chunks(len(x0), batch_size):
+        finite = [jnp.all(jnp.isfinite(velocity)) for velocity in stepwise.run(flow, table, x0[part]).velocities]
+        first = min([first, *np.flatnonzero(~np.array(jax.device_get(gather(flow, finite))))])
+    if first == theta.nfe:
+        return (
+            f"The velocity is finite at all {theta.nfe} evaluations of the theta before this update, so the update went too "
+            "far: lower the learning rate."
+        )
+    step = first * theta.num_steps // theta.nfe
+    return (
+        f"The velocity is not finite at t = {float(table.t[first]):.6g} (evaluation {first} of 0 to {theta.nfe - 1}, in the step "
+        f"from knot {step}): check flow(t, x) near that time, and whether it divides by alpha_t or sigma_t."
+    )
 
 
 def _record(stage, state, row, data_range):

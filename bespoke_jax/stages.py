@@ -107,7 +107,7 @@ class Stage:
             theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number)
             values.append(value)
             evaluations += spent
-        return theta, opt_state, sum(values) / count, evaluations
+        return *gather(flow, (theta, opt_state)), sum(values) / count, evaluations
 
 
 DEFAULT_STAGES = (Stage("endpoint", 12),)

@@ -8,6 +8,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from experiments import processes, stopping
+from experiments.runs import WriteError
+
 __all__ = ["run"]
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -26,10 +29,24 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
         raise SystemExit(_no_such_field(error)) from None
     workdir = flags.DEFINE_string("workdir", None, "Where everything goes; config.workdir if not given.")
 
+    address = flags.DEFINE_string("coordinator_address", None, "Of several processes: host:port of the first one.")
+    num_processes = flags.DEFINE_integer("num_processes", None, "How many there are. TPU pods and Slurm know.")
+    process_id = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+
     def start(_):
         _use_all_cores()
+        try:
+            processes.start(address.value, num_processes.value, process_id.value)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
         loaded = _loaded(config)
-        return main(loaded, workdir.value or loaded.workdir)
+        try:
+            with stopping.listening():
+                return main(loaded, workdir.value or loaded.workdir)
+        except (WriteError, FloatingPointError) as error:
+            raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit("\nInterrupted. The same command goes on from the last checkpoint.") from None
 
     app.run(start, flags_parser=_parse)
 

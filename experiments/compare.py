@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
 import bespoke_jax as bj
+from experiments import processes, stopping
 from experiments.measure import BATCH_SIZE, Row, end_points, row_of
 from experiments.runs import Run
 from experiments.settings import Job
@@ -90,10 +90,11 @@ def compare(
     few = slice(min(num_screened, len(x0)))
 
     def measured(solvers, part, label):
-        return [
-            row_of(name, solver.nfe, end_points(flow, solver, x0[part]), x1[part])
-            for name, solver in tqdm.tqdm(solvers, desc=label, unit="solver")
-        ]
+        rows = []
+        for name, solver in processes.bar(solvers, desc=label, unit="solver"):
+            stopping.stop_if_asked()
+            rows.append(row_of(name, solver.nfe, end_points(flow, solver, x0[part]), x1[part]))
+        return rows
 
     screened = measured(tables, few, f"screening on {few.stop} noises")
     chosen = _finalists(screened, num_finalists)
@@ -131,10 +132,10 @@ def _genie_rows(flow, nfes, x0, x1) -> list[Row]:
     if flow.scheduler is None:
         return []
     rows = []
-    for nfe in tqdm.tqdm([nfe for nfe in nfes if nfe % 2 == 0], desc="GENIE", unit="solver"):
+    for nfe in processes.bar([nfe for nfe in nfes if nfe % 2 == 0], desc="GENIE", unit="solver"):
         solver = bj.classic.genie(nfe, flow.scheduler, grid=_GENIE_GRID)
         parts = [bj.sharding.spread(flow, x0[part]) for part in bj.stepwise.chunks(len(x0), BATCH_SIZE)]
-        ends = np.concatenate([np.asarray(bj.solve(flow, solver, part)) for part in parts])
+        ends = np.concatenate([np.asarray(bj.sharding.gather(flow, bj.solve(flow, solver, part))) for part in parts])
         rows.append(row_of(f"genie/{_GENIE_GRID}", nfe, ends, x1))
     return rows
 

@@ -4,13 +4,19 @@
 `experiments.train` with this config, or a new one.
 """
 
-from experiments import command_line, compare, measure, plots, train, truth
+import bespoke_jax as bj
+from experiments import command_line, compare, measure, plots, processes, train, truth
 
 
 def evaluate(plan, flow, run, learned, where):
     """Solve the true paths unless the run has them, measure, write evaluate.csv and the picture."""
     test = truth.test_set(flow, plan, run)
     found = compare.compare(flow, (job.nfe for job in plan.jobs), learned, test.x0, test.x1)
+    processes.from_first(lambda: publish(found, run, where))
+
+
+def publish(found, run, where):
+    """The tables, the picture, and the text."""
     run.write_table("evaluate.csv", measure.Row._fields, found.rows)
     run.write_table("evaluate_screening.csv", measure.Row._fields, found.screened)
     learned, plain = compare.curves(found.learned), compare.curves(found.plain)
@@ -23,10 +29,12 @@ def main(config, workdir):
     """What is wrong with the input is said without a stack."""
     try:
         plan, flow, run = train.prepare(config, workdir)
-        learned, where = compare.learned_solvers(run, flow, config.flow.name, plan.jobs)
+        here = bj.sharding.on_one_device(flow)
+        learned, where = processes.from_first(lambda: compare.learned_solvers(run, here, config.flow.name, plan.jobs))
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from None
-    evaluate(plan, flow, run, learned, where)
+    with run:
+        evaluate(plan, flow, run, learned, where)
 
 
 if __name__ == "__main__":

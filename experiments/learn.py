@@ -3,9 +3,9 @@
 import math
 from typing import NamedTuple
 
-import tqdm
-
 import bespoke_jax as bj
+from bespoke_jax.fit import FitError
+from experiments import processes, stopping
 from experiments.runs import Run
 from experiments.settings import Job, Plan
 from experiments.truth import Truth
@@ -27,15 +27,26 @@ def learn_all(flow: bj.Flow, plan: Plan, truth: Truth, run: Run) -> tuple[dict[J
     for number, job in enumerate(plan.jobs, 1):
         try:
             learned[job] = learn(flow, job, plan, truth, run, label=f"{job.name} [{number}/{len(plan.jobs)}]")
-        except FloatingPointError as error:
-            failed[job] = str(error)
-            tqdm.tqdm.write(f"{job.name} failed, going on with the others. {error}")
+        except FitError as error:
+            failed[job] = f"{error} {_keep_best(flow, job, run, error.state)}"
+            processes.say(f"{job.name} failed, going on with the others. {failed[job]}")
+        stopping.stop_if_asked()
     return learned, failed
+
+
+def _keep_best(flow, job, run, state) -> str:
+    """Write the best theta of a fit that failed; says where it is and how good."""
+    rmse, psnr = float(state.best_rmse), float(bj.metrics.psnr(state.best_rmse))
+    if not math.isfinite(rmse):
+        return "No theta of this fit was finite on the held-out paths."
+    info = dict(iteration=int(state.iteration), validation=dict(rmse=rmse, psnr=psnr))
+    path = run.finish(job.name, _as_kept(state.best), info, flow, folder="failed")
+    return f"The best theta before that is in {path}: PSNR {psnr:.2f} dB on the held-out paths."
 
 
 def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: str) -> Learned:
     """Learn one solver, from its last checkpoint if there is one; at once if it is finished."""
-    bar = tqdm.tqdm(total=plan.num_iterations, desc=label, unit="it")
+    bar = processes.bar(total=plan.num_iterations, desc=label, unit="it")
     if finished := run.finished(job.name):
         theta, info = finished
         with bar:
@@ -52,13 +63,14 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
         with run.scalars(job.name, 0 if state is None else done + 1) as scalars:
 
             def keep(state, record):
+                # Scalars first: those that the checkpoint knows nothing of are void when it is gone on from.
+                shown = {name: record[name] for name in ("loss", "rmse", "psnr") if math.isfinite(record[name])}
+                scalars.add(record["iteration"], shown)
                 checkpoints.save(record["iteration"], state)
-                for name in ("loss", "rmse", "psnr"):
-                    if math.isfinite(record[name]):
-                        scalars.add_scalar(name, record[name], record["iteration"])
                 bar.update(record["iteration"] - bar.n)
                 best = float(bj.metrics.psnr(state.best_rmse))
                 bar.set_postfix_str(f"{record['stage']}: PSNR {record['psnr']:.2f} dB, best {best:.2f} dB")
+                stopping.stop_if_asked()
 
             result = bj.fit(
                 flow,
@@ -76,10 +88,14 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in result.history
     ]
     info = dict(cost=result.cost, start=result.start, validation=_best(history), history=history)
-    # A learned table is kept as the table that it has become.
-    theta = result.theta if isinstance(result.theta, bj.Theta) else bj.to_table(result.theta)
+    theta = _as_kept(result.theta)
     run.finish(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)
+
+
+def _as_kept(theta):
+    """A learned table is kept as the table that it has become."""
+    return theta if isinstance(theta, bj.Theta) else bj.to_table(theta)
 
 
 def _best(history: list[dict]) -> dict:

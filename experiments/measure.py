@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 import bespoke_jax as bj
+from experiments import processes, stopping
 from experiments.settings import Job
 
 __all__ = ["BASE_SOLVERS", "BATCH_SIZE", "Measured", "Row", "as_text", "end_points", "measure", "row_of"]
@@ -58,7 +58,8 @@ def measure(
     solvers = [(name, make(nfe)) for name, (stages, make) in BASE_SOLVERS.items() for nfe in nfes if nfe % stages == 0]
     solvers += [(job.solver, theta) for job, theta in learned.items()]
     measured = Measured([], {})
-    for name, solver in tqdm.tqdm(solvers, desc="fresh noise"):
+    for name, solver in processes.bar(solvers, desc="fresh noise"):
+        stopping.stop_if_asked()
         ends = end_points(flow, solver, x0)
         measured.rows.append(row_of(name, solver.nfe, ends, x1))
         measured.samples[name, solver.nfe] = ends[:keep]
@@ -67,7 +68,7 @@ def measure(
 
 def end_points(flow: bj.Flow, solver, x0) -> np.ndarray:
     """Where a theta or a table ends from noises [N, *event]. Not bj.solve: it would compile the network for each solver."""
-    return np.asarray(bj.stepwise.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE))
+    return np.asarray(bj.sharding.gather(flow, bj.stepwise.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE)))
 
 
 def row_of(name: str, nfe: int, ends, x1) -> Row:

@@ -1,6 +1,7 @@
 """Learn Bespoke solvers: `python -m experiments.train --config=experiments/configs/fashion_fmot.py --workdir=W`."""
 
-from experiments import command_line, flows, learn, measure, report, runs, settings, truth
+import bespoke_jax as bj
+from experiments import command_line, flows, learn, measure, processes, report, runs, settings, truth
 
 
 def prepare(config, workdir):
@@ -17,20 +18,25 @@ def train(plan, flow, run) -> int:
     learned, failed = learn.learn_all(flow, plan, paths, run)
     thetas = {job: result.theta for job, result in learned.items()}
     measured = measure.measure(flow, plan.jobs, thetas, paths.test.x0, paths.test.x1, keep=plan.num_samples)
-    run.write_table("results.csv", measure.Row._fields[:4], (row[:4] for row in measured.rows))
-    run.write_table("results_detail.csv", measure.Row._fields, measured.rows)
-    report.write(run, flow, plan, paths, learned, failed, measured)
-    print(f"\n{measure.as_text(measured.rows)}\n\nReport: {run.folder / 'report.html'}")
+
+    def publish():
+        run.write_table("results.csv", measure.Row._fields[:4], (row[:4] for row in measured.rows))
+        run.write_table("results_detail.csv", measure.Row._fields, measured.rows)
+        report.write(run, bj.sharding.on_one_device(flow), plan, paths, learned, failed, measured)
+        print(f"\n{measure.as_text(measured.rows)}\n\nReport: {run.folder / 'report.html'}")
+
+    processes.from_first(publish)
     return len(failed)
 
 
 def main(config, workdir) -> int:
     """Exit status 1 if a solver failed; what is wrong with the input is said without a stack."""
     try:
-        job = prepare(config, workdir)
+        plan, flow, run = prepare(config, workdir)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from None
-    return min(train(*job), 1)
+    with run:
+        return min(train(plan, flow, run), 1)
 
 
 if __name__ == "__main__":

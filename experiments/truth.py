@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 import bespoke_jax as bj
+from experiments import processes, stopping
 from experiments.runs import Run
 from experiments.settings import Plan
 
@@ -44,10 +44,11 @@ def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
         return bj.Paths(**{k: jnp.asarray(v) for k, v in arrays.items()}, batch_shape=(plan.num_paths[purpose],))
 
     sets = {}
-    with tqdm.tqdm(("train", "validation", "test"), desc="true paths") as progress:
+    with processes.bar(("train", "validation", "test"), desc="true paths") as progress:
         for purpose in progress:
             progress.set_postfix_str(f"{purpose}: {plan.num_paths[purpose]}")
             sets[purpose] = test_set(flow, plan, run) if purpose == "test" else whole(purpose)
+            stopping.stop_if_asked()
     return Truth(**sets)
 
 
@@ -66,4 +67,5 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
 def _paths(flow, plan, purpose) -> bj.Paths:
     x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
     # All sets in batches of one size: the solve is compiled once.
-    return bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
+    solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
+    return bj.sharding.gather(flow, solved)

@@ -48,3 +48,22 @@ def problem(request):
 @pytest.fixture(params=["rk1", "rk2"])
 def base(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """The folder of a run of the launcher that nothing disturbed."""
+    from experiments import train
+    from tests.small_run import small_config
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train.main(small_config(), folder) == 0
+    return folder
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Drawing takes longer than all the rest of a small run, once that is compiled."""
+    from experiments import report
+
+    monkeypatch.setattr(report, "write", lambda *_: None)

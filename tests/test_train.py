@@ -9,41 +9,22 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
 from experiments import flows, learn, measure, plots, report, runs, settings, train, truth
-from experiments.configs import tiny
+from tests.small_run import small_config
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def small_config():
-    """Two solvers, two stages of Adam, which compiles faster than Levenberg-Marquardt."""
-    config = tiny.get_config()
-    config.flow.image_size, config.flow.num_components = 4, 3
-    config.solvers = dict(rk1=(2,), rk2=(2,))
-    config.paths.update(num_train=8, num_validation=8, num_test=8)
-    config.fit.choose_start = False
-    adam = config.fit.stage1.to_dict() | dict(optimizer="adam", batch_size=8)
-    config.fit.stage1 = adam | dict(loss="rmse_bound", num_iterations=2)
-    config.fit.stage2 = adam | dict(loss="endpoint", num_iterations=3)
-    config.report.num_samples = 4
-    return config
 
 
 @pytest.fixture
 def config():
     return small_config()
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    """The folder of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert train.main(small_config(), folder) == 0
-    return folder
 
 
 def read_csv(path):
@@ -138,12 +119,6 @@ class Killed(Exception):
     """Stands for a kill: nothing in the launcher catches it."""
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    """Drawing takes longer than all the rest, once that is compiled."""
-    monkeypatch.setattr(report, "write", lambda *_: None)
-
-
 @pytest.mark.usefixtures("no_report")
 class TestResume:
     @pytest.mark.parametrize(
@@ -186,17 +161,25 @@ class TestFailure:
     def test_a_solver_that_fails_leaves_the_others(self, tmp_path, config, monkeypatch, broken, capsys):
         fit = bj.fit
 
-        def fails(flow, theta, *args, **kwargs):
+        def fails(flow, theta, *args, stages, **kwargs):
             if theta.base in broken:
-                raise FloatingPointError("loss is nan <here>")
-            return fit(flow, theta, *args, **kwargs)
+                stages = (bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),)
+            return fit(flow, theta, *args, stages=stages, **kwargs)
 
         monkeypatch.setattr(bj, "fit", fails)
         assert train.main(config, tmp_path) == 1
         learned = {row["solver"] for row in read_csv(tmp_path / "results.csv")} - {"rk1", "rk2", "rk4"}
         assert learned == {f"{base}-bespoke" for base in {"rk1", "rk2"} - broken}
-        assert "rk1-bespoke-n2 failed" in capsys.readouterr().out
-        assert "loss is nan &lt;here&gt;" in (tmp_path / "report.html").read_text()
+        said, file = capsys.readouterr().err, tmp_path / "failed" / "rk1-bespoke-n2.json"
+        assert "rk1-bespoke-n2 failed" in said and "lower the learning rate. " in said and str(file) in said
+        assert "loss &#x27;endpoint&#x27; is " in (tmp_path / "report.html").read_text()
+        # What it had reached: midpoint and Euler themselves, and their error on the held-out paths.
+        kept, info = bj.load_solver(file), json.loads(file.read_text())["info"]
+        np.testing.assert_array_equal(kept.raw, bj.init_theta("rk1", 2).raw)
+        plan, flow = settings.read(config), flows.load(config.flow)
+        paths = bj.ground_truth(flow, flow.noise(plan.key("validation"), (8,)))
+        error = bj.metrics.rmse(bj.solve(flow, kept, paths.x0), paths.x1, event_ndim=3).mean()
+        assert info["validation"]["rmse"] == pytest.approx(float(error), rel=1e-4)
 
 
 class TestRefusals:
