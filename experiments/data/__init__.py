@@ -1,0 +1,7 @@
+"""Image data sets from the user's own files, and their batches. Images are uint8 [B, H, W, C]; `to_model` scales them to [-1, 1]."""
+
+from experiments.data.dataset import DataSet, to_model
+from experiments.data.loader import batch, batch_indices, batches
+from experiments.data.sources import load
+
+__all__ = ["DataSet", "batch", "batch_indices", "batches", "load", "to_model"]

@@ -1,0 +1,50 @@
+"""What every data set is, wherever its images lie."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["DataSet", "to_model"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Images and their classes.
+
+    Attributes:
+        read: indices [B] -> images, uint8 [B, H, W, C]. Called from several threads at once.
+        labels: int32 [N], from 0 to num_classes - 1; zeros if there are no classes.
+        image_shape: (H, W, C).
+        num_classes: 0 if the images have no classes.
+    """
+
+    read: Callable[[np.ndarray], np.ndarray]
+    labels: np.ndarray
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def __len__(self):
+        return len(self.labels)
+
+    @classmethod
+    def in_memory(cls, images, labels, num_classes: int, source) -> "DataSet":
+        """Of arrays: `images` uint8 [N, H, W, C] and `labels` [N]; `source` is what an error names.
+
+        Raises:
+            ValueError: if there are no images, not as many labels, or a label is out of range.
+        """
+        labels = np.asarray(labels)
+        if not len(images):
+            raise ValueError(f"{source}: no images in it.")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{source}: {len(images)} images, but labels of shape {labels.shape}.")
+        if labels.min() < 0 or labels.max() >= num_classes:
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise ValueError(f"{source}: wanted labels from 0 to {num_classes - 1}, got {wrong}.")
+        return cls(images.__getitem__, labels.astype(np.int32), images.shape[1:], num_classes)
+
+
+def to_model(images):
+    """uint8 [0, 255] -> float32 [-1, 1]."""
+    return images.astype(np.float32) / 127.5 - 1.0

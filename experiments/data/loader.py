@@ -1,0 +1,78 @@
+"""Batches as a pure function of (seed, step), made ahead by threads so that an accelerator does not wait for them."""
+
+import collections
+import functools
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from experiments.data.dataset import DataSet
+
+__all__ = ["batch", "batch_indices", "batches"]
+
+
+@functools.lru_cache(maxsize=2)  # of a million images it takes longer than a batch
+def _permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_images)
+
+
+def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.ndarray:
+    """Which images batch number `step` holds: a fresh permutation each epoch, and a pure function of (seed, step)."""
+    if not 1 <= batch_size <= num_images:
+        raise ValueError(f"batch_size: wanted 1 to {num_images}, the number of images, got {batch_size}.")
+    epoch, position = divmod(step, num_images // batch_size)
+    return _permutation(seed, epoch, num_images)[position * batch_size : (position + 1) * batch_size]
+
+
+def batch(dataset: DataSet, seed: int, step: int, batch_size: int, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) of batch number `step`: uint8 [B, H, W, C], int32 [B]. `flip`: half of them mirrored, left and right."""
+    indices = batch_indices(seed, step, batch_size, len(dataset))
+    images = dataset.read(indices)
+    if flip:
+        mirrored = np.random.default_rng((seed, step, 1)).random(batch_size) < 0.5
+        images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return images, dataset.labels[indices]
+
+
+def batches(
+    dataset: DataSet,
+    seed: int,
+    steps: Iterable[int],
+    batch_size: int,
+    flip: bool = False,
+    num_threads: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`batch` for each of `steps`, in their order. Close it (`contextlib.closing`) if you do not come to its end.
+
+    Args:
+        num_threads: None for one for each core. Decoding and copying let others run; each thread makes a batch, and as many
+            batches and two more are kept ahead.
+
+    Raises:
+        ValueError: of an image that cannot be read, when its batch's turn has come.
+
+    Example:
+        >>> numbers = np.arange(6, dtype=np.uint8)[:, None, None, None]
+        >>> dataset = DataSet.in_memory(numbers, np.zeros(6), num_classes=1, source="numbers")
+        >>> seen = [int(i) for images, _ in batches(dataset, 0, range(3), batch_size=2) for i in images.ravel()]
+        >>> sorted(seen)
+        [0, 1, 2, 3, 4, 5]
+    """
+    num_threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+    pool, pending, ahead = ThreadPoolExecutor(num_threads), collections.deque(), iter(steps)
+
+    def prepare(count):
+        for step in itertools.islice(ahead, count):
+            pending.append(pool.submit(batch, dataset, seed, step, batch_size, flip))
+
+    try:
+        prepare(num_threads + 2)
+        while pending:
+            ready = pending.popleft().result()
+            prepare(1)
+            yield ready
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

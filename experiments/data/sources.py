@@ -1,0 +1,41 @@
+"""From a config's `data` section to a DataSet."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from experiments.checks import fields, integer, one_of
+from experiments.data import cifar, fashion, folder, imagenet
+from experiments.data.dataset import DataSet
+
+__all__ = ["load"]
+
+
+class _Kind(NamedTuple):
+    """What `config.data.name` may be: how it is loaded, and from which fields beside name, folder and flip."""
+
+    load: Callable[..., DataSet]
+    fields: tuple[str, ...] = ()
+
+
+_KINDS = {
+    "fashion_mnist": _Kind(fashion.load),
+    "cifar10": _Kind(cifar.load),
+    "imagenet32": _Kind(functools.partial(imagenet.load, side=32)),
+    "imagenet64": _Kind(functools.partial(imagenet.load, side=64)),
+    "folder": _Kind(folder.load, ("image_size",)),
+}
+
+
+def load(section) -> DataSet:
+    """The training images of `config.data`, by its field `name`; `folder` is where they are, `image_size` of a "folder" their side.
+
+    Raises:
+        ValueError: for an unknown name or field, and files that are damaged or do not fit together; names them.
+        FileNotFoundError: if there are none; says which, and how to get them.
+    """
+    one_of("config.data.name", section.get("name"), _KINDS)
+    kind = _KINDS[section.name]
+    fields("config.data", section, ("name", "folder", "flip", *kind.fields))
+    options = {name: integer(f"config.data.{name}", section[name], 1) for name in kind.fields}
+    return kind.load(section.folder, **options)
