@@ -14,9 +14,7 @@ __all__ = ["load"]
 
 _SIDE = 32
 _FOLDERS = (".", "cifar-10-batches-py", "cifar-10-batches-bin")
-_REMEDY = (
-    "curl -LO https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz and add --config.data.folder=cifar-10-python.tar.gz"
-)
+_REMEDY = "curl -LO https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz and add --config.data.folder=cifar-10-python.tar.gz"
 
 
 def load(folder: str) -> DataSet:

@@ -27,7 +27,9 @@ def load(folder: str, side: int) -> DataSet:
             f"Get Imagenet{side}_train (npz) from image-net.org (an account is needed), unzip it, and add --config.data.folder=FOLDER"
         )
     labels = [_read(file, "labels") for file in files]
-    images = np.empty((sum(map(len, labels)), side, side, 3), np.uint8)  # filled file by file: there is no room for a second copy
+    images = np.empty(
+        (sum(map(len, labels)), side, side, 3), np.uint8
+    )  # filled file by file: there is no room for a second copy
     start = 0
     for file, part in zip(files, labels, strict=True):
         pixels = _read(file, "data")
