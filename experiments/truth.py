@@ -66,6 +66,6 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
 
 def _paths(flow, plan, purpose) -> bj.Paths:
     x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
-    # All sets in batches of one size: the solve is compiled once.
-    solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
+    # As many in the network together as in the fit: it is compiled once.
+    solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.stages[0].chunk_size)
     return bj.sharding.gather(flow, solved)
