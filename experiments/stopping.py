@@ -10,7 +10,7 @@ import threading
 
 from experiments import processes
 
-__all__ = ["RESUME", "listening", "stop_if_asked"]
+__all__ = ["RESUME", "asked", "listening", "stop_if_asked"]
 
 RESUME = 75
 """Exit status of a run that was asked to stop: start the same command again."""
@@ -27,6 +27,12 @@ def listening():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _asked.clear()
+
+
+def asked() -> bool:
+    """Whether SIGTERM has come, to whichever process. All processes have to call it."""
+    return not processes.all_of(not _asked.is_set())
 
 
 def stop_if_asked():
@@ -34,6 +40,6 @@ def stop_if_asked():
 
     All processes have to call it: they stop at the same place.
     """
-    if not processes.all_of(not _asked.is_set()):
+    if asked():
         processes.say("Stopped by SIGTERM. The same command goes on from here.")
         raise SystemExit(RESUME)

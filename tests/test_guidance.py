@@ -25,6 +25,9 @@ def variables():
 def flow_of(variables, label, prediction):
     """Of one class; of none for label -1."""
     weights = (jnp.arange(3) == label).astype(jnp.float32)
+    if prediction == "denoiser":
+        denoiser = bj.models.Denoiser(NETWORK, variables, (4, 4, 1), bj.models.Preconditioning("edm"))
+        return denoiser.flow("vp", labels=weights)
     return bj.Flow.from_prediction(
         bj.models.NetworkVelocity(NETWORK),
         with_labels(variables, weights, 3),
@@ -34,7 +37,7 @@ def flow_of(variables, label, prediction):
     )
 
 
-@pytest.mark.parametrize("prediction", ["velocity", "noise"])
+@pytest.mark.parametrize("prediction", ["velocity", "noise", "denoiser"])
 def test_guidance_is_two_velocities(variables, prediction):
     with_class, without = (flow_of(variables, label, prediction) for label in (1, -1))
     velocity = jit(lambda flow: flow(0.3, X))

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import os
 import pathlib
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 import bespoke_jax as bj
 from bespoke_jax.flow import PREDICTIONS
-from experiments import data, plots, pretrain, pretrain_settings
+from experiments import data, plots, pretrain, pretrain_loop, pretrain_settings, stopping
 from experiments.flow_matching import TARGETS, Objective, TrainState, init_state, make_update
 from tests.quick import jit
 
@@ -146,7 +147,7 @@ def config(tmp_path, monkeypatch):
     """Five steps on a small data set of two classes."""
     monkeypatch.setattr(data, "load", lambda section: dark_and_bright())
     monkeypatch.setattr(plots, "image_grid", lambda rows: plots.Figure())  # slow, and not of these tests
-    monkeypatch.setattr(bj.sharding, "replicate", lambda state: state)  # as are eight devices
+    monkeypatch.setattr(bj.sharding, "replicate", lambda state, *_: state)  # as are eight devices
     config = get_config("fashion_vp_class_pretrain")
     config.network = NETWORK
     config.update(num_steps=5, batch_size=8, warmup=1, checkpoint_every=2)
@@ -154,9 +155,9 @@ def config(tmp_path, monkeypatch):
     plan = pretrain_settings.read(config, dark_and_bright())
     update = make_update(plan.objective, plan.optimizer, plan.ema_decay)
     params = random_variables(plan.objective.network)["params"]
-    monkeypatch.setattr(pretrain, "make_update", lambda *_: update)
+    monkeypatch.setattr(pretrain_loop, "make_update", lambda *_: update)
     monkeypatch.setattr(
-        pretrain,
+        pretrain_loop,
         "init_state",
         lambda *_: TrainState(
             jnp.zeros((), jnp.int32), *jax.tree.map(jnp.copy, (params, params)), plan.optimizer.init(params)
@@ -196,10 +197,25 @@ class TestLauncher:
         def update(state, key, images, labels):
             return state._replace(step=state.step + 1), jnp.where(state.step < 3, 1.0, jnp.nan)
 
-        monkeypatch.setattr(pretrain, "make_update", lambda *_: update)
+        monkeypatch.setattr(pretrain_loop, "make_update", lambda *_: update)
         with pytest.raises(SystemExit, match=r"step 4: the loss is nan; lower config\.learning_rate"):
             pretrain.main(config, tmp_path)
         assert checkpoints(tmp_path) == {"2"}
+
+    def test_a_request_to_stop_is_answered_with_a_checkpoint(self, config, tmp_path, monkeypatch):
+        config.update(num_steps=30, checkpoint_every=1000)
+        batches = data.batches
+
+        def asks(*arguments):
+            for number, batch in enumerate(batches(*arguments), start=1):
+                if number == 12:
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+        monkeypatch.setattr(data, "batches", asks)
+        with stopping.listening(), pytest.raises(SystemExit) as caught:
+            pretrain.main(config, tmp_path)
+        assert caught.value.code == stopping.RESUME and checkpoints(tmp_path) == {"20"}
 
     def test_an_image_that_cannot_be_read_loses_no_step(self, config, tmp_path, monkeypatch):
         whole, count = dark_and_bright(), itertools.count()

@@ -62,7 +62,7 @@ def own(name: str, what: str, **num_paths: int):
         name="checkpoint",
         path="",
         missing=f"the weights of {what}, of which we know no published ones that an importer reads.",
-        remedy="Train a network of bespoke_jax.models on it, write it with bespoke_jax.models.save_flow, and add "
-        "--config.flow.path=FILE.safetensors",
+        remedy="Train one with experiments.pretrain (docs/pretraining.md), or write one of bespoke_jax.models with save_flow, "
+        "and add --config.flow.path=FILE.safetensors",
     )
     return _config(name, flow, **num_paths)

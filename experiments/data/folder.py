@@ -16,7 +16,7 @@ _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 def load(folder: str, image_size: int) -> DataSet:
     """All images below a folder, read when they are wanted: RGB, `image_size` x `image_size`.
 
-    An image's class is the sub-folder it is in, however deep, in alphabetical order; there are none if all are in the folder itself.
+    An image's class is the sub-folder it is in, however deep, in alphabetical order; images in the folder itself have none.
     """
     root = pathlib.Path(folder).expanduser()
     if not folder or not root.is_dir():

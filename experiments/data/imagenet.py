@@ -1,4 +1,4 @@
-"""Downsampled ImageNet (Chrabaszcz et al. 2017, arXiv:1707.08819): a thousand classes, in .npz files of some 128,000 images each."""
+"""Downsampled ImageNet (Chrabaszcz et al. 2017, arXiv:1707.08819): a thousand classes, in ten .npz files of 128,000 images."""
 
 import pathlib
 import zipfile
@@ -24,7 +24,7 @@ def load(folder: str, side: int) -> DataSet:
         state = f"is {folder!r}, where there is no train_data_batch_*.npz" if folder else "is empty"
         raise FileNotFoundError(
             f"config.data.folder {state}; missing: downsampled ImageNet {side} x {side}.\n"
-            f"Get Imagenet{side}_train (npz) from image-net.org (an account is needed), unzip it, and add --config.data.folder=FOLDER"
+            f"Get Imagenet{side}_train (npz) from image-net.org (it wants an account), unzip it, add --config.data.folder=FOLDER"
         )
     labels = [_read(file, "labels") for file in files]
     images = np.empty(
@@ -35,7 +35,8 @@ def load(folder: str, side: int) -> DataSet:
         pixels = _read(file, "data")
         if pixels.shape != (len(part), 3 * side**2) or pixels.dtype != np.uint8:
             raise ValueError(
-                f"{file}: wanted {len(part)} images, as many as labels, of 3 x {side} x {side} bytes, got {pixels.dtype} {pixels.shape}."
+                f"{file}: wanted {len(part)} images, as many as labels, of 3 x {side} x {side} bytes, "
+                f"got {pixels.dtype} {pixels.shape}."
             )
         images[start : start + len(part)] = pixels.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
         start += len(part)

@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def load(section) -> DataSet:
-    """The training images of `config.data`, by its field `name`; `folder` is where they are, `image_size` of a "folder" their side.
+    """The training images of `config.data`: `name` is their kind, `folder` where they are, `image_size` the side of a "folder"'s.
 
     Raises:
         ValueError: for an unknown name or field, and files that are damaged or do not fit together; names them.
