@@ -1,0 +1,86 @@
+"""What sampling costs beyond the network: `python -m benchmarks.sampling [network ...]`.
+
+For rk2-bespoke and a table of equal NFE: time of a compiled `solve` over NFE times the time of one compiled velocity of the same
+batch. Both are timed in turns, and the median of the rounds' ratios is printed, for on a shared machine single times scatter.
+Also the memory that XLA gives the compiled solve beyond arguments and result, over that of one velocity.
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bespoke_jax as bj
+from bespoke_jax import programs
+
+NFE = 8
+
+
+def _adm(batch_size):
+    """torchcfm's CIFAR10 network (35.7 M parameters), not trained."""
+    network = bj.models.ADM(
+        channels=(128, 256, 256, 256),
+        num_blocks=2,
+        heads=(0, 4, 0, 0),
+        middle_heads=4,
+        time_channels=128,
+        scale_shift=False,
+        resampling="conv",
+        group_width=1,
+    )
+    params = jax.jit(network.init)(jax.random.key(0), 0.5, jnp.zeros((1, 32, 32, 3)))
+    return bj.Flow(lambda params, t, x: network.apply(params, t, x), params, (32, 32, 3)), batch_size
+
+
+NETWORKS = {
+    "fashion_fmot": lambda: (bj.models.load_flow("fashion_fmot"), 32),
+    "adm_cifar10": lambda: _adm(4),
+}
+
+
+def seconds(function) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def row(name: str, flow, solver, x0, rounds: int) -> str:
+    def once():
+        return programs.velocity(flow, np.float32(0.5), x0)
+
+    def whole():
+        return bj.solve(flow, solver, x0)
+
+    compiled = [seconds(function) for function in (once, whole)][1]
+    pairs = [(seconds(whole), sum(seconds(once) for _ in range(solver.nfe))) for _ in range(rounds)]
+    ratio = float(np.median([of_whole / of_velocities for of_whole, of_velocities in pairs]))
+    per_call = min(of_velocities for _, of_velocities in pairs) / solver.nfe
+    memory = [
+        function.memory_analysis().temp_size_in_bytes
+        for function in (
+            jax.jit(lambda x0: bj.solve(flow, solver, x0)).lower(x0).compile(),
+            jax.jit(lambda x0: flow(0.5, x0)).lower(x0).compile(),
+        )
+    ]
+    return (
+        f"| {name}, batch {len(x0)} | {type(solver).__name__} | {ratio:.3f} | {1e3 * per_call:.1f} ms | {compiled:.1f} s | "
+        f"{memory[0] / memory[1]:.2f} |"
+    )
+
+
+def main(wanted):
+    print(
+        f"| network | solver, NFE {NFE} | solve / (NFE velocities) | one velocity | first solve | memory of solve / velocity |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name in wanted or NETWORKS:
+        flow, batch_size = NETWORKS[name]()
+        x0 = flow.noise(jax.random.key(0), (batch_size,))
+        for solver in (bj.init_theta("rk2", NFE // 2), bj.classic.midpoint(NFE)):
+            print(row(name, flow, solver, x0, rounds=20 if name == "fashion_fmot" else 5), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
