@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,5 +68,10 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
 def _paths(flow, plan, purpose) -> bj.Paths:
     x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
     # All sets in batches of one size: the solve is compiled once.
-    solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
+    try:
+        solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.num_paths["train"])
+    except (FloatingPointError, RuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
+            raise
+        raise SystemExit(f"true paths, {purpose}: {error}") from None
     return bj.sharding.gather(flow, solved)
