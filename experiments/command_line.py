@@ -43,7 +43,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
         try:
             with stopping.listening():
                 return main(loaded, workdir.value or loaded.workdir)
-        except (WriteError, FloatingPointError) as error:
+        except WriteError as error:
             raise SystemExit(str(error)) from None
         except KeyboardInterrupt:
             raise SystemExit("\nInterrupted. The same command goes on from the last checkpoint.") from None

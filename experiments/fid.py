@@ -9,13 +9,11 @@ W is the folder of a run of `experiments.train` with this config. docs/fid.md sa
 from collections.abc import Callable
 
 import jax
-import numpy as np
-import tqdm
 from absl import flags
 
 import bespoke_jax as bj
 from bespoke_jax.models import inception
-from experiments import command_line, compare, measure, train
+from experiments import command_line, compare, measure, processes, stopping, train
 
 _NOISE_OF_FID = 1  # index of the key; 0 is the test set of PSNR
 
@@ -26,10 +24,11 @@ def statistics(
     """Of the features of `num_samples` samples of a solver. The same key gives every solver the same noises."""
 
     def batches():
-        with tqdm.tqdm(total=num_samples, desc=label) as bar:
+        with processes.bar(total=num_samples, desc=label) as bar:
             for number, part in enumerate(bj.stepwise.chunks(num_samples, measure.BATCH_SIZE)):
                 x0 = flow.noise(jax.random.fold_in(key, number), (part.stop - part.start,))
-                yield np.asarray(bj.stepwise.end_points(flow, solver, x0))
+                stopping.stop_if_asked()
+                yield measure.end_points(flow, solver, x0)
                 bar.update(part.stop - part.start)
 
     return bj.fid.statistics_of(batches(), features)
@@ -41,17 +40,23 @@ def main(config, workdir, reference: str, weights: str, convention: str, num_sam
         wanted = bj.fid.load_statistics(reference)
         features = inception.load(weights, convention)
         plan, flow, run = train.prepare(config, workdir)
-        learned, where = compare.learned_solvers(run, flow, config.flow.name, plan.jobs)
+        here = bj.sharding.on_one_device(flow)
+        learned, where = processes.from_first(lambda: compare.learned_solvers(run, here, config.flow.name, plan.jobs))
         if not learned:
             raise ValueError(f"workdir: no learned solvers ({where}).")
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from None
     key, rows = plan.key("test", _NOISE_OF_FID), []
-    for name, solver in learned:
-        found = statistics(flow, solver, key, num_samples, features, f"{name}, NFE {solver.nfe}")
-        rows.append((name, solver.nfe, bj.fid.frechet_distance(found, wanted), num_samples, convention))
+
+    def publish():
         run.write_table("fid.csv", ("solver", "nfe", "fid", "num_samples", "convention"), rows)
-        print(f"{name:>16} NFE {solver.nfe:>3}   FID {rows[-1][2]:.3f}")
+        print("{:>16} NFE {:>3}   FID {:.3f}".format(*rows[-1]))
+
+    with run:
+        for name, solver in learned:
+            found = statistics(flow, solver, key, num_samples, features, f"{name}, NFE {solver.nfe}")
+            rows.append((name, solver.nfe, bj.fid.frechet_distance(found, wanted), num_samples, convention))
+            processes.from_first(publish)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,11 @@ def open_run(workdir, stamp: dict) -> "Run":
             stamp; names the fields that differ.
     """
     run = Run(pathlib.Path(workdir).expanduser().absolute())
-    from_first(lambda: run.claim(stamp))
+    try:
+        from_first(lambda: run.claim(stamp))
+    except ValueError:
+        run.close()
+        raise
     return run
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,6 +67,11 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
 
 def _paths(flow, plan, purpose) -> bj.Paths:
     x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
-    # As many in the network together as in the fit: it is compiled once.
-    solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.stages[0].chunk_size)
+    try:
+        # As many in the network together as in the fit: it is compiled once.
+        solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.stages[0].chunk_size)
+    except (FloatingPointError, RuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
+            raise
+        raise SystemExit(f"true paths, {purpose}: {error}") from None
     return bj.sharding.gather(flow, solved)

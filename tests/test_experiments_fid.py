@@ -42,8 +42,8 @@ def pixels(monkeypatch):
 @pytest.mark.usefixtures("pixels")
 def test_better_solvers_have_smaller_distances(config, reference, tmp_path, capsys):
     flow = flows.load(config.flow)
-    run = train.prepare(config, tmp_path / "run")[2]
-    (run.folder / "solvers").mkdir()
+    with train.prepare(config, tmp_path / "run")[2] as run:
+        (run.folder / "solvers").mkdir()
     for name, table in [("crude", bj.classic.euler(1)), ("fair", bj.classic.euler(4)), ("fine", bj.classic.rk4(8))]:
         bj.save_solver(run.folder / "solvers" / f"{name}.json", table, flow=flow)
     fid.main(config, run.folder, reference, "weights", "tensorflow", num_samples=128)

@@ -169,7 +169,7 @@ class TestDamagedFiles:
         assert_same_results(run, whole_run)
 
     @ignores_broken_orbax
-    @pytest.mark.parametrize("file", ["manifest.ocdbt", "_METADATA", "array_metadatas/process_0", "d"])
+    @pytest.mark.parametrize("file", ["manifest.ocdbt", "_METADATA", "d"])
     @pytest.mark.parametrize("how_many", [1, 2])
     def test_the_checkpoint_before_is_gone_on_from(self, run, whole_run, config, monkeypatch, capsys, file, how_many):
         (run / "solvers" / "rk2-bespoke-n2.json").unlink()
@@ -217,7 +217,8 @@ class TestFullDisk:
     @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
     def test_nor_do_libraries_raise_errors_of_their_own(self, run, whole_run, config, name):
         (run / "solvers" / "rk1-bespoke-n2.json").unlink()
-        shutil.rmtree(run / name)
+        for folder in ("checkpoints", "tensorboard"):
+            shutil.rmtree(run / folder)
         (run / name).touch()  # a file where a folder has to be: nothing can be written below
         with pytest.raises(runs.WriteError, match=rf"{run}/{name}/rk1-bespoke-n2.*: cannot be written"):
             train.main(config, run)
@@ -285,9 +286,9 @@ def test_kill_9_at_random_moments(tmp_path):
     seconds = time.monotonic() - begin
     assert_same_results(tmp_path / "again", whole)
     codes = []
-    for number in range(20):
+    for number in range(12):
         # Early kills make no headway, so the later ones come later.
-        sent = signal.SIGTERM if number % 5 == 4 else signal.SIGKILL
+        sent = signal.SIGTERM if number % 4 == 3 else signal.SIGKILL
         codes.append(start(disturbed, draw.uniform(0.1, 0.7) * seconds, sent))
         if codes[-1] == 0:
             break

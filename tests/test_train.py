@@ -218,6 +218,11 @@ class TestRefusals:
             train.prepare(config, tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
+    def test_paths_that_cannot_be_solved(self, tmp_path, config):
+        config.paths.rtol = config.paths.atol = 1e-12  # more than float32 has
+        with pytest.raises(SystemExit, match=r"true paths, train: ground_truth: .* Loosen the tolerances"):
+            train.main(config, tmp_path)
+
     def test_missing_field(self, tmp_path, config):
         del config.paths.atol
         with pytest.raises(ValueError, match=r"config\.paths\.atol: missing"):
