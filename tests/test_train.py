@@ -1,6 +1,7 @@
 """The launcher `experiments.train`: what it leaves, that it resumes, what it refuses. On a problem of seconds."""
 
 import csv
+import functools
 import json
 import pathlib
 import struct
@@ -218,8 +219,9 @@ class TestRefusals:
             train.prepare(config, tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
-    def test_paths_that_cannot_be_solved(self, tmp_path, config):
+    def test_paths_that_cannot_be_solved(self, tmp_path, config, monkeypatch):
         config.paths.rtol = config.paths.atol = 1e-12  # more than float32 has
+        monkeypatch.setattr(truth.bj, "ground_truth", functools.partial(bj.ground_truth, max_steps=20))
         with pytest.raises(SystemExit, match=r"true paths, train: ground_truth: .* Loosen the tolerances"):
             train.main(config, tmp_path)
 
