@@ -2,8 +2,8 @@
 
 This is the only module that knows diffrax: its Dopri5 (tableau and dense output) and its step-size controller are driven from
 Python, stage by stage. diffrax's own loop would reserve seven stages for each of `max_steps` steps before it knows how many
-there will be, and holds the network in loops, where CPUs run it at half its speed; here three states are kept for each step that
-was taken, and the network is the one program of `programs`.
+there will be, and holds the network in a loop within a loop, where two CPU devices ran it at half its speed; here three states
+are kept for each step that was taken, and the network is the one program of `programs`.
 """
 
 import dataclasses

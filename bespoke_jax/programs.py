@@ -1,8 +1,8 @@
 """The small compiled programs that Python puts together when it solves or fits evaluation by evaluation.
 
-A whole solve compiled as one program is what sampling wants, but every new number of evaluations compiles the network anew, and
-on CPUs a network inside a loop runs at half its speed. These programs hold one velocity, or none, and know nothing of
-solvers: true paths, fits and validation share them, whatever the family and the number of evaluations.
+A whole solve compiled as one program is what sampling wants, but every new number of evaluations compiles the network anew.
+These programs hold one velocity, or none, and know nothing of solvers: true paths, fits and validation share them, whatever the
+family and the number of evaluations.
 """
 
 import functools
