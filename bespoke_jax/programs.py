@@ -9,15 +9,23 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["combine", "velocity"]
+__all__ = ["combine", "velocity", "velocity_and_slope"]
 
 
 @jax.jit
 def velocity(flow, t, x):
     """u_t(x), for x [B, *event]."""
     return flow(t, x)
+
+
+@jax.jit
+def velocity_and_slope(flow, t, x):
+    """u_t(x), and its derivative du/dt along the path through (t, x)."""
+    u, push = jax.linearize(flow, t, x)
+    return u, push(jnp.ones_like(t), u)
 
 
 def combine(weights: Sequence[float], terms: Sequence[jax.Array]):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax import programs
 from bespoke_jax.classic.genie import TaylorSolver
 from bespoke_jax.dtypes import promote
 from bespoke_jax.families import LearnedSolver
@@ -48,8 +49,8 @@ def _check_solver(solver, name):
 
 @functools.partial(jax.jit, static_argnums=3)
 def _solve(flow, solver, x0, return_path):
-    programs = {Theta: _theta_program, TaylorSolver: _taylor_program}
-    start, step, num_steps = programs.get(type(solver), _table_program)(flow, solver, x0)
+    by_kind = {Theta: _theta_program, TaylorSolver: _taylor_program}
+    start, step, num_steps = by_kind.get(type(solver), _table_program)(flow, solver, x0)
 
     # Differentiating keeps each step's state and computes the network's activations again: memory does not grow with n.
     step = jax.checkpoint(step, prevent_cse=False)
@@ -86,9 +87,8 @@ def _taylor_program(flow, solver, x0):
     def step(i, carry):
         x = carry[0]
         t, c = solver.t[i].astype(_time_dtype(solver, x)), solver.c[i].astype(x.dtype)
-        # One pass gives the velocity and, kept linear, its derivative in any direction: here along the path.
-        velocity, push = jax.linearize(flow, t, x)
-        return c[0] * x + c[1] * velocity + c[2] * push(jnp.ones_like(t), velocity), None
+        velocity, slope = programs.velocity_and_slope(flow, t, x)
+        return c[0] * x + c[1] * velocity + c[2] * slope, None
 
     return (x0, None), step, solver.num_steps
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import programs
+from bespoke_jax.classic.genie import TaylorSolver
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 from bespoke_jax.programs import combine
@@ -94,8 +95,20 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
 
 def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
-    table = _table(solver)
-    return jnp.concatenate([run(flow, table, x0[part]).x1 for part in chunks(len(x0), batch_size)])
+    if isinstance(solver, TaylorSolver):
+        ends = [_taylor_end(flow, solver, x0[part]) for part in chunks(len(x0), batch_size)]
+    else:
+        table = _table(solver)
+        ends = [run(flow, table, x0[part]).x1 for part in chunks(len(x0), batch_size)]
+    return jnp.concatenate(ends)
+
+
+def _taylor_end(flow, solver, x0):
+    x = spread(flow, x0)
+    times, factors = (np.asarray(value) for value in (solver.t, solver.c))
+    for t, c in zip(times.astype(promote(times.dtype, x.dtype)), factors, strict=True):
+        x = combine(c, [x, *programs.velocity_and_slope(flow, t, x)])
+    return x
 
 
 def chunks(size: int, batch_size: int | None) -> Iterator[slice]:

@@ -12,7 +12,7 @@ import numpy as np
 
 import bespoke_jax as bj
 from experiments import processes, stopping
-from experiments.measure import BATCH_SIZE, Row, end_points, row_of
+from experiments.measure import Row, end_points, row_of
 from experiments.runs import Run
 from experiments.settings import Job
 
@@ -21,7 +21,6 @@ __all__ = ["NUM_FINALISTS", "NUM_SCREENED", "Comparison", "as_text", "compare", 
 NUM_SCREENED = 12  # noises that every dedicated solver is tried on
 NUM_FINALISTS = 8  # of each NFE, that are measured on all noises
 _PLAIN = ("euler/uniform", "midpoint/uniform", "rk4/uniform")
-_GENIE_GRID = "quadratic"
 
 
 class Comparison(NamedTuple):
@@ -84,9 +83,9 @@ def compare(
         num_finalists: dedicated solvers of each NFE that are measured on all noises.
     """
     nfes = sorted({*nfes, *(solver.nfe for _, solver in learned)})
-    tables = [(name, table) for nfe in nfes for name, table in bj.classic.dedicated(nfe, flow.scheduler).items()]
-    plain = [item for item in tables if item[0] in _PLAIN]
-    tables = [item for item in tables if item[0] not in _PLAIN]
+    solvers = [item for nfe in nfes for item in _dedicated(nfe, flow.scheduler).items()]
+    plain = [item for item in solvers if item[0] in _PLAIN]
+    solvers = [item for item in solvers if item[0] not in _PLAIN]
     few = slice(min(num_screened, len(x0)))
 
     def measured(solvers, part, label):
@@ -96,16 +95,16 @@ def compare(
             rows.append(row_of(name, solver.nfe, end_points(flow, solver, x0[part]), x1[part]))
         return rows
 
-    screened = measured(tables, few, f"screening on {few.stop} noises")
+    screened = measured(solvers, few, f"screening on {few.stop} noises")
     chosen = _finalists(screened, num_finalists)
-    finalists = [item for item in tables if (item[0], item[1].nfe) in chosen]
+    finalists = [item for item in solvers if (item[0], item[1].nfe) in chosen]
     rows = measured([*learned, *finalists, *plain], slice(None), f"the best on {len(x0)} noises")
-    dedicated = rows[len(learned) : len(learned) + len(finalists)] + _genie_rows(flow, nfes, x0, x1)
+    dedicated = rows[len(learned) : len(learned) + len(finalists)]
     return Comparison(rows[: len(learned)], dedicated, rows[-len(plain) :], screened, len(x0), few.stop)
 
 
 def _finalists(screened: list[Row], count: int) -> set[tuple[str, int]]:
-    """(solver, NFE) of the best `count` of each NFE, and of the best grid of each of their methods at every NFE."""
+    """(solver, NFE) of the best `count` of each NFE, and of the best grid of each of their methods and of GENIE at every NFE."""
     ranked, chosen = {}, set()
     for nfe in {row.nfe for row in screened}:
         rows = [row for row in screened if row.nfe == nfe]
@@ -117,7 +116,7 @@ def _finalists(screened: list[Row], count: int) -> set[tuple[str, int]]:
         for row in ranked[nfe]:
             distinct.setdefault((round(row.psnr, 2), round(row.mean_psnr, 2)), row)
         chosen.update((row.solver, nfe) for row in list(distinct.values())[:count])
-    for method in {_method(solver) for solver, _ in chosen}:
+    for method in {_method(solver) for solver, _ in chosen} | {"genie"}:
         for nfe, rows in ranked.items():
             chosen.update((row.solver, nfe) for row in [row for row in rows if _method(row.solver) == method][:1])
     return chosen
@@ -127,17 +126,12 @@ def _method(solver: str) -> str:
     return solver.split("/")[0]
 
 
-def _genie_rows(flow, nfes, x0, x1) -> list[Row]:
-    """GENIE is no table, so it is compiled as a whole for each NFE: on one grid, then."""
-    if flow.scheduler is None:
-        return []
-    rows = []
-    for nfe in processes.bar([nfe for nfe in nfes if nfe % 2 == 0], desc="GENIE", unit="solver"):
-        solver = bj.classic.genie(nfe, flow.scheduler, grid=_GENIE_GRID)
-        parts = [bj.sharding.spread(flow, x0[part]) for part in bj.stepwise.chunks(len(x0), BATCH_SIZE)]
-        ends = np.concatenate([np.asarray(bj.sharding.gather(flow, bj.solve(flow, solver, part))) for part in parts])
-        rows.append(row_of(f"genie/{_GENIE_GRID}", nfe, ends, x1))
-    return rows
+def _dedicated(nfe, scheduler) -> dict:
+    """The dedicated tables, and GENIE, which is none, on the same grids."""
+    solvers = bj.classic.dedicated(nfe, scheduler)
+    if scheduler is not None and nfe % 2 == 0:
+        solvers |= {f"genie/{grid}": bj.classic.genie(nfe, scheduler, grid=grid) for grid in bj.classic.GRIDS}
+    return solvers
 
 
 def curves(rows: Iterable[Row], by_method: bool = False) -> dict[str, tuple[list[int], list[float]]]:

@@ -71,3 +71,9 @@ def test_another_solver_compiles_no_network(x0):
         stepwise.table_gradients(flow, bj.classic.euler(nfe, dtype=jnp.float64), trace, x0[None])
         traced = len(traces) if nfe == 2 else traced  # noqa: F821
     assert len(traces) == traced
+
+
+def test_taylor_solvers_run_too(x0):
+    flow = bj.analytic.mixture(jnp.asarray(np.ones((1, *SHAPE))), 0.5)
+    solver = bj.classic.genie(6, flow.scheduler, dtype=jnp.float64)
+    np.testing.assert_allclose(stepwise.end_points(flow, solver, x0, 2), bj.solve(flow, solver, x0), rtol=1e-12)
