@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import processes, stopping
 from experiments.runs import WriteError
 
-__all__ = ["run"]
+__all__ = ["run", "use_all_cores"]
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -34,7 +34,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
     process_id = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
 
     def start(_):
-        _use_all_cores()
+        use_all_cores()
         try:
             processes.start(address.value, num_processes.value, process_id.value)
         except ValueError as error:
@@ -51,7 +51,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
     app.run(start, flags_parser=_parse)
 
 
-def _use_all_cores():
+def use_all_cores():
     """Without an accelerator: a JAX device for each core, up to eight. XLA alone keeps little more than one busy."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))

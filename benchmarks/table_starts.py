@@ -1,0 +1,38 @@
+"""Does a learned table end elsewhere if it starts elsewhere? `python -m benchmarks.table_starts [NFE]`, on the shipped flow.
+
+Fits a table from the best dedicated solver of each of a few methods and prints where it began and ended: PSNR in dB of the mean
+RMSE (mean over samples) on 64 fresh noises, and its times.
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+import bespoke_jax as bj
+from benchmarks.fit_defaults import figure
+from experiments.command_line import use_all_cores
+
+STARTS = ("midpoint/karras", "deis-2/karras", "dpm_solver-2/karras", "ipndm_noise-3/karras")
+STAGES = (bj.Stage("endpoint", 10),)
+
+
+def main(nfe: int = 4):
+    use_all_cores()
+    flow, key = bj.sharding.replicate(bj.models.load_flow("fashion_fmot")), jax.random.key(0)
+    paths, validation, test = (
+        bj.ground_truth(flow, flow.noise(jax.random.fold_in(key, i), (num,)), batch_size=32)
+        for i, num in enumerate((96, 32, 64))
+    )
+    tables = bj.classic.dedicated(nfe, flow.scheduler)
+    print("| start | PSNR there | after the fit | times |")
+    print("|---|---|---|---|")
+    for name in STARTS:
+        theta = bj.LearnedTable.of(tables[name])
+        fitted = bj.fit(flow, theta, key, stages=STAGES, paths=paths, validation=validation, choose_start=False).theta
+        times = ", ".join(f"{t:.2f}" for t in np.asarray(bj.to_table(fitted).t))
+        print(f"| {name} | {figure(flow, theta, test)} | {figure(flow, fitted, test)} | {times} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
