@@ -14,22 +14,15 @@ import numpy as np
 
 import bespoke_jax as bj
 from bespoke_jax import programs
+from experiments.configs import cifar10_fmot_pretrain
 
 NFE = 8
 
 
 def _adm(batch_size):
-    """torchcfm's CIFAR10 network (35.7 M parameters), not trained."""
-    network = bj.models.ADM(
-        channels=(128, 256, 256, 256),
-        num_blocks=2,
-        heads=(0, 4, 0, 0),
-        middle_heads=4,
-        time_channels=128,
-        scale_shift=False,
-        resampling="conv",
-        group_width=1,
-    )
+    """The network of our CIFAR10 configs, torchcfm's (35.7 M parameters), not trained."""
+    fields = cifar10_fmot_pretrain.get_config().network.to_dict()
+    network = getattr(bj.models, fields.pop("name"))(**fields | {"dropout": 0.0})
     params = jax.jit(network.init)(jax.random.key(0), 0.5, jnp.zeros((1, 32, 32, 3)))
     return bj.Flow(lambda params, t, x: network.apply(params, t, x), params, (32, 32, 3)), batch_size
 

@@ -129,10 +129,9 @@ def fit(
     """
     _check(flow, theta, key, stages, num_paths, num_validation, state)
     theta, state = gather(flow, (theta, state))  # what a checkpoint library restored is tied to one device
-    if paths is None:
-        paths = _solved(flow, key, _PATHS, num_paths, rtol, atol)
-    if validation is None:
-        validation = _solved(flow, key, _VALIDATION, num_validation, rtol, atol)
+    paths, validation = _solved(
+        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol
+    )
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
     cost = int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
     starts = start_thetas(flow, theta) if choose_start else {"given": theta}
@@ -232,10 +231,9 @@ def fit_ladder(
     """
     for theta in thetas:
         _check(flow, theta, key, options.get("stages", DEFAULT_STAGES), num_paths, num_validation, None)
-    if paths is None:
-        paths = _solved(flow, key, _PATHS, num_paths, rtol, atol)
-    if validation is None:
-        validation = _solved(flow, key, _VALIDATION, num_validation, rtol, atol)
+    paths, validation = _solved(
+        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol
+    )
     return [fit(flow, theta, key, paths=paths, validation=validation, **options) for theta in thetas]
 
 
@@ -243,8 +241,14 @@ def fit_ladder(
 _PATHS, _VALIDATION = 0, 1
 
 
-def _solved(flow, key, purpose, count, rtol, atol) -> Paths:
-    return ground_truth(flow, flow.noise(jax.random.fold_in(key, purpose), (count,)), rtol, atol)
+def _solved(flow, key, sets: dict, rtol, atol) -> list[Paths]:
+    """The paths of each purpose -> (paths, how many): those given, or solved here."""
+    return [
+        ground_truth(flow, flow.noise(jax.random.fold_in(key, purpose), (count,)), rtol, atol)
+        if given is None
+        else given
+        for purpose, (given, count) in sets.items()
+    ]
 
 
 _MILLION = 1_000_000
