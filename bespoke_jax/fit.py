@@ -180,7 +180,7 @@ def fit(
             if not (np.isfinite(loss) and np.all(np.isfinite(new_theta.raw))):
                 number = f"{first + 1}" if count == 1 else f"{first + 1} to {first + count}"
                 raise FitError(
-                    f"fit: loss {stage.name!r} is {loss} in iteration {number}. "
+                    f"fit: loss {stage.name!r} or its gradient is not finite in iteration {number}. "
                     f"{_cause(flow, state.theta, paths, stage.chunk_size)} This error's .state.best is the best theta before.",
                     state,
                 )
@@ -271,21 +271,26 @@ def _with_row(array, row, values):
 
 
 def _cause(flow, theta, paths, batch_size) -> str:
-    """What a loss that is not finite comes from, and the remedy: the first time at which `theta` meets no finite velocity."""
+    """What a loss that is not finite comes from, and the remedy: the first time at which `theta` meets no finite velocity, or
+    none with finite derivatives."""
     x0 = jnp.reshape(paths.x0, (-1, *flow.event_shape))
-    table, first = to_table(theta), theta.nfe
+    table = to_table(theta)
+    finite = np.ones((2, theta.nfe), bool)  # velocities, their derivatives
     for part in stepwise.chunks(len(x0), batch_size):
-        finite = [jnp.all(jnp.isfinite(velocity)) for velocity in stepwise.run(flow, table, x0[part]).velocities]
-        first = min([first, *np.flatnonzero(~np.array(jax.device_get(gather(flow, finite))))])
-    if first == theta.nfe:
-        return (
-            f"The velocity is finite at all {theta.nfe} evaluations of the theta before this update, so the update went too "
-            "far: lower the learning rate."
-        )
-    step = first * theta.num_steps // theta.nfe
+        trace = stepwise.run(flow, table, x0[part])
+        found = [stepwise.finite(flow, *evaluation) for evaluation in zip(table.t, trace.states, trace.velocities)]
+        finite &= np.transpose(jax.device_get(gather(flow, found)))
+    for what, fine in zip(("velocity", "derivative of the velocity in t or x"), finite, strict=True):
+        if not np.all(fine):
+            first = int(np.argmin(fine))
+            return (
+                f"The {what} is not finite at t = {float(table.t[first]):.6g} (evaluation {first} of 0 to {theta.nfe - 1}, in "
+                f"the step from knot {first * theta.num_steps // theta.nfe}): check flow(t, x) near that time, and whether it "
+                "divides by alpha_t or sigma_t, or has a root or a logarithm at 0."
+            )
     return (
-        f"The velocity is not finite at t = {float(table.t[first]):.6g} (evaluation {first} of 0 to {theta.nfe - 1}, in the step "
-        f"from knot {step}): check flow(t, x) near that time, and whether it divides by alpha_t or sigma_t."
+        f"The velocity and its derivatives are finite at all {theta.nfe} evaluations of the theta before this update, so the "
+        "update went too far: lower the learning rate."
     )
 
 

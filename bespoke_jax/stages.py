@@ -163,7 +163,9 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
         passes = 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
     else:
         passes = 4 + (0 if terms.distance.features is None else stage.probes)
-    return theta.with_raw(raw), state, quadratic.value, stage.batch_size * theta.nfe * (passes + tried)
+    # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
+    value = quadratic.value if np.all(np.isfinite(quadratic.matrix)) else np.nan
+    return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (passes + tried)
 
 
 _BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1

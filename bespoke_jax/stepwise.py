@@ -21,7 +21,7 @@ from bespoke_jax.programs import combine
 from bespoke_jax.sharding import gather, spread
 from bespoke_jax.table import SolverTable, to_table
 
-__all__ = ["Trace", "chunks", "end_points", "run", "table_gradients"]
+__all__ = ["Trace", "chunks", "end_points", "finite", "run", "table_gradients"]
 
 
 class Trace(NamedTuple):
@@ -93,6 +93,12 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
     return SolverTable(np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows)
 
 
+def finite(flow: Flow, t, x, velocity):
+    """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are: [2]."""
+    pullback, slope = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
+    return _all_finite((velocity,), (slope, _apply(pullback, jnp.ones_like(x))))
+
+
 def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
     if isinstance(solver, TaylorSolver):
@@ -145,6 +151,11 @@ def _apply(pullback, w):
 def _inner(cotangents, x):
     """<c, x> of each cotangent and sample, [K, B]."""
     return jnp.sum((cotangents * x).reshape(*cotangents.shape[:2], -1), axis=-1)
+
+
+@jax.jit
+def _all_finite(*groups):
+    return jnp.stack([jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in group])) for group in groups])
 
 
 _stacked = jax.jit(jnp.stack)

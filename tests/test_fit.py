@@ -138,6 +138,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(paths):
     assert np.array_equal(caught.value.state.best.raw, START.raw)
 
 
+def test_a_derivative_that_is_not_finite_stops_too(paths):
+    """The root of what is 0 in one component: a velocity like any other, with a slope of 0 / 0."""
+
+    def velocity(params, t, x):
+        return -x + jnp.sqrt(jnp.square(jnp.where(t > 0.4, x * jnp.array([1.0, 0.0]), 1.0)))
+
+    flow = bj.Flow(velocity, None, (2,))
+    with pytest.raises(bj.FitError, match=r"gradient is not finite in iteration 1.* derivative .*at t = 0\.\d+ "):
+        bj.fit(flow, START, KEY, stages=SHORT[1:], paths=paths[0], validation=paths[1], choose_start=False)
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
