@@ -278,7 +278,8 @@ def _cause(flow, theta, paths, batch_size) -> str:
     finite = np.ones((2, theta.nfe), bool)  # velocities, their derivatives
     for part in stepwise.chunks(len(x0), batch_size):
         trace = stepwise.run(flow, table, x0[part])
-        found = [stepwise.finite(flow, *evaluation) for evaluation in zip(table.t, trace.states, trace.velocities)]
+        evaluations = zip(table.t, trace.states, trace.velocities, strict=True)
+        found = [stepwise.finite(flow, *evaluation) for evaluation in evaluations]
         finite &= np.transpose(jax.device_get(gather(flow, found)))
     for what, fine in zip(("velocity", "derivative of the velocity in t or x"), finite, strict=True):
         if not np.all(fine):
