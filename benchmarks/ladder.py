@@ -1,8 +1,8 @@
 """What a ladder of solvers costs beside its members: `python -m benchmarks.ladder [NFE ...]`, on the shipped flow.
 
 Tables of each NFE, fitted together (`bj.fit_ladder`) and each by itself, everything compiled anew: seconds, and velocity
-evaluations of single samples. And whether it would pay to run the solvers' evaluations in one call: a velocity of 32 samples of each
-solver, one after the other and vmapped over solvers, timed in turns.
+evaluations of single samples. And whether it would pay to run the solvers' evaluations in one call: a velocity of 32 samples
+of each solver, one after the other and vmapped over solvers, timed in turns.
 """
 
 import sys
