@@ -2,6 +2,7 @@
 
 from bespoke_jax import analytic, classic, fid, losses, metrics, models, scale_time, schedulers, sharding, stepwise
 from bespoke_jax.check import SolverCheck, check_solver
+from bespoke_jax.conditions import given
 from bespoke_jax.families import init_theta
 from bespoke_jax.fit import FitError, FitResult, FitState, fit, fit_ladder, init_state
 from bespoke_jax.flow import Flow
@@ -41,6 +42,7 @@ __all__ = [
     "fid",
     "fit",
     "fit_ladder",
+    "given",
     "ground_truth",
     "guided",
     "init_state",

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import classic, metrics, stepwise
 from bespoke_jax.classic.checks import check_count, check_positive
+from bespoke_jax.conditions import dealt
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import ground_truth
@@ -110,7 +112,7 @@ def check_solver(
     nfe = solver.nfe
     if others is None:
         others = classic.dedicated(nfe, flow.scheduler)
-    x0 = flow.noise(key, (num_paths,))
+    x0, flow = flow.noise(key, (num_paths,)), dealt(flow, jax.random.fold_in(key, 0), num_paths)
     x1 = ground_truth(flow, x0, rtol, atol, batch_size=batch_size).x1
 
     def score(name, solver):

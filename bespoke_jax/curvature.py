@@ -19,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bespoke_jax import stepwise
+from bespoke_jax.conditions import of_paths, of_samples
 from bespoke_jax.losses import Distance, bound_weights, step_error, terms_of
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.sharding import gather, spread
@@ -63,12 +64,13 @@ def linearise(
         return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths, **options)))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
     table, jacobian = jax.device_get(_table_and_jacobian(solver))
-    parts = []
+    flow, parts = of_paths(flow, paths), []
     for number, part in enumerate(stepwise.chunks(len(x0), batch_size)):
-        trace = stepwise.run(flow, table, x0[part])
+        some = of_samples(flow, part)
+        trace = stepwise.run(some, table, x0[part])
         truth = spread(flow, x1[part])
         squares, cotangents = _cotangents(terms.distance, trace.x1, truth, jax.random.fold_in(key, number), probes)
-        rows = _chain(stepwise.table_gradients(flow, table, trace, cotangents), jacobian)
+        rows = _chain(stepwise.table_gradients(some, table, trace, cotangents), jacobian)
         parts.append(_sums(*jax.device_get(gather(flow, (squares, *_phi_and_slope(terms.phi, squares)))), rows))
     return Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True)))
 
@@ -79,7 +81,7 @@ def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | Non
     if terms.per_step:
         return gather(flow, _function(loss)(flow, solver, paths, **options))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-    ends = stepwise.end_points(flow, solver, x0, batch_size)
+    ends = stepwise.end_points(of_paths(flow, paths), solver, x0, batch_size)
     parts = [
         jax.device_get(gather(flow, _phi_of_distance(terms, ends[part], x1[part])))
         for part in stepwise.chunks(len(x0), batch_size)

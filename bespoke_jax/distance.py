@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from bespoke_jax.conditions import of_paths
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths
 from bespoke_jax.metrics import mean_square
@@ -84,7 +85,7 @@ class Distance:
     def __call__(self, flow: Flow, theta, paths: Paths):
         """The loss: E phi(distance), []."""
         x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-        return jnp.mean(self.phi(self.between(solve(flow, to_table(theta), x0), x1)))
+        return jnp.mean(self.phi(self.between(solve(of_paths(flow, paths), to_table(theta), x0), x1)))
 
     @property
     def phi(self) -> Callable:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.conditions import has_condition, is_given, like_any
 from bespoke_jax.flow import Flow
 
 __all__ = ["TOLERANCE", "differences", "fingerprint"]
@@ -31,10 +32,14 @@ _SCHEDULER_TOLERANCE = 1e-3
 def fingerprint(flow: Flow) -> dict:
     """The fingerprint as JSON can hold it. It costs 12 velocity evaluations of single samples.
 
+    A flow that is `given` a condition for each sample is looked at under one that is the same for all flows: a solver learned
+    over some classes knows the flow again under others.
+
     Returns:
         A dict of numbers and nested lists:
 
         - "event_shape";
+        - "condition": "any" of a `given` flow, else not there;
         - "t": the times of the probe, [3];
         - "alpha", "sigma": the scheduler there, [3]; None if the flow has none;
         - "noise_std": the probe's scale, sqrt(alpha^2 + sigma^2) or 1, [3];
@@ -53,6 +58,8 @@ def fingerprint(flow: Flow) -> dict:
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
+    any_condition = is_given(flow)
+    flow = like_any(flow) if any_condition else flow
     alpha, sigma = _scheduler(flow, _TIMES)
     noise_std = [1.0] * len(_TIMES) if alpha is None else _short(np.hypot(alpha, sigma))
     rms, projections = _look(flow, _TIMES, noise_std, _NUM_SAMPLES)
@@ -67,6 +74,7 @@ def fingerprint(flow: Flow) -> dict:
         noise_std=noise_std,
         rms=rms,
         projections=projections,
+        **({"condition": "any"} if any_condition else {}),
     )
 
 
@@ -91,6 +99,8 @@ def differences(stored: dict, flow: Flow) -> list[str]:
     shape, found_shape = stored.get("event_shape"), list(flow.event_shape)
     if shape != found_shape:
         return [f"event_shape: {shape} stored, {found_shape} found"]
+    if stored.get("condition") == "any" and has_condition(flow):
+        flow = like_any(flow)
     times = _array(stored, "t")
     noise_std, rms = (_array(stored, name, len(times)) for name in ("noise_std", "rms"))
     projections = _array(stored, "projections", len(times), ndim=2)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import metrics, stepwise
+from bespoke_jax.conditions import dealt, of_paths, of_samples
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import Paths, ground_truth
@@ -105,7 +106,7 @@ def fit(
     """Learn a solver for `flow`: from a theta to a better one of the same base and number of steps.
 
     Args:
-        flow: the pre-trained flow.
+        flow: the pre-trained flow. If it is `given` conditions, they are dealt out to the paths: a solver for all of them.
         theta: the start, e.g. `init_theta("rk2", num_steps=5)`.
         key: one JAX random key: noises of the paths and choice of batches.
         stages: what is minimised, how, for how long; each begins at the best theta so far.
@@ -238,17 +239,19 @@ def fit_ladder(
 
 
 # What a random number is for: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
-_PATHS, _VALIDATION = 0, 1
+_PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
+_CONDITIONS = 4
 
 
 def _solved(flow, key, sets: dict, rtol, atol) -> list[Paths]:
-    """The paths of each purpose -> (paths, how many): those given, or solved here."""
-    return [
-        ground_truth(flow, flow.noise(jax.random.fold_in(key, purpose), (count,)), rtol, atol)
-        if given is None
-        else given
-        for purpose, (given, count) in sets.items()
-    ]
+    """The paths of each purpose -> (paths, how many): those at hand, or solved here."""
+
+    def solved(purpose, count):
+        x0 = flow.noise(jax.random.fold_in(key, purpose), (count,))
+        dealing = jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose)
+        return ground_truth(dealt(flow, dealing, count), x0, rtol, atol)
+
+    return [solved(purpose, count) if paths is None else paths for purpose, (paths, count) in sets.items()]
 
 
 _MILLION = 1_000_000
@@ -256,7 +259,7 @@ _MILLION = 1_000_000
 
 def _validation_errors(flow, theta, validation, batch_size):
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (validation.x0, validation.x1))
-    ends = stepwise.end_points(flow, theta, x0, batch_size)
+    ends = stepwise.end_points(of_paths(flow, validation), theta, x0, batch_size)
     return np.maximum(gather(flow, _errors(ends, x1, len(flow.event_shape))), 1e-12)
 
 
@@ -274,12 +277,13 @@ def _cause(flow, theta, paths, batch_size) -> str:
     """What a loss that is not finite comes from, and the remedy: the first time at which `theta` meets no finite velocity, or
     none with finite derivatives."""
     x0 = jnp.reshape(paths.x0, (-1, *flow.event_shape))
-    table = to_table(theta)
+    flow, table = of_paths(flow, paths), to_table(theta)
     finite = np.ones((2, theta.nfe), bool)  # velocities, their derivatives
     for part in stepwise.chunks(len(x0), batch_size):
-        trace = stepwise.run(flow, table, x0[part])
+        some = of_samples(flow, part)
+        trace = stepwise.run(some, table, x0[part])
         evaluations = zip(table.t, trace.states, trace.velocities, strict=True)
-        found = [stepwise.finite(flow, *evaluation) for evaluation in evaluations]
+        found = [stepwise.finite(some, *evaluation) for evaluation in evaluations]
         finite &= np.transpose(jax.device_get(gather(flow, found)))
     for what, fine in zip(("velocity", "derivative of the velocity in t or x"), finite, strict=True):
         if not np.all(fine):

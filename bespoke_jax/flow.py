@@ -145,8 +145,9 @@ class Flow:
             raise ValueError(f"from_prediction: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
         if not 0 <= time_margin < 0.5:
             raise ValueError(f"from_prediction: time_margin must lie in [0, 0.5), got {time_margin}.")
-        velocity = _PredictionVelocity(network, scheduler, prediction, float(time_margin))
-        return cls(velocity, params, event_shape, scheduler)
+        if prediction != "velocity":
+            network = _PredictionVelocity(network, scheduler, prediction, float(time_margin))
+        return cls(network, params, event_shape, scheduler)
 
 
 def check_key(key, name: str = "key"):
@@ -192,8 +193,6 @@ class _PredictionVelocity:
     time_margin: float
 
     def __call__(self, params, t, x):
-        if self.prediction == "velocity":
-            return self.network(params, t, x)
         t = jnp.clip(jnp.asarray(t, promote(x.dtype, jnp.float32)), self.time_margin, 1 - self.time_margin)
         out = self.network(params, t, x)
         one = jnp.ones_like(t)

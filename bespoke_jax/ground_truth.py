@@ -8,6 +8,7 @@ are kept for each step that was taken, and the network is the one program of `pr
 
 import dataclasses
 import functools
+from typing import Any
 
 import diffrax
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import programs
+from bespoke_jax.conditions import check_size, condition_of, of_samples
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 from bespoke_jax.programs import combine
@@ -38,6 +40,7 @@ class Paths:
         middles: [B, K, *event] x half way between them.
         evaluations: [B] velocity evaluations spent on each path.
         batch_shape: the caller's leading axes, of product B; static.
+        condition: that of each path, a pytree of [B, ...], if the flow was `given` them; else None.
 
     Example:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -53,6 +56,7 @@ class Paths:
     middles: jax.Array
     evaluations: jax.Array
     batch_shape: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    condition: Any = None
 
     @property
     def num_paths(self) -> int:
@@ -91,7 +95,8 @@ class Paths:
 
     def take(self, indices) -> "Paths":
         """The paths with these indices (into the flattened batch), as a batch of shape [len(indices)]."""
-        return Paths(*_rows((*self._arrays, self.evaluations), indices), batch_shape=(len(indices),))
+        *fields, condition = _rows((*self._arrays, self.evaluations, self.condition), indices)
+        return Paths(*fields, batch_shape=(len(indices),), condition=condition)
 
     @property
     def _arrays(self):
@@ -103,7 +108,7 @@ class Paths:
 
 @jax.jit
 def _rows(arrays, indices):
-    return [array[indices] for array in arrays]
+    return jax.tree.map(lambda array: array[indices], arrays)
 
 
 def _quartic(times, states, velocities, middles, t):
@@ -133,7 +138,7 @@ def ground_truth(flow: Flow, x0, rtol=1e-5, atol=1e-5, *, batch_size: int = 256,
 
     Args:
         flow: the velocity field.
-        x0: noises, [*batch, *event_shape].
+        x0: noises, [*batch, *event_shape]; as many as a `given` flow has conditions.
         rtol, atol: relative and absolute tolerance per step, > 0. float32 allows about 1e-6.
         batch_size: how many paths are solved together.
         max_steps: attempted steps (six evaluations each) after which the solve is given up.
@@ -156,13 +161,12 @@ def ground_truth(flow: Flow, x0, rtol=1e-5, atol=1e-5, *, batch_size: int = 256,
     flat = jnp.reshape(x0, (-1, *flow.event_shape))
     if flat.shape[0] == 0:
         raise ValueError(f"x0: wanted at least one noise, got shape {jnp.shape(x0)}.")
-    parts = [
-        _solve_batch(flow, flat[start : start + batch_size], float(rtol), float(atol), max_steps)
-        for start in range(0, len(flat), batch_size)
-    ]
+    check_size(flow, len(flat), "x0")
+    slices = (slice(start, start + batch_size) for start in range(0, len(flat), batch_size))
+    parts = [_solve_batch(of_samples(flow, part), flat[part], float(rtol), float(atol), max_steps) for part in slices]
     longest = max(part[0].shape[1] for part in parts)
     fields = [jnp.concatenate(column) for column in zip(*(_pad(part, longest) for part in parts), strict=True)]
-    return Paths(*fields, batch_shape=batch_shape)
+    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
 
 
 def _pad(part, length):

@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.conditions import CONDITION, condition_of, condition_of_one, given, is_given
 from bespoke_jax.flow import Flow
 
 __all__ = ["guided"]
-
-_CONDITION = "condition"  # the entry of a flow's parameters that says what is wanted
 
 
 def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
@@ -24,7 +23,7 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
 
     Args:
         flow: its parameters are a dictionary, its condition the entry "condition", any pytree of arrays without a batch axis. The
-            conditional networks of `bespoke_jax.models` are such, their label among it.
+            conditional networks of `bespoke_jax.models` are such, their label among it. Each sample may be `given` its own.
         guidance_scale: w, a scalar: 0 for the flow as it is, -1 for the unconditional one, above 0 to follow the condition
             more than the data does. (Who writes u(x | nothing) + s (u(x | y) - u(x | nothing)) has s = 1 + w.)
         unconditional: what stands for no condition, of the condition's structure; None for zeros, as our networks have it. The
@@ -45,26 +44,20 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"guided: flow must be a bespoke_jax.Flow, got {type(flow).__name__}.")
-    if not isinstance(flow.params, dict) or _CONDITION not in flow.params:
-        raise ValueError(
-            f"guided: the flow's parameters must be a dictionary with the entry {_CONDITION!r}, got {_kind(flow.params)}; give a "
-            "flow of a conditional network."
-        )
+    condition = condition_of_one(flow, "guided")
     scale = jnp.asarray(guidance_scale)
     if scale.ndim or not jnp.issubdtype(scale.dtype, jnp.number):
         raise ValueError(f"guided: guidance_scale must be one number, got {guidance_scale!r}.")
-    condition = flow.params[_CONDITION]
     if unconditional is None:
         unconditional = jax.tree.map(jnp.zeros_like, condition)
     wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition, unconditional))
     if got != wanted:
         raise ValueError(f"guided: unconditional must be like the condition, {wanted}, got {got}.")
-    params = {"flow": flow.params, "guidance_scale": scale.astype(jnp.float32), "unconditional": unconditional}
-    return Flow(_Guided(flow.velocity), params, flow.event_shape, flow.scheduler)
-
-
-def _kind(params) -> str:
-    return f"the entries {sorted(map(str, params))}" if isinstance(params, dict) else type(params).__name__
+    network = {name: value for name, value in flow.params.items() if name != CONDITION}
+    params = {"network": network, "guidance_scale": scale.astype(jnp.float32), "unconditional": unconditional}
+    velocity = flow.velocity.velocity if is_given(flow) else flow.velocity
+    found = Flow(_Guided(velocity), {**params, CONDITION: condition}, flow.event_shape, flow.scheduler)
+    return given(found, condition_of(flow)) if is_given(flow) else found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +68,10 @@ class _Guided:
     calls_per_evaluation: int = dataclasses.field(default=2, init=False)
 
     def __call__(self, params, t, x):
-        shared, condition = params["flow"], params["flow"][_CONDITION]
-        pair = jax.tree.map(lambda *values: jnp.stack(values), condition, params["unconditional"])
+        pair = jax.tree.map(lambda *values: jnp.stack(values), params[CONDITION], params["unconditional"])
 
         def velocity(condition):
-            return self.velocity({**shared, _CONDITION: condition}, t, x)
+            return self.velocity({**params["network"], CONDITION: condition}, t, x)
 
         # Batched over the pair, the network is called once, and what does not look at the condition is computed once.
         with_condition, without = jax.vmap(velocity)(pair)

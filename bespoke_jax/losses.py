@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.conditions import of_paths
 from bespoke_jax.distance import AVERAGES, MEAN_SQUARE, Distance
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths
@@ -56,7 +57,7 @@ def auxiliary_path(paths: Paths, t):
 
 def step_error(flow: Flow, theta: Theta, window: Knots, paths: Paths):
     """x(t_{i+1}) - step(t_i, x(t_i)) of the step with knots `window`, with xaux on both sides: [B, *event]."""
-    step = table_from_knots(theta.base, window, 1.0 / theta.num_steps)
+    flow, step = of_paths(flow, paths), table_from_knots(theta.base, window, 1.0 / theta.num_steps)
     error = auxiliary_path(paths, window.t[-1]) - solve(flow, step, auxiliary_path(paths, window.t[0]))
     return error.reshape(-1, *flow.event_shape)
 
@@ -110,7 +111,7 @@ def endpoint(flow: Flow, theta: Theta | SolverTable, paths: Paths):
 def end_errors(flow: Flow, solver: Theta | SolverTable, paths: Paths):
     """x_n - x(1): [1, B, *event]."""
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-    return (solve(flow, to_table(solver), x0) - x1)[None]
+    return (solve(of_paths(flow, paths), to_table(solver), x0) - x1)[None]
 
 
 def _bound_errors(flow, theta, paths, lipschitz=1.0):

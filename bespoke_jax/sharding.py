@@ -54,8 +54,9 @@ def on_one_device(flow: Flow) -> Flow:
 def mesh_of(flow: Flow) -> Mesh | None:
     """The devices that the flow's parameters lie on; None if nobody placed them, or while they are traced."""
     for leaf in jax.tree.leaves(flow):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
-            return leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else None
+        placed = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+        if placed and isinstance(leaf.sharding, NamedSharding):  # conditions may be anywhere
+            return leaf.sharding.mesh
     return None
 
 

@@ -1,12 +1,14 @@
 """Run a solver: one scan over its steps."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 from bespoke_jax import programs
 from bespoke_jax.classic.genie import TaylorSolver
+from bespoke_jax.conditions import check_size, in_turn
 from bespoke_jax.dtypes import promote
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
@@ -24,7 +26,7 @@ def solve(flow: Flow, solver: LearnedSolver | SolverTable, x0, *, return_path: b
     Args:
         flow: the velocity field.
         solver: a theta, a table or a `classic.TaylorSolver`.
-        x0: noise, [*batch, *event_shape]; the state keeps its dtype.
+        x0: noise, [*batch, *event_shape], as many as a `given` flow has conditions; the state keeps its dtype.
         return_path: give all states, [steps + 1, *batch, *event_shape], x0 among them, instead of the last.
 
     Differentiable in the flow's parameters, the solver and x0; works under jit, vmap and pmap.
@@ -38,7 +40,7 @@ def solve(flow: Flow, solver: LearnedSolver | SolverTable, x0, *, return_path: b
     if not isinstance(flow, Flow):
         raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
     _check_solver(solver, "solver")
-    flow.batch_shape(x0, "x0")
+    check_size(flow, math.prod(flow.batch_shape(x0, "x0")), "x0")
     return _solve(flow, solver, x0, return_path)
 
 
@@ -124,4 +126,4 @@ def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples
         )
     _check_solver(theta, "theta")
     x0 = params.noise(key, () if num_samples is None else (num_samples,), dtype)
-    return solve(params, theta, x0 if num_samples is None else spread(params, x0))
+    return solve(in_turn(params, num_samples or 1), theta, x0 if num_samples is None else spread(params, x0))

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from bespoke_jax import curvature
+from bespoke_jax.conditions import of_paths
 from bespoke_jax.losses import LOSSES, Distance, terms_of
 from bespoke_jax.second_order import LevenbergMarquardt
 from bespoke_jax.sharding import gather, mesh_of, spread, spread_over
@@ -127,9 +128,8 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
     """`count` updates in one compiled call: (theta, opt_state, mean loss)."""
 
     def loss(raw, batch):
-        if callable(stage.loss):
-            return stage.loss(flow, theta.with_raw(raw), batch)
-        return LOSSES[stage.loss].function(flow, theta.with_raw(raw), batch, **stage.options)
+        function = stage.loss if callable(stage.loss) else LOSSES[stage.loss].function
+        return function(of_paths(flow, batch), theta.with_raw(raw), batch, **stage.options)
 
     def update(carry, iteration):
         raw, opt_state = carry

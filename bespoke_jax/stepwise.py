@@ -15,6 +15,7 @@ import numpy as np
 
 from bespoke_jax import programs
 from bespoke_jax.classic.genie import TaylorSolver
+from bespoke_jax.conditions import check_size, of_samples
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 from bespoke_jax.programs import combine
@@ -101,12 +102,12 @@ def finite(flow: Flow, t, x, velocity):
 
 def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
+    check_size(flow, len(x0), "x0")
+    parts = [(of_samples(flow, part), x0[part]) for part in chunks(len(x0), batch_size)]
     if isinstance(solver, TaylorSolver):
-        ends = [_taylor_end(flow, solver, x0[part]) for part in chunks(len(x0), batch_size)]
-    else:
-        table = _table(solver)
-        ends = [run(flow, table, x0[part]).x1 for part in chunks(len(x0), batch_size)]
-    return jnp.concatenate(ends)
+        return jnp.concatenate([_taylor_end(flow, solver, x0) for flow, x0 in parts])
+    table = _table(solver)
+    return jnp.concatenate([run(flow, table, x0).x1 for flow, x0 in parts])
 
 
 def _taylor_end(flow, solver, x0):

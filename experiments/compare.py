@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 import bespoke_jax as bj
+from bespoke_jax.conditions import of_samples
 from experiments import processes, stopping
 from experiments.measure import Row, end_points, row_of
 from experiments.runs import Run
@@ -75,7 +76,7 @@ def compare(
     """Measure learned, dedicated and plain solvers.
 
     Args:
-        flow: the velocity field.
+        flow: the velocity field; if it is `given` conditions, one for each noise.
         nfes: the numbers of evaluations to compare at; those of the learned solvers are added.
         learned: (name, solver) of each.
         x0, x1: noises and their true ends, [N, *event].
@@ -92,7 +93,8 @@ def compare(
         rows = []
         for name, solver in processes.bar(solvers, desc=label, unit="solver"):
             stopping.stop_if_asked()
-            rows.append(row_of(name, solver.nfe, end_points(flow, solver, x0[part]), x1[part]))
+            ends = end_points(of_samples(flow, part), solver, x0[part])
+            rows.append(row_of(name, solver.nfe, ends, x1[part]))
         return rows
 
     screened = measured(solvers, few, f"screening on {few.stop} noises")

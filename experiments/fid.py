@@ -12,6 +12,7 @@ import jax
 from absl import flags
 
 import bespoke_jax as bj
+from bespoke_jax import conditions
 from bespoke_jax.models import inception
 from experiments import command_line, compare, measure, processes, stopping, train
 
@@ -26,9 +27,10 @@ def statistics(
     def batches():
         with processes.bar(total=num_samples, desc=label) as bar:
             for number, part in enumerate(bj.stepwise.chunks(num_samples, measure.BATCH_SIZE)):
-                x0 = flow.noise(jax.random.fold_in(key, number), (part.stop - part.start,))
+                fresh, size = jax.random.fold_in(key, number), part.stop - part.start
                 stopping.stop_if_asked()
-                yield measure.end_points(flow, solver, x0)
+                some = conditions.dealt(flow, jax.random.fold_in(fresh, 0), size)
+                yield measure.end_points(some, solver, flow.noise(fresh, (size,)))
                 bar.update(part.stop - part.start)
 
     return bj.fid.statistics_of(batches(), features)

@@ -66,7 +66,8 @@ def load(section) -> bj.Flow:
 
     The files are `bj.models.save_flow`'s ("checkpoint"), EDM's ("edm"), torchcfm's ("torchcfm") and the folders of diffusers
     ("diffusers"), all with path, missing and remedy (said where there is no file), and with those options of their importers
-    that are given. Any of them may have a guidance_scale: w of `bj.guided`, 0 for none.
+    that are given. Any of them may have a guidance_scale: w of `bj.guided`, 0 for none. labels: a class, several, or "all" (of
+    the command line "3", "0,3,5", "all"): solvers of several classes are learned and measured on samples of all of them.
 
     Raises:
         ValueError: for an unknown kind, fields that the kind does not have, or a file that its importer refuses.
@@ -84,8 +85,23 @@ def load(section) -> bj.Flow:
             f"config.flow: flow {name!r} has the fields {', '.join(('name', *kind.fields))}{may}; "
             f"got {', '.join(sorted(('name', *fields)))}."
         )
+    if "labels" in fields:
+        fields["labels"] = _labels(fields["labels"])
     flow = kind.load(**fields)
     return bj.sharding.replicate(bj.guided(flow, guidance_scale) if guidance_scale else flow)
+
+
+def _labels(labels):
+    """A command line can only give text."""
+    if not isinstance(labels, str) or labels == "all":
+        return list(labels) if isinstance(labels, tuple) else labels
+    try:
+        classes = [int(label) for label in labels.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"config.flow.labels: wanted a class, several with commas, or 'all', got {labels!r}."
+        ) from None
+    return classes if len(classes) > 1 else classes[0]
 
 
 def fingerprint(flow: bj.Flow) -> str:

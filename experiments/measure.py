@@ -48,7 +48,7 @@ def measure(
     """Measure the base solvers at the NFE of `jobs`, then the learned ones.
 
     Args:
-        flow: the velocity field.
+        flow: the velocity field; if it is `given` conditions, one for each noise.
         jobs: what was to be learned; a base solver is measured at those of their NFE that its steps divide.
         learned: what was.
         x0, x1: noises and their true ends, [N, *event].

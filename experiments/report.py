@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
+from bespoke_jax.conditions import of_samples
 from bespoke_jax.theta import BASES
 from experiments import plots
 from experiments.learn import Learned
@@ -101,6 +102,7 @@ def _samples(base, jobs, truth, samples):
 def _paths(base, thetas, flow, truth):
     n, theta = next(iter(thetas.items()))
     x0 = jnp.asarray(truth.test.x0[: truth.test.curves.shape[1]])
+    flow = of_samples(flow, slice(len(x0)))
     solved = (bj.solve(flow, solver, x0, return_path=True) for solver in (bj.init_theta(base, n), theta))
     by_noise = [np.moveaxis(np.asarray(states), 1, 0) for states in (truth.test.curves, *solved)]
     names = ("truth", base, f"{base}-bespoke")

@@ -17,6 +17,7 @@ def train(plan, flow, run) -> int:
     paths = truth.solve(flow, plan, run)
     learned, failed = learn.learn_all(flow, plan, paths, run)
     thetas = {job: result.theta for job, result in learned.items()}
+    flow = truth.dealt(flow, plan, "test")
     measured = measure.measure(flow, plan.jobs, thetas, paths.test.x0, paths.test.x1, keep=plan.num_samples)
 
     def publish():

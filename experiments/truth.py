@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
+from bespoke_jax import conditions
 from experiments import processes, stopping
 from experiments.runs import Run
 from experiments.settings import Plan
 
-__all__ = ["NUM_CURVES", "TestSet", "Truth", "solve", "test_set"]
+__all__ = ["NUM_CURVES", "TestSet", "Truth", "dealt", "solve", "test_set"]
 
 NUM_CURVES = 4  # paths of the test set that are kept whole, for the report
 _CURVE_POINTS = 65
@@ -39,10 +40,13 @@ def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
 
     def whole(purpose):
         def compute():
-            return {name: value for name, value in vars(_paths(flow, plan, purpose)).items() if name != "batch_shape"}
+            # Conditions are dealt out again in no time, and may be any pytree.
+            fields = vars(_paths(flow, plan, purpose)).items()
+            return {name: value for name, value in fields if name not in ("batch_shape", "condition")}
 
-        arrays = run.arrays(purpose, compute)
-        return bj.Paths(**{k: jnp.asarray(v) for k, v in arrays.items()}, batch_shape=(plan.num_paths[purpose],))
+        arrays = {name: jnp.asarray(value) for name, value in run.arrays(purpose, compute).items()}
+        condition = bj.sharding.gather(flow, conditions.condition_of(dealt(flow, plan, purpose)))
+        return bj.Paths(**arrays, batch_shape=(plan.num_paths[purpose],), condition=condition)
 
     sets = {}
     with processes.bar(("train", "validation", "test"), desc="true paths") as progress:
@@ -65,11 +69,18 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
     return TestSet(**run.arrays("test", ends))
 
 
+def dealt(flow: bj.Flow, plan: Plan, purpose: str) -> bj.Flow:
+    """The flow of the samples of a set: itself, unless it is `given` conditions."""
+    return conditions.dealt(flow, jax.random.fold_in(plan.key(purpose), 0), plan.num_paths[purpose])
+
+
 def _paths(flow, plan, purpose) -> bj.Paths:
     x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
     try:
         # As many in the network together as in the fit: it is compiled once.
-        solved = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=plan.stages[0].chunk_size)
+        solved = bj.ground_truth(
+            dealt(flow, plan, purpose), x0, plan.rtol, plan.atol, batch_size=plan.stages[0].chunk_size
+        )
     except (FloatingPointError, RuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
             raise

@@ -139,7 +139,14 @@ class TestFiles:
         bj.models.save_flow(path, network, jax.tree.map(lambda s: np.ones(s.shape), shapes), (4, 4, 1), "condot")
         ours = flows.load(section("checkpoint", path, labels=1, guidance_scale=1.5))
         assert ours.calls_per_evaluation == 2 and float(ours.params["guidance_scale"]) == 1.5
-        assert ours.params["flow"]["condition"]["label"].tolist() == [0, 1, 0]
+        assert ours.params["condition"]["label"].tolist() == [0, 1, 0]
+        for labels, wanted in (("all", [0, 1, 2]), ("2,0", [2, 0]), ((1, 1), [1, 1])):
+            many = flows.load(section("checkpoint", path, labels=labels, guidance_scale=1.5))
+            assert many.params["condition"]["label"].argmax(-1).tolist() == wanted
+        assert flows.load(section("checkpoint", path, labels="2")).params["condition"]["label"].argmax() == 2
+        for labels in ("some", "0,x", 3):
+            with pytest.raises(ValueError, match="labels: wanted"):
+                flows.load(section("checkpoint", path, labels=labels))
         assert flows.load(section("checkpoint", path, labels=1, guidance_scale=0.0)).calls_per_evaluation == 1
         with pytest.raises(ValueError, match="entry 'condition'"):
             flows.load(ConfigDict(dict(name="fashion_fmot", guidance_scale=1.5)))

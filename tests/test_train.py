@@ -4,11 +4,13 @@ import csv
 import functools
 import json
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -309,3 +311,35 @@ class TestParts:
         report.write(run, flow, plan, paths, {job: learn.Learned(theta, [record], 1)}, {}, measure.Measured(rows, {}))
         assert not (tmp_path / "figures" / "samples_rk1.png").exists()
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_one_solver_for_all_conditions(tmp_path, config, monkeypatch):
+    """Started twice, it has the paths of the same conditions; what was measured is what each condition's own flow gives."""
+    centres = jnp.array([[1.0, 0.0], [-0.5, 2.0], [0.0, -1.5]])
+
+    def velocity(params, t, x):
+        return jnp.tanh(params["condition"] - x) * (1 + t * x)
+
+    one = bj.Flow(velocity, {"condition": centres[0]}, (2,))
+    flow = bj.sharding.replicate(bj.given(one, centres))
+    monkeypatch.setattr(flows, "load", lambda section: flow)
+    config.solvers = dict(rk1=(2,))
+    assert train.main(config, tmp_path) == 0
+    first = (tmp_path / "results.csv").read_bytes()
+    path = tmp_path / "solvers" / "rk1-bespoke-n2.json"
+    path.unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "rk1-bespoke-n2")
+    assert train.main(config, tmp_path) == 0
+    assert (tmp_path / "results.csv").read_bytes() == first
+
+    conditions = truth.dealt(flow, settings.read(config), "test").params["condition"]
+    _, counts = np.unique(np.asarray(conditions), axis=0, return_counts=True)
+    assert sorted(counts) == [2, 3, 3]
+    with np.load(tmp_path / "paths" / "test.npz") as test:
+        sets = list(zip(conditions, test["x0"], test["x1"], strict=True))
+    solver = bj.load_solver(path)
+    errors = [
+        bj.metrics.rmse(bj.solve(bj.Flow(velocity, {"condition": c}, (2,)), solver, x0), x1, 1) for c, x0, x1 in sets
+    ]
+    assert float(read_csv(tmp_path / "results.csv")[-1]["rmse"]) == pytest.approx(np.mean(errors), rel=1e-4)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
-from bespoke_jax.models.labels import with_class, with_labels
+from bespoke_jax.models.labels import labelled, with_labels
 
 __all__ = ["Denoiser", "DenoiserPrediction", "Preconditioning"]
 
@@ -187,8 +187,9 @@ class Denoiser:
         Args:
             scheduler: a `schedulers.Scheduler`, its name ("edm", "vp", "cosine", "condot"), or a dictionary of name and
                 constants; None for `self.usual_scheduler`.
-            labels: one class, or weights [num_classes]; None for no class (zeros, as EDM's own code has it; a network trained
-                without dropped labels has never seen that).
+            labels: one class, or weights [num_classes]; classes [B] or weights [B, num_classes] for a class of each sample
+                (`bespoke_jax.given`), "all" for every class once; None for no class (zeros, as EDM's own code has it; a
+                network trained without dropped labels has never seen that).
             time_margin: times within it of 0 and of 1 use the nearest time inside. None is 0 where the scheduler is regular
                 at both ends (EDM), else 1e-3: the velocity divides by alpha, which is 0 at t = 0 (CondOT, cosine), and by sigma,
                 which is 0 at t = 1. Noise levels outside [sigma_min, sigma_max] of the network are moved there in any case.
@@ -199,9 +200,9 @@ class Denoiser:
         scheduler = self.usual_scheduler if scheduler is None else scheduler
         if isinstance(scheduler, str | dict):
             scheduler = schedulers.from_config(scheduler)
-        variables = with_class(self.variables, labels, self.num_classes)
         if time_margin is None:
             ends = [float(value) for value in (scheduler.alpha(jnp.zeros(())), scheduler.sigma(jnp.ones(())))]
             time_margin = 0.0 if min(ends) > 1e-4 else 1e-3
         prediction = DenoiserPrediction(self.network, self.preconditioning, scheduler)
-        return Flow.from_prediction(prediction, variables, self.event_shape, scheduler, "data", time_margin)
+        flow = Flow.from_prediction(prediction, self.variables, self.event_shape, scheduler, "data", time_margin)
+        return labelled(flow, labels, self.num_classes)

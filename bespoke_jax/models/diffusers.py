@@ -64,7 +64,7 @@ def load(path, scheduler=None, labels=None, dtype=None, remat: bool = False) -> 
             it. Nothing in it is run. Without a scheduler_config.json the noise schedule is taken to be Ho et al.'s.
         scheduler: as for `Denoiser.flow`; None for `VariancePreserving` with the constants of the noise schedule if that is
             linear in beta, else `Cosine`.
-        labels: the class; a conditional network wants one.
+        labels: the class, or those of the samples, as for `load_flow`; a conditional network wants some.
         dtype: what the network computes in, e.g. `jnp.bfloat16`; None for float32.
         remat: recompute activations in backward passes.
 

@@ -13,7 +13,7 @@ from bespoke_jax import schedulers
 from bespoke_jax.flow import PREDICTIONS, Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
-from bespoke_jax.models.labels import with_class, with_labels
+from bespoke_jax.models.labels import labelled, with_labels
 from bespoke_jax.models.safetensors_file import read_safetensors
 from bespoke_jax.models.songunet import SongUNet
 from bespoke_jax.models.state_dict import variable_shapes
@@ -151,7 +151,8 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
     Args:
         name: a name or a path.
         dtype: what the network computes in, e.g. `jnp.bfloat16`; its parameters and the state stay float32.
-        labels: of a conditional network, one class or weights [num_classes]; None for what the file has, mostly no class (zeros).
+        labels: of a conditional network, one class or weights [num_classes]; classes [B] or weights [B, num_classes] for a class
+            of each sample (`bespoke_jax.given`), "all" for every class once; None for what the file has, mostly no class (zeros).
 
     Raises:
         ValueError: if there is no such shipped flow, if the file is no flow of ours, or not a whole one, or for a class that its
@@ -193,7 +194,5 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
     params = flax.traverse_util.unflatten_dict(arrays, sep="/")
     if preconditioning is not None:
         return Denoiser(network, params, event_shape, preconditioning).flow(scheduler, labels)
-    params = with_class(params, labels, network.num_classes)
-    if prediction == "velocity":
-        return Flow(NetworkVelocity(network), params, event_shape, scheduler)
-    return Flow.from_prediction(NetworkVelocity(network), params, event_shape, scheduler, prediction)
+    flow = Flow.from_prediction(NetworkVelocity(network), params, event_shape, scheduler, prediction)
+    return labelled(flow, labels, network.num_classes)

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["check_labels_given", "with_class", "with_labels"]
+from bespoke_jax.conditions import CONDITION, given
+from bespoke_jax.flow import Flow
+
+__all__ = ["check_labels_given", "labelled", "with_labels"]
 
 
 def with_labels(variables: dict, labels, num_classes: int) -> dict:
@@ -40,19 +43,27 @@ def with_labels(variables: dict, labels, num_classes: int) -> dict:
         raise ValueError(
             f"labels: wanted classes (integers), [] or [B], or weights [..., {num_classes}], got {labels.dtype} {labels.shape}."
         )
-    return {**variables, "condition": {"label": jnp.asarray(labels, jnp.float32)}}
+    return {**variables, CONDITION: {"label": jnp.asarray(labels, jnp.float32)}}
 
 
-def with_class(variables: dict, labels, num_classes: int) -> dict:
-    """`with_labels` for a flow, whose samples are all of one class.
+def labelled(flow: Flow, labels, num_classes: int) -> Flow:
+    """The flow of a network of ours, at one class, or `given` a class for each sample.
+
+    Args:
+        flow: its parameters are the network's variables.
+        labels: as for `with_labels`; "all" for every class once.
 
     Raises:
-        ValueError: as `with_labels`, and for more than one class.
+        ValueError: as `with_labels`.
     """
-    variables = with_labels(variables, labels, num_classes)
-    if labels is not None and variables["condition"]["label"].ndim != 1:
-        raise ValueError(f"labels: wanted one class for the whole flow, got {labels}; make a flow for each class.")
-    return variables
+    if isinstance(labels, str):
+        if labels != "all" or not num_classes:
+            raise ValueError(f"labels: wanted classes, or 'all' of a conditional network, got {labels!r}.")
+        labels = np.arange(num_classes)
+    variables = with_labels(flow.params, labels, num_classes)
+    if labels is not None and variables[CONDITION]["label"].ndim == 2:
+        return given(flow, variables[CONDITION])
+    return Flow(flow.velocity, variables, flow.event_shape, flow.scheduler)
 
 
 def check_labels_given(labels, num_classes: int, source: str) -> None:

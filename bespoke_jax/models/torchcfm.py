@@ -11,7 +11,7 @@ from bespoke_jax import schedulers
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.flow_file import NetworkVelocity
-from bespoke_jax.models.labels import check_labels_given, with_class
+from bespoke_jax.models.labels import check_labels_given, labelled
 from bespoke_jax.models.state_dict import load_arrays, variables_from_state, weight_shape
 from bespoke_jax.models.torch_file import read_torch_file
 
@@ -36,7 +36,7 @@ def load(
     num_heads: int = 4,
     head_channels: int = 64,
     new_attention_order: bool = False,
-    labels: int | None = None,
+    labels=None,
     dtype=None,
     remat: bool = False,
 ) -> Flow:
@@ -50,7 +50,7 @@ def load(
         num_heads, head_channels: of the attention; the file does not say. As in their code, `head_channels` counts, unless
             it is -1. Their CIFAR10 script has 4 and 64.
         new_attention_order: their option `use_new_attention_order`.
-        labels: the class; a class-conditional network wants one.
+        labels: the class, or those of the samples, as for `load_flow`; a class-conditional network wants some.
         dtype: what the network computes in, e.g. `jnp.bfloat16`; None for float32.
         remat: recompute activations in backward passes.
 
@@ -85,10 +85,10 @@ def load(
         state["label_emb.weight"] = state["label_emb.weight"].T  # a table of classes, as the layer that reads it
     variables = variables_from_state(network, image_shape, state, names, source)
     check_labels_given(labels, network.num_classes, source)
-    variables = with_class(variables, labels, network.num_classes)
     if isinstance(scheduler, str):
         scheduler = schedulers.by_name(scheduler)
-    return Flow(NetworkVelocity(network.clone(dtype=dtype, remat=remat)), variables, image_shape, scheduler)
+    flow = Flow(NetworkVelocity(network.clone(dtype=dtype, remat=remat)), variables, image_shape, scheduler)
+    return labelled(flow, labels, network.num_classes)
 
 
 def _heads(width: int, num_heads: int, head_channels: int, source: str) -> int:

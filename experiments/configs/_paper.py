@@ -18,7 +18,6 @@ from experiments.configs import fashion_fmot
 _STEPS = (4, 5, 8, 10, 12)  # NFE 8, 10, 16, 20, 24 of rk2
 _EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
 _TORCHCFM = "https://github.com/atong01/conditional-flow-matching/releases/download/1.0.4/"
-_GOLDFISH = 1  # a class of ImageNet; a flow has one
 
 
 def _config(name: str, flow: dict, **num_paths: int):
@@ -50,9 +49,9 @@ def cifar10_torchcfm(name: str):
 
 
 def imagenet64(name: str, scheduler: str):
-    """ImageNet-64 by EDM's conditional ADM, one class, under a scheduler."""
+    """ImageNet-64 by EDM's conditional ADM, all classes, under a scheduler."""
     missing = "EDM's denoiser of ImageNet-64 (295.9 M parameters), which the library does not ship."
-    flow = dict(name="edm", scheduler=scheduler, labels=_GOLDFISH)
+    flow = dict(name="edm", scheduler=scheduler, labels="all")
     return _config(name, flow | _published(missing, f"{_EDM}edm-imagenet-64x64-cond-adm.pkl"), num_test=256)
 
 

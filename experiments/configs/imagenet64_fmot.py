@@ -1,8 +1,9 @@
-"""ImageNet-64 (64 x 64 x 3), FM-OT: solvers for EDM's class-conditional ADM under the CondOT scheduler, one class.
+"""ImageNet-64 (64 x 64 x 3), FM-OT: solvers for EDM's class-conditional ADM under the CondOT scheduler.
 
 Paper: Sec. 4, ImageNet-64, row FM-OT. FID of rk2-bespoke as published, at NFE 8, 10, 16, 20, 24 (n = 4, 5, 8, 10, 12):
 3.10, 2.26, 1.84, 1.77, 1.71; of the true paths 1.68 at NFE 185.
-Those are of the whole data set, this flow is of one class (--config.flow.labels). Cost: not measured; meant for a GPU.
+One solver for all classes, learned on paths of as many as there are paths (--config.flow.labels=207 for one class). Cost: not
+measured; meant for a GPU.
 
   curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-imagenet-64x64-cond-adm.pkl
   python -m experiments.train --config=experiments/configs/imagenet64_fmot.py --config.flow.path=edm-imagenet-64x64-cond-adm.pkl

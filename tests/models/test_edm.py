@@ -89,8 +89,10 @@ def test_labels_that_the_network_does_not_have(published, conditional):
         conditional.denoise(x, 1.0, [0, -1])
     with pytest.raises(ValueError, match=r"weights \[..., 4\]"):
         conditional.denoise(x, 1.0, np.ones((2, 5), np.float32))
-    with pytest.raises(ValueError, match="flow for each class"):
-        conditional.flow(labels=[0, 1])
+    with pytest.raises(ValueError, match="from 0 to 3"):
+        conditional.flow(labels=[0, 4])
+    with pytest.raises(ValueError, match="'all' of a conditional network"):
+        published.flow(labels="all")
     with pytest.raises(ValueError, match="unconditional"):
         published.flow(labels=0)
 

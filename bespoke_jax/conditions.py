@@ -1,0 +1,192 @@
+"""A condition for each sample: one batch, and one solver, for all classes of a conditional flow.
+
+The condition of a flow is the entry "condition" of its parameters, and holds for all samples. `given` makes it one for each;
+the rest serves functions that cut batches into parts, or that draw noise and so have to say which condition goes with it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.flow import Flow
+
+__all__ = [
+    "CONDITION",
+    "check_size",
+    "condition_of",
+    "condition_of_one",
+    "dealt",
+    "given",
+    "has_condition",
+    "in_turn",
+    "is_given",
+    "like_any",
+    "of_paths",
+    "of_samples",
+]
+
+CONDITION = "condition"
+"""The entry of a flow's parameters that says what is wanted."""
+
+
+def given(flow: Flow, conditions: Any) -> Flow:
+    """The flow of a batch of samples, each with a condition of its own.
+
+    `solve` and `ground_truth` take as many noises as there are conditions. Functions that draw their noise go through the
+    conditions: `sample` in turn, sample i with condition i mod K; `fit`, `fit_ladder` and `check_solver` in random order, each as
+    often as any other, to within one. So a solver fitted to `given(flow, all_classes)` is one for all classes.
+
+    Args:
+        flow: its parameters are a dictionary, its condition the entry "condition", any pytree of arrays without a batch axis. The
+            conditional networks of `bespoke_jax.models` are such; `load_flow(..., labels=[0, 3, 3])` calls this for them.
+        conditions: such a pytree, its leaves with a leading axis [K].
+
+    Raises:
+        TypeError: if `flow` is none.
+        ValueError: if the flow's parameters have no condition, or `conditions` are not like it with one axis more.
+
+    Example:
+        >>> def velocity(params, t, x):
+        ...     return params["weight"] * x + params["condition"]
+        >>> flow = Flow(velocity, {"weight": jnp.float32(-1.0), "condition": jnp.array([1.0, 2.0])}, (2,))
+        >>> given(flow, [[0.0, 1.0], [2.0, 3.0]])(0.0, jnp.zeros((2, 2))).tolist()
+        [[0.0, 1.0], [2.0, 3.0]]
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"given: flow must be a bespoke_jax.Flow, got {type(flow).__name__}.")
+    one = condition_of_one(flow, "given")
+    try:
+        conditions = jax.tree.map(lambda own, new: jnp.asarray(new, jnp.result_type(own)), one, conditions)
+        sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(conditions)}
+        fit = all(
+            jnp.shape(new)[1:] == jnp.shape(own)
+            for own, new in zip(jax.tree.leaves(one), jax.tree.leaves(conditions), strict=True)
+        )
+    except (IndexError, TypeError, ValueError):
+        fit, sizes = False, set()
+    if not fit or len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            f"given: conditions must be like the flow's own, {jax.tree.map(jnp.shape, one)}, with one leading axis more, the "
+            f"same for all; got {jax.tree.map(jnp.shape, conditions)}."
+        )
+    velocity = flow.velocity if is_given(flow) else PerSample(flow.velocity)
+    return Flow(velocity, {**flow.params, CONDITION: conditions}, flow.event_shape, flow.scheduler)
+
+
+def condition_of_one(flow: Flow, name: str) -> Any:
+    """The condition of a flow, or of one sample of a `given` one. Raises ValueError, which begins with `name`, if it has none."""
+    if not has_condition(flow):
+        got = (
+            f"the entries {sorted(map(str, flow.params))}"
+            if isinstance(flow.params, dict)
+            else type(flow.params).__name__
+        )
+        raise ValueError(
+            f"{name}: the flow's parameters must be a dictionary with the entry {CONDITION!r}, got {got}; give a flow of a "
+            "conditional network."
+        )
+    condition = flow.params[CONDITION]
+    return jax.tree.map(lambda leaf: leaf[0], condition) if is_given(flow) else condition
+
+
+def has_condition(flow: Flow) -> bool:
+    """Whether a flow has a condition, one for all samples or one for each."""
+    return isinstance(flow.params, dict) and CONDITION in flow.params
+
+
+def is_given(flow: Flow) -> bool:
+    """Whether each sample has a condition of its own."""
+    return isinstance(flow.velocity, PerSample)
+
+
+def condition_of(flow: Flow) -> Any:
+    """The conditions of the samples, [K, ...]; None if they have none of their own."""
+    return flow.params[CONDITION] if is_given(flow) else None
+
+
+def of_samples(flow: Flow, part) -> Flow:
+    """The flow of some samples: those of a slice, or with these indices."""
+    if not is_given(flow):
+        return flow
+    indices = np.arange(_size(flow))[part]  # not the slice: each other one would compile anew
+    return _with(flow, jax.tree.map(lambda leaf: leaf[indices], condition_of(flow)))
+
+
+def of_paths(flow: Flow, paths) -> Flow:
+    """The flow of the samples that these `Paths` belong to."""
+    if paths.condition is None:
+        return flow
+    return _with(flow, paths.condition) if is_given(flow) else given(flow, paths.condition)
+
+
+def in_turn(flow: Flow, count: int) -> Flow:
+    """The flow of `count` samples: sample i with condition i mod K."""
+    return of_samples(flow, np.arange(count) % _size(flow)) if is_given(flow) else flow
+
+
+def dealt(flow: Flow, key, count: int) -> Flow:
+    """The flow of `count` samples, to which the conditions are dealt out in random order, again when there are no more.
+
+    Example:
+        >>> flow = Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.zeros(())}, ())
+        >>> sorted(condition_of(dealt(given(flow, jnp.arange(3.0)), jax.random.key(0), 4)).tolist())[1:]
+        [0.0, 1.0, 2.0]
+    """
+    if not is_given(flow):
+        return flow
+    order = np.asarray(jax.random.permutation(key, _size(flow)))
+    return of_samples(flow, order[np.arange(count) % len(order)])
+
+
+def like_any(flow: Flow) -> Flow:
+    """The flow at one condition that means nothing but is the same for all flows, by which to know it again."""
+    one = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), condition_of_one(flow, "flow"))
+    velocity = flow.velocity.velocity if is_given(flow) else flow.velocity
+    return Flow(velocity, {**flow.params, CONDITION: one}, flow.event_shape, flow.scheduler)
+
+
+def check_size(flow: Flow, count: int, name: str) -> None:
+    """Raise ValueError unless there are conditions for `count` samples."""
+    if is_given(flow) and _size(flow) != count:
+        raise ValueError(
+            f"{name}: this flow is given conditions for {_size(flow)} samples, got {count}; bespoke_jax.given(flow, conditions) "
+            "with one for each."
+        )
+
+
+def _size(flow):
+    return len(jax.tree.leaves(condition_of(flow))[0])
+
+
+def _with(flow, conditions):
+    return Flow(flow.velocity, {**flow.params, CONDITION: conditions}, flow.event_shape, flow.scheduler)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerSample:
+    """`velocity(params, t, x)` whose conditions have the batch axis of x. Frozen: equal by value."""
+
+    velocity: Callable
+
+    @property
+    def calls_per_evaluation(self) -> int:
+        """That of the velocity itself."""
+        return getattr(self.velocity, "calls_per_evaluation", 1)
+
+    def __call__(self, params, t, x):
+        conditions = params[CONDITION]
+        sizes = {len(leaf) for leaf in jax.tree.leaves(conditions)}
+        if sizes != {len(x)}:
+            raise ValueError(
+                f"x: this flow is given conditions for {', '.join(map(str, sizes))} samples, got {len(x)}; "
+                "bespoke_jax.given(flow, conditions) with one for each."
+            )
+
+        def velocity(condition, x):
+            return self.velocity({**params, CONDITION: condition}, t, x[None])[0]
+
+        return jax.vmap(velocity)(conditions, x)
