@@ -28,7 +28,13 @@ _WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _NETWORKS = {network.__name__: network for network in (UNet, ADM, SongUNet)}
 _NOT_SAVED = ("parent", "name", "dtype", "remat", "dropout")  # how to compute and to train, not what
 
-SHIPPED = {"fashion_fmot": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], unconditional FM-OT, a U-Net of 0.54 M parameters"}
+_FASHION = "Fashion-MNIST 28 x 28 x 1 in [-1, 1], a U-Net of 0.54 M parameters"
+SHIPPED = {
+    "fashion_fmot": f"{_FASHION}, unconditional FM-OT",
+    "fashion_fmot_class": f"{_FASHION}, ten classes, FM-OT: the velocity under CondOT",
+    "fashion_cosine_class": f"{_FASHION}, ten classes, FM/v-CS: the velocity under the cosine scheduler",
+    "fashion_vp_class": f"{_FASHION}, ten classes, eps-VP: the noise under the variance-preserving scheduler",
+}
 """The flows that come with the package: name -> what it is."""
 
 

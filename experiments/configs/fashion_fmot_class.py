@@ -1,0 +1,7 @@
+"""Solvers for the shipped class-conditional Fashion-MNIST flow FM-OT (the velocity under CondOT), for all classes. See `_fashion_class.py`."""
+
+from experiments.configs import _fashion_class
+
+
+def get_config():
+    return _fashion_class.config("fashion_fmot_class")

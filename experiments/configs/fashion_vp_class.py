@@ -1,0 +1,7 @@
+"""Solvers for the shipped class-conditional Fashion-MNIST flow eps-VP (the noise under the variance-preserving scheduler), for all classes. See `_fashion_class.py`."""
+
+from experiments.configs import _fashion_class
+
+
+def get_config():
+    return _fashion_class.config("fashion_vp_class")
