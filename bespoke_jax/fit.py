@@ -12,7 +12,7 @@ from bespoke_jax import metrics, stepwise
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import Paths, ground_truth
-from bespoke_jax.sharding import gather
+from bespoke_jax.sharding import everywhere, gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import best_start, start_thetas
 from bespoke_jax.table import to_table
@@ -242,11 +242,14 @@ _PATHS, _VALIDATION = 0, 1
 
 
 def _solved(flow, key, sets: dict, rtol, atol) -> list[Paths]:
-    """The paths of each purpose -> (paths, how many): those given, or solved here."""
+    """The paths of each purpose -> (paths, how many): those given, or solved here; whole on each of the flow's devices."""
     return [
-        ground_truth(flow, flow.noise(jax.random.fold_in(key, purpose), (count,)), rtol, atol)
-        if given is None
-        else given
+        everywhere(
+            flow,
+            ground_truth(flow, flow.noise(jax.random.fold_in(key, purpose), (count,)), rtol, atol)
+            if given is None
+            else given,
+        )
         for purpose, (given, count) in sets.items()
     ]
 
