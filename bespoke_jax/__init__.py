@@ -11,6 +11,7 @@ from bespoke_jax.guidance import guided
 from bespoke_jax.learned_curve import LearnedCurve
 from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.learned_times import LearnedTimes
+from bespoke_jax.sampler_file import Sampler, load_sampler, save_sampler
 from bespoke_jax.scale_time import theta_from_curve
 from bespoke_jax.second_order import LevenbergMarquardt
 from bespoke_jax.solve import sample, solve
@@ -32,6 +33,7 @@ __all__ = [
     "LearnedTimes",
     "LevenbergMarquardt",
     "Paths",
+    "Sampler",
     "SolverCheck",
     "SolverTable",
     "Stage",
@@ -47,12 +49,14 @@ __all__ = [
     "guided",
     "init_state",
     "init_theta",
+    "load_sampler",
     "load_solver",
     "losses",
     "metrics",
     "models",
     "paper_stages",
     "sample",
+    "save_sampler",
     "save_solver",
     "scale_time",
     "schedulers",

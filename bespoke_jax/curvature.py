@@ -60,6 +60,7 @@ def linearise(
     """
     terms = terms_of(loss)
     if terms.per_step:
+        paths = spread(flow, paths)
         value = _function(loss)(flow, solver, paths, **options)
         return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths, **options)))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
@@ -79,13 +80,12 @@ def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | Non
     """The value of a loss, [], as `linearise` gives it, but cheaper: nothing is compiled for the solver of an end loss."""
     terms = terms_of(loss)
     if terms.per_step:
-        return gather(flow, _function(loss)(flow, solver, paths, **options))
+        return gather(flow, _function(loss)(flow, solver, spread(flow, paths), **options))
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-    ends = stepwise.end_points(of_paths(flow, paths), solver, x0, batch_size)
-    parts = [
-        jax.device_get(gather(flow, _phi_of_distance(terms, ends[part], x1[part])))
-        for part in stepwise.chunks(len(x0), batch_size)
-    ]
+    flow, parts = of_paths(flow, paths), []
+    for part in stepwise.chunks(len(x0), batch_size):
+        ends = stepwise.end_points(of_samples(flow, part), solver, x0[part])
+        parts.append(jax.device_get(gather(flow, _phi_of_distance(terms, ends, spread(flow, x1[part])))))
     return np.mean(np.concatenate(parts))
 
 

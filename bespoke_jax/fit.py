@@ -13,7 +13,7 @@ from bespoke_jax.conditions import dealt, of_paths, of_samples
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import Paths, ground_truth
-from bespoke_jax.sharding import gather
+from bespoke_jax.sharding import everywhere, gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import best_start, start_thetas
 from bespoke_jax.table import to_table
@@ -244,14 +244,16 @@ _CONDITIONS = 4
 
 
 def _solved(flow, key, sets: dict, rtol, atol) -> list[Paths]:
-    """The paths of each purpose -> (paths, how many): those at hand, or solved here."""
+    """The paths of each purpose -> (paths, how many): those at hand, or solved here; whole on each of the flow's devices."""
 
     def solved(purpose, count):
         x0 = flow.noise(jax.random.fold_in(key, purpose), (count,))
         dealing = jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose)
         return ground_truth(dealt(flow, dealing, count), x0, rtol, atol)
 
-    return [solved(purpose, count) if paths is None else paths for purpose, (paths, count) in sets.items()]
+    return [
+        everywhere(flow, solved(purpose, count) if paths is None else paths) for purpose, (paths, count) in sets.items()
+    ]
 
 
 _MILLION = 1_000_000

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bespoke_jax.flow import Flow
 
-__all__ = ["gather", "mesh_of", "on_one_device", "replicate", "spread", "spread_over"]
+__all__ = ["everywhere", "everywhere_over", "gather", "mesh_of", "on_one_device", "replicate", "spread", "spread_over"]
 
 
 def replicate(flow: Flow, devices: Sequence[jax.Device] | None = None) -> Flow:
@@ -75,13 +75,29 @@ def spread_over(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
 
     def place(array):
         even = array.shape[axis] % mesh.size == 0
-        sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, mesh.axis_names) if even else PartitionSpec())
-        if mesh.is_multi_process and not isinstance(array, jax.core.Tracer) and _is_here(array):
-            values = np.asarray(array)  # every process has all, and gives its devices their part
-            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
-        return jax.device_put(array, sharding)
+        return _placed(array, mesh, PartitionSpec(*(None,) * axis, mesh.axis_names) if even else PartitionSpec())
 
     return jax.tree.map(place, tree)
+
+
+def everywhere(flow: Flow, tree: Any) -> Any:
+    """Arrays with all samples on each of the flow's devices: any of them are taken without a word between devices."""
+    return everywhere_over(mesh_of(flow), tree)
+
+
+def everywhere_over(mesh: Mesh | None, tree: Any) -> Any:
+    """`everywhere` for compiled functions."""
+    return tree if mesh is None else jax.tree.map(lambda array: _placed(array, mesh, PartitionSpec()), tree)
+
+
+def _placed(array, mesh, spec):
+    sharding = NamedSharding(mesh, spec)
+    if isinstance(array, jax.core.Tracer):  # a device_put in a compiled function is a wish that XLA may pass over
+        return jax.lax.with_sharding_constraint(array, sharding)
+    if mesh.is_multi_process and _is_here(array):
+        values = np.asarray(array)  # every process has all, and gives its devices their part
+        return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+    return jax.device_put(array, sharding)
 
 
 def gather(flow: Flow, tree: Any) -> Any:

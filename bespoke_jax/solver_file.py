@@ -1,4 +1,4 @@
-"""A solver as a JSON file that a person can read. The only file access of the core."""
+"""A solver as a JSON file that a person can read."""
 
 import json
 import os

@@ -14,7 +14,7 @@ from bespoke_jax import curvature
 from bespoke_jax.conditions import of_paths
 from bespoke_jax.losses import LOSSES, Distance, terms_of
 from bespoke_jax.second_order import LevenbergMarquardt
-from bespoke_jax.sharding import gather, mesh_of, spread, spread_over
+from bespoke_jax.sharding import everywhere_over, gather, mesh_of, spread_over
 from bespoke_jax.theta import Theta
 
 __all__ = ["DEFAULT_STAGES", "Stage", "paper_stages"]
@@ -133,7 +133,7 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
 
     def update(carry, iteration):
         raw, opt_state = carry
-        batch = spread_over(mesh, _draw(stage, paths, key, iteration))
+        batch = _draw(stage, mesh, paths, key, iteration)
         value, gradient = jax.value_and_grad(loss)(raw, batch)
         updates, opt_state = optax.with_extra_args_support(stage.optimizer).update(
             gradient, opt_state, raw, value=value, grad=gradient, value_fn=lambda raw: loss(raw, batch)
@@ -146,7 +146,7 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
 
 def _second_order(stage, flow, theta, state, paths, key, iteration):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
-    batch = spread(flow, _draw(stage, paths, key, jnp.int32(iteration)))
+    batch = _draw(stage, None, paths, key, jnp.int32(iteration))  # its chunks are spread
     options = dict(batch_size=stage.chunk_size) | stage.options
     probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
     quadratic = curvature.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **options)
@@ -171,8 +171,12 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
 _BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _draw(stage, paths, key, iteration):
-    """The paths of an update: a function of key and iteration, so that a resumed fit draws the same."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw(stage, mesh, paths, key, iteration):
+    """The paths of an update: a function of key and iteration, so that a resumed fit draws the same.
+
+    Every device has all paths: with a mesh each takes those that it computes, and no path moves.
+    """
     fresh = jax.random.fold_in(jax.random.fold_in(key, _BATCHES), iteration)
-    return paths.take(jax.random.permutation(fresh, paths.num_paths)[: stage.batch_size])
+    indices = everywhere_over(mesh, jax.random.permutation(fresh, paths.num_paths)[: stage.batch_size])
+    return spread_over(mesh, paths.take(indices))

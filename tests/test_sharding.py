@@ -1,4 +1,7 @@
-"""The same numbers on one device, two and eight; samples where they should be."""
+"""The same numbers on one device, two and eight; samples where they should be, and no word too many between devices."""
+
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import bespoke_jax as bj
-from bespoke_jax.sharding import gather, mesh_of, replicate, spread
+from bespoke_jax import curvature, programs, stages, stepwise
+from bespoke_jax.losses import LOSSES
+from bespoke_jax.sharding import everywhere, gather, mesh_of, replicate, spread
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -88,6 +93,60 @@ def test_a_number_of_samples_that_the_devices_do_not_divide(many, flow):
         bj.sample(flow, theta, jax.random.key(1), num_samples=5),
         atol=1e-6,
     )
+
+
+def said(function, *args):
+    """What the devices say to each other in a compiled function: (kind, numbers in it) of each collective of its HLO."""
+    text = function.lower(*args).compile().as_text()
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+    found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
+    sizes = [
+        sum(math.prod(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"\[([\d,]*)\]", shape))
+        for shape, _ in found
+    ]
+    return [(kind, size) for (_, kind), size in zip(found, sizes, strict=True)]
+
+
+@pytest.mark.parametrize("loss", ["endpoint", "rmse_bound"])
+def test_an_update_says_the_gradient_of_theta_and_no_more(flow, loss):
+    many, theta = replicate(flow), bj.init_theta("rk2", 3)
+    paths = bj.ground_truth(many, flow.noise(jax.random.key(3), (32,)))
+    stage = bj.Stage(loss, 2, optax.adam(1e-2), batch_size=16)
+
+    def of(paths):
+        state = stage.optimizer.init(theta.raw)
+        arguments = (stage, 2, mesh_of(many), many, theta, state, paths, jax.random.key(0), jnp.int32(0))
+        return said(stages._first_order, *arguments)
+
+    found = of(everywhere(many, paths))  # as `fit` holds them
+    assert found and {kind for kind, _ in found} == {"all-reduce"}, found
+    # The gradient, here in the knots' and weights' numbers or a table's, and scalars.
+    assert sum(size for _, size in found) <= 4 * theta.raw.size, found
+    # The count can fail: paths that lie spread are drawn across devices.
+    assert sum(size for _, size in of(paths)) > paths.states[0].size * stage.batch_size
+
+
+def test_the_programs_of_a_second_order_update_say_nothing(flow):
+    many, t = replicate(flow), np.float32(0.5)
+    x = spread(many, flow.noise(jax.random.key(3), (16,)))
+    pullback, _ = stepwise._linearised(many, t, x)
+    terms, key = LOSSES["endpoint"], jax.random.key(0)
+    squares, cotangents = curvature._cotangents(terms.distance, x, 2 * x, key, 4)
+    assert len(devices_of(cotangents)) == 8 and cotangents.addressable_shards[0].data.shape == (5, 2, 2)
+    for function, *args in (
+        (programs.velocity, many, t, x),
+        (programs.velocity_and_slope, many, t, x),
+        (programs._add_scaled, x, t, x),
+        (stepwise._linearised, many, t, x),
+        (stepwise._apply, pullback, x),
+        (stepwise._inner, cotangents, x),
+        (stepwise._stacked, list(cotangents)),
+        (stepwise._unstacked, cotangents),
+        (curvature._cotangents, terms.distance, x, 2 * x, key, 4),
+        (curvature._phi_and_slope, terms.phi, squares),
+        (curvature._phi_of_distance, terms, x, 2 * x),
+    ):
+        assert said(function, *args) == [], function
 
 
 def test_parameters_may_be_sharded_by_their_owner():

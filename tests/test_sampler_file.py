@@ -1,0 +1,168 @@
+"""A sampler in a file: the samples of `solve`, in a process that has JAX alone; nothing half-read, nothing mistaken."""
+
+import collections
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(0)
+
+
+def velocity(params, t, x):
+    return jnp.tanh(x @ params["w"] + t * params["b"]).astype(x.dtype)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    w, b = jax.random.normal(KEY, (2, 3, 3))
+    return bj.Flow(velocity, {"w": w, "b": b[0]}, (3,), bj.schedulers.EDM())
+
+
+@pytest.fixture(scope="module")
+def theta():
+    theta = bj.init_theta("rk2", 3)
+    return theta.with_raw(0.1 * jax.random.normal(KEY, theta.raw.shape))
+
+
+@pytest.fixture(scope="module")
+def path(flow, theta, tmp_path_factory):
+    path = tmp_path_factory.mktemp("samplers") / "rk2"
+    bj.save_sampler(path, flow, theta)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("rk2", {}), ("table", {"batch_size": 4}), ("learned table", {"bake_params": True, "dtype": jnp.bfloat16})],
+)
+def test_it_samples_as_solve_does(flow, theta, family, options, tmp_path):
+    table = bj.to_table(theta)
+    solver = {"rk2": theta, "table": table, "learned table": bj.LearnedTable.of(table)}[family]
+    bj.save_sampler(tmp_path / "s", flow, solver, **options)
+    sampler = bj.load_sampler(tmp_path / "s")
+    assert (sampler.nfe, sampler.event_shape, sampler.batch_size) == (6, (3,), options.get("batch_size"))
+    assert sampler.noise_std == flow.scheduler.sigma(jnp.float32(0))
+    x0 = jax.random.normal(KEY, (4, 3), options.get("dtype", jnp.float32))
+    found = sampler(x0) if "bake_params" in options else sampler(flow.params, x0)
+    wanted = bj.solve(flow, solver, x0)
+    assert found.dtype == wanted.dtype and not list(tmp_path.glob("*.part"))
+    exact = 16 * float(jnp.finfo(x0.dtype).eps)
+    np.testing.assert_allclose(found.astype(jnp.float32), wanted.astype(jnp.float32), rtol=exact)
+    if sampler.batch_size is None and sampler.params is not None:  # other numbers of samples, other weights
+        other = jax.tree.map(lambda leaf: 0.5 * leaf, flow.params)
+        x0 = jax.random.normal(KEY, (7, 3))
+        wanted = bj.solve(bj.Flow(velocity, other, (3,)), solver, x0)
+        np.testing.assert_allclose(sampler(other, x0), wanted, rtol=2e-6)
+
+
+def test_a_process_with_jax_alone_runs_it(flow, theta, path, tmp_path):
+    x0 = jax.random.normal(KEY, (5, 3))
+    np.savez(tmp_path / "in.npz", x0=x0, **flow.params)
+    code = f"""
+import sys, numpy as np, jax
+loaded = dict(np.load({str(tmp_path / "in.npz")!r}))
+x0 = loaded.pop("x0")
+sampler = jax.export.deserialize(bytearray(open({str(path)!r}, "rb").read()))
+np.save({str(tmp_path / "out.npy")!r}, jax.jit(sampler.call)(loaded, x0))
+assert "bespoke_jax" not in sys.modules and "diffrax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), bj.solve(flow, theta, x0), rtol=2e-6)
+
+
+def test_a_flow_on_many_devices_is_written_for_one(flow, theta, path, tmp_path):
+    bj.save_sampler(tmp_path / "s", bj.sharding.replicate(flow), theta)
+    x0 = jax.random.normal(KEY, (5, 3))
+    found = bj.load_sampler(tmp_path / "s")(flow.params, x0)
+    np.testing.assert_array_equal(found, bj.load_sampler(path)(flow.params, x0))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
+def test_a_damaged_file_is_refused(path, tmp_path, damage):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    (tmp_path / "s").write_bytes(
+        {
+            "cut": content[:middle],
+            "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "foreign": b"PK\x03\x04" + 100 * b"x",
+            "empty": b"",
+        }[damage]
+    )
+    with pytest.raises(ValueError, match="s: not a whole sampler file; write it again"):
+        bj.load_sampler(tmp_path / "s")
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match="load_sampler: no file nowhere"):
+        bj.load_sampler("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        (lambda p, x: (x,), TypeError, r"wanted the arguments \(params, x0\), got 1"),
+        (lambda p, x: (p, x[0]), ValueError, r"x0: wanted shape \[B, 3\], got \(3,\)"),
+        (lambda p, x: (p, x[:0]), ValueError, r"x0: wanted shape \[B, 3\], got \(0, 3\)"),
+        (lambda p, x: (p, x[:, :2]), ValueError, r"got \(4, 2\)"),
+        (lambda p, x: (p, x.astype(jnp.bfloat16)), TypeError, "x0: wanted dtype float32, got bfloat16"),
+        (lambda p, x: ({"w": p["w"]}, x), ValueError, r"params\['b'\]: missing"),
+        (lambda p, x: (p | {"c": x}, x), ValueError, r"params\['c'\]: not a parameter of this sampler"),
+        (lambda p, x: (p | {"b": p["w"]}, x), ValueError, r"params\['b'\]: wanted float32\[3\], got float32\[3, 3\]"),
+    ],
+)
+def test_arguments_that_are_not_those_are_named(flow, path, change, error, match):
+    with pytest.raises(error, match=match):
+        bj.load_sampler(path)(*change(flow.params, jnp.ones((4, 3))))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"flow": 1}, TypeError, "flow: wanted a bespoke_jax.Flow"),
+        ({"solver": 1}, TypeError, "solver: wanted a learned solver"),
+        ({"batch_size": 0}, ValueError, "batch_size: wanted an integer >= 1, or None"),
+        (
+            {"platforms": ("gpu",)},
+            ValueError,
+            r"platforms: wanted some of \('cpu', 'cuda', 'rocm', 'tpu'\), got \('gpu',\)",
+        ),
+        ({"platforms": "cpu"}, ValueError, "platforms"),
+        ({"dtype": jnp.int32}, TypeError, "dtype: wanted a floating dtype"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_tracing(flow, theta, tmp_path, options, error, match):
+    def untraceable(params, t, x):
+        raise AssertionError
+
+    arguments = dict(flow=bj.Flow(untraceable, None, (3,)), solver=theta) | options
+    with pytest.raises(error, match=match):
+        bj.save_sampler(tmp_path / "s", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_wants_one_batch_size_says_so(theta, tmp_path):
+    flow = bj.Flow(lambda params, t, x: x @ jnp.eye(3) * (1.0 if int(x.shape[0]) > 2 else 2.0), None, (3,))
+    with pytest.raises(ValueError, match="cannot be traced for any batch size"):
+        bj.save_sampler(tmp_path / "s", flow, theta)
+    bj.save_sampler(tmp_path / "s", flow, theta, batch_size=4)
+    assert bj.load_sampler(tmp_path / "s")(jnp.ones((4, 3))).shape == (4, 3)
+
+
+Pair = collections.namedtuple("Pair", "w b")
+
+
+def test_a_tree_that_cannot_be_written_says_so(flow, theta, tmp_path):
+    odd = bj.Flow(lambda params, t, x: velocity(params._asdict(), t, x), Pair(**flow.params), (3,))
+    with pytest.raises(TypeError, match="cannot write the tree of its parameters"):
+        bj.save_sampler(tmp_path / "s", odd, theta)
+    bj.save_sampler(tmp_path / "s", odd, theta, bake_params=True)
+    assert bj.load_sampler(tmp_path / "s").params is None
