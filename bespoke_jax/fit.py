@@ -315,8 +315,7 @@ def _check(flow, theta, key, stages, num_paths, num_validation, state):
     for name, value in dict(num_paths=num_paths, num_validation=num_validation).items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: wanted an integer >= 1, got {value!r}.")
-    if state is not None and (state.theta.base, state.theta.num_steps) != (theta.base, theta.num_steps):
-        raise ValueError(
-            f"state: belongs to {state.theta.base} with {state.theta.num_steps} steps, "
-            f"theta is {theta.base} with {theta.num_steps}."
-        )
+    if state is not None:
+        there, here = (f"{t.base} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
+        if there != here:
+            raise ValueError(f"state: belongs to {there}; theta is {here}.")
