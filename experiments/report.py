@@ -15,7 +15,7 @@ from experiments.runs import Run
 from experiments.settings import Job, Plan
 from experiments.truth import Truth
 
-__all__ = ["write"]
+__all__ = ["write", "write_table"]
 
 
 def write(
@@ -47,8 +47,19 @@ def write(
             f"<figcaption>{caption}</figcaption></figure>"
         )
     sections.append(_learning(learned))
+    _write_page(run, sections)
+
+
+def write_table(run: Run, head: list[str], body: list[list[str]], failed: dict[Job, str], note: str):
+    """A report that is one table, its first column headings too, and a note below it."""
+    rows = [f"<th>{row[0]}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in body]
+    table = _table(["".join(f"<th>{cell}</th>" for cell in head)], rows)
+    _write_page(run, [table, f"<p>{html.escape(note)}</p>", _failures(failed)])
+
+
+def _write_page(run, sections):
     config = html.escape((run.folder / "config.json").read_text())
-    sections.append(f"<details><summary>Config of this run</summary><pre>{config}</pre></details>")
+    sections = [*sections, f"<details><summary>Config of this run</summary><pre>{config}</pre></details>"]
     title = html.escape(f"Bespoke solvers: {run.folder.name}")
     run.write_text("report.html", _PAGE.format(title=title, body="\n".join(filter(None, sections))))
 
