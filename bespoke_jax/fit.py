@@ -51,6 +51,7 @@ class FitResult(NamedTuple):
         theta: the best theta on the held-out paths.
         history: one dict per validation: stage, iteration, loss, rmse, psnr, mean_psnr, evaluations.
         cost: velocity evaluations of single samples, true paths included.
+        network_calls: what they are to the network: `cost` times `flow.calls_per_evaluation`, 2 with `guided`.
         start: name of the start curve that won, or "given".
         state: the last `FitState`.
     """
@@ -58,6 +59,7 @@ class FitResult(NamedTuple):
     theta: LearnedSolver
     history: list[dict[str, Any]]
     cost: int
+    network_calls: int
     start: str
     state: FitState
 
@@ -190,7 +192,8 @@ def fit(
             spent += records[-1]["evaluations"] + validation.num_paths * theta.nfe
             state = look(stage.name, state, loss, spent)
         done += stage.num_iterations
-    return FitResult(state.best, records, records[-1]["evaluations"], list(starts)[int(state.start)], state)
+    cost = records[-1]["evaluations"]
+    return FitResult(state.best, records, cost, cost * flow.calls_per_evaluation, list(starts)[int(state.start)], state)
 
 
 def fit_ladder(

@@ -46,7 +46,7 @@ def write(
             f'<h2>{heading}</h2>\n<figure><img alt="{heading}" src="data:image/png;base64,{picture}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    sections.append(_learning(learned))
+    sections.append(_learning(learned, flow.calls_per_evaluation))
     _write_page(run, sections)
 
 
@@ -145,7 +145,9 @@ def _results(rows, truth):
 def _calls(flow):
     calls = flow.calls_per_evaluation
     return (
-        f"<p>With guidance, each evaluation is {calls} network calls: NFE counts evaluations.</p>" if calls > 1 else ""
+        f"<p>With guidance, each evaluation is {calls} network calls: NFE and costs count evaluations.</p>"
+        if calls > 1
+        else ""
     )
 
 
@@ -153,14 +155,15 @@ def _failures(failed):
     return "".join(f'<p class="failed"><b>{job.name} failed.</b> {html.escape(why)}</p>' for job, why in failed.items())
 
 
-def _learning(learned):
+def _learning(learned, calls):
     body = [
         f"<th>{job.name}</th><td>{job.nfe}</td><td>{result.theta.num_parameters}</td><td>{result.cost:,}</td>"
+        f"<td>{calls * result.cost:,}</td>"
         for job, result in learned.items()
     ]
     return (
         "<h2>What learning cost</h2>"
-        + _table(["<th>solver</th><th>NFE</th><th>parameters</th><th>evaluations</th>"], body)
+        + _table(["<th>solver</th><th>NFE</th><th>parameters</th><th>evaluations</th><th>network calls</th>"], body)
         + "\n<p>Velocity evaluations of single samples; the shared true paths are counted for each solver.</p>"
     )
 
