@@ -39,6 +39,7 @@ class SolverCheck(NamedTuple):
         fits: the solver's mean PSNR is above that of every other solver here.
         gain: by how many dB it is above the best of them; negative if below.
         nfe: velocity evaluations per sample.
+        network_calls: the same to the network: `nfe` times `flow.calls_per_evaluation`, 2 with `guided`.
         num_paths: true paths that all of this was measured on.
         solver: the solver's own score.
         euler: Euler's method's, with as many evaluations.
@@ -49,6 +50,7 @@ class SolverCheck(NamedTuple):
     fits: bool
     gain: float
     nfe: int
+    network_calls: int
     num_paths: int
     solver: Score
     euler: Score
@@ -61,8 +63,9 @@ class SolverCheck(NamedTuple):
         width = max(len(score.name) for score in scores)
         lines = [f"{score.name:<{width}}  {score.psnr:6.2f}  {score.mean_psnr:9.2f}" for score in scores]
         head = f"{'':<{width}}    PSNR  mean PSNR"
+        calls = f" = {self.network_calls} network calls" if self.network_calls != self.nfe else ""
         return "\n".join(
-            [f"{verdict} the best other solver (NFE {self.nfe}, {self.num_paths} true paths)", head, *lines]
+            [f"{verdict} the best other solver (NFE {self.nfe}{calls}, {self.num_paths} true paths)", head, *lines]
         )
 
 
@@ -125,7 +128,8 @@ def check_solver(
     midpoint = score("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
     dedicated = max((score(*item) for item in others.items()), key=_mean_psnr, default=None)
     gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
-    return SolverCheck(gain > 0, gain, nfe, num_paths, own, euler, midpoint, dedicated)
+    calls = nfe * flow.calls_per_evaluation
+    return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated)
 
 
 def _mean_psnr(score: Score) -> float:

@@ -52,6 +52,7 @@ class FitResult(NamedTuple):
         theta: the best theta on the held-out paths.
         history: one dict per validation: stage, iteration, loss, rmse, psnr, mean_psnr, evaluations.
         cost: velocity evaluations of single samples, true paths included.
+        network_calls: what they are to the network: `cost` times `flow.calls_per_evaluation`, 2 with `guided`.
         start: name of the start curve that won, or "given".
         state: the last `FitState`.
     """
@@ -59,6 +60,7 @@ class FitResult(NamedTuple):
     theta: LearnedSolver
     history: list[dict[str, Any]]
     cost: int
+    network_calls: int
     start: str
     state: FitState
 
@@ -191,7 +193,8 @@ def fit(
             spent += records[-1]["evaluations"] + validation.num_paths * theta.nfe
             state = look(stage.name, state, loss, spent)
         done += stage.num_iterations
-    return FitResult(state.best, records, records[-1]["evaluations"], list(starts)[int(state.start)], state)
+    cost = records[-1]["evaluations"]
+    return FitResult(state.best, records, cost, cost * flow.calls_per_evaluation, list(starts)[int(state.start)], state)
 
 
 def fit_ladder(
@@ -327,8 +330,7 @@ def _check(flow, theta, key, stages, num_paths, num_validation, state):
     for name, value in dict(num_paths=num_paths, num_validation=num_validation).items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: wanted an integer >= 1, got {value!r}.")
-    if state is not None and (state.theta.base, state.theta.num_steps) != (theta.base, theta.num_steps):
-        raise ValueError(
-            f"state: belongs to {state.theta.base} with {state.theta.num_steps} steps, "
-            f"theta is {theta.base} with {theta.num_steps}."
-        )
+    if state is not None:
+        there, here = (f"{t.base} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
+        if there != here:
+            raise ValueError(f"state: belongs to {there}; theta is {here}.")

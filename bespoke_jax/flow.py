@@ -73,7 +73,10 @@ class Flow:
 
     @property
     def calls_per_evaluation(self) -> int:
-        """Network calls of one velocity evaluation, which is what NFE counts: 2 with `guided`, else 1."""
+        """Network calls of one velocity evaluation: 2 with `guided`, else 1.
+
+        NFE and every cost here count velocity evaluations; times this they are network calls.
+        """
         return getattr(self.velocity, "calls_per_evaluation", 1)
 
     def batch_shape(self, x, name: str = "x") -> tuple[int, ...]:

@@ -38,7 +38,7 @@ class Paths:
         states: [B, K + 1, *event] x at those times.
         velocities: [B, K + 1, *event] u at those times.
         middles: [B, K, *event] x half way between them.
-        evaluations: [B] velocity evaluations spent on each path.
+        evaluations: [B] velocity evaluations spent on each path; network calls are `flow.calls_per_evaluation` times as many.
         batch_shape: the caller's leading axes, of product B; static.
         condition: that of each path, a pytree of [B, ...], if the flow was `given` them; else None.
 

@@ -27,7 +27,8 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
     """Write a theta or a table to `path`, whole or not at all.
 
     The file has: family (one of `families.FAMILIES`), nfe, dtype; the table t, a, b that any program can run (docs/solver_file.md
-    has readers in NumPy and PyTorch); of rk1 and rk2 also the order, the raw numbers, and the knots; "flow" and "info".
+    has readers in NumPy and PyTorch); of rk1 and rk2 also the order, all raw numbers, what of them is learned, and the knots;
+    "flow" and "info".
 
     Args:
         path: file name, usually *.json; missing folders are an error.
@@ -59,7 +60,8 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
     ) | {name: _numbers(getattr(table, name)) for name in _TABLE}
     if isinstance(theta, Theta):
         knots = {name: _numbers(value) for name, value in _knots(theta)._asdict().items()}
-        content |= dict(order=_ORDERS[theta.base], num_steps=theta.num_steps, raw=_numbers(theta.raw), knots=knots)
+        content |= dict(order=_ORDERS[theta.base], num_steps=theta.num_steps, learned=theta.learned)
+        content |= dict(raw=_numbers(theta.numbers()), knots=knots)
     if not all(np.all(np.isfinite(content[name])) for name in ("raw", *_TABLE) if name in content):
         raise ValueError("theta: holds NaN or infinity; such a solver is not written.")
     if flow is not None:
@@ -157,7 +159,10 @@ def _solver(path, content) -> Theta | SolverTable:
     theta = Theta(_array(path, content, "raw", (4 * BASES[family] * num_steps - 1,), dtype), family, num_steps)
     _check_derived(path, content, theta, vars(_unrolled(theta)))
     _check_derived(f"{path}: knots", content.get("knots"), theta, _knots(theta)._asdict())
-    return theta
+    try:
+        return theta.learning(content.get("learned", "both"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _check_derived(path, stored, theta, wanted):

@@ -54,8 +54,8 @@ def start_curves(scheduler: schedulers.Scheduler | None = None) -> dict[str, Cur
 def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
     """Starts like `theta`, and `theta` itself as "given", by name.
 
-    For "rk1", "rk2" and a learned curve the start curves; for a learned table every dedicated solver on every grid; for
-    learned times the same solver on every grid.
+    For "rk1", "rk2" and a learned curve the start curves, what `theta` holds left as it is; for a learned table every dedicated
+    solver on every grid; for learned times the same solver on every grid.
     """
     dtype = theta.raw.dtype
     if isinstance(theta, LearnedTable):
@@ -78,7 +78,7 @@ def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
         names = dict(zip(curves, readings, strict=True))
 
         def start(name):
-            return theta_from_reading(theta.base, names[name], dtype=dtype)
+            return theta.with_raw(theta_from_reading(theta.base, names[name], dtype=dtype).learning(theta.learned).raw)
 
     thetas = {"given": theta}
     for name in names:

@@ -2,7 +2,8 @@
 
 A solver of n steps has N intervals between its knots: N = n for rk1 and N = 2n for rk2, whose midpoints are knots too.
 At the knots it knows t, s and, at the start of each interval, their derivatives: 4N - 1 free numbers, since t_0 = 0,
-t_N = 1 and s_0 = 1 are fixed. That is 4n - 1 for rk1 and 8n - 1 for rk2 (Sec. 2.2, eqs. 17, 19-20).
+t_N = 1 and s_0 = 1 are fixed. That is 4n - 1 for rk1 and 8n - 1 for rk2 (Sec. 2.2, eqs. 17, 19-20). Of these, time (t and its
+derivative) has 2N - 1, scale (s and its derivative) 2N; either may be learned alone, the other held where it stands.
 """
 
 import dataclasses
@@ -14,10 +15,13 @@ import numpy as np
 
 from bespoke_jax.dtypes import promote
 
-__all__ = ["BASES", "Knots", "Theta", "init_theta", "theta_from_knots"]
+__all__ = ["BASES", "LEARNED", "Knots", "Theta", "init_theta", "theta_from_knots"]
 
 BASES = {"rk1": 1, "rk2": 2}
 """Base solver -> velocity evaluations per step, which is also knot intervals per step."""
+
+LEARNED = ("both", "time", "scale")
+"""What of a theta may be learned."""
 
 # Any raw number gives usable knots. No interval is shorter than _SHORTEST of its even share, so that neighbouring knots
 # stay apart in float32; logarithms of s and tdot stay within _LOG_BOUND, sdot within _SLOPE_BOUND.
@@ -54,22 +58,28 @@ class Knots(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Theta:
-    """The parameters of a Bespoke solver; a pytree with the single leaf `raw`.
+    """The parameters of a Bespoke solver; a pytree with the single leaf `raw`, and `held` if a part of them is not learned.
 
     Attributes:
-        raw: [num_parameters] unconstrained numbers, all 0 for the plain base solver.
+        raw: [num_parameters] unconstrained numbers that are learned, all 0 for the plain base solver.
         base: "rk1" or "rk2"; static.
         num_steps: n; static.
+        learned: one of `LEARNED`; static. Set it with `learning`.
+        held: the unconstrained numbers of the other part; carried, not learned. None if both are learned.
 
     Example:
         >>> theta = init_theta("rk2", num_steps=5)
         >>> theta.num_parameters, theta.nfe
         (39, 10)
+        >>> theta.learning("time").num_parameters, theta.learning("scale").num_parameters
+        (19, 20)
     """
 
     raw: jax.Array
     base: str = dataclasses.field(metadata=dict(static=True))
     num_steps: int = dataclasses.field(metadata=dict(static=True))
+    learned: str = dataclasses.field(default="both", metadata=dict(static=True))
+    held: jax.Array | None = None
 
     @property
     def num_intervals(self) -> int:
@@ -78,8 +88,9 @@ class Theta:
 
     @property
     def num_parameters(self) -> int:
-        """4N - 1: 4n - 1 for rk1, 8n - 1 for rk2."""
-        return 4 * self.num_intervals - 1
+        """How many numbers are learned: 4N - 1 (4n - 1 for rk1, 8n - 1 for rk2); 2N - 1 of time alone, 2N of scale alone."""
+        n = self.num_intervals
+        return {"both": 4 * n - 1, "time": 2 * n - 1, "scale": 2 * n}[self.learned]
 
     @property
     def nfe(self) -> int:
@@ -90,20 +101,48 @@ class Theta:
         """The same solver with other numbers."""
         return dataclasses.replace(self, raw=raw)
 
+    def numbers(self) -> jax.Array:
+        """All 4N - 1 unconstrained numbers, learned or held: those of time, then those of scale."""
+        if self.raw.shape[-1] != self.num_parameters:
+            raise ValueError(
+                f"theta.raw: {self.base} with {self.num_steps} steps has {self.num_parameters} parameters, "
+                f"got shape {self.raw.shape}."
+            )
+        if self.learned == "both":
+            return self.raw
+        return jnp.concatenate([self.raw, self.held] if self.learned == "time" else [self.held, self.raw])
+
+    def learning(self, learned: str) -> "Theta":
+        """The same solver, of which another part is learned; the rest is held at the numbers that it has now.
+
+        Args:
+            learned: "time" (t and dt), "scale" (s and ds) or "both".
+
+        Raises:
+            ValueError: for anything else.
+
+        Example:
+            >>> theta = init_theta("rk1", num_steps=4).learning("time")
+            >>> moved = theta.with_raw(theta.raw + 0.5)
+            >>> bool((moved.knots().s == theta.knots().s).all()), bool((moved.knots().dt == theta.knots().dt).any())
+            (True, False)
+        """
+        if learned not in LEARNED:
+            raise ValueError(f"learned: wanted one of {LEARNED}, got {learned!r}.")
+        numbers = self.numbers()
+        time, scale = jnp.split(numbers, (2 * self.num_intervals - 1,))
+        raw, held = {"both": (numbers, None), "time": (time, scale), "scale": (scale, time)}[learned]
+        return dataclasses.replace(self, raw=raw, learned=learned, held=held)
+
     def knots(self) -> Knots:
         """The constrained numbers (derived; the paper's Appendix F up to the choice of positive functions).
 
         The increments of t are a softmax with its first logit held at 0; dt = exp(b), s = exp(c), ds = d, with b, c
         and d softly bounded. Strictly monotone t and positive s for every raw vector, and nowhere a dead gradient at 0.
         """
-        n = self.num_intervals
-        if self.raw.shape[-1] != self.num_parameters:
-            raise ValueError(
-                f"theta.raw: {self.base} with {self.num_steps} steps has {self.num_parameters} parameters, "
-                f"got shape {self.raw.shape}."
-            )
-        a, b, c, d = jnp.split(self.raw, (n - 1, 2 * n - 1, 3 * n - 1))
-        zero, one = jnp.zeros((1,), self.raw.dtype), jnp.ones((1,), self.raw.dtype)
+        n, numbers = self.num_intervals, self.numbers()
+        a, b, c, d = jnp.split(numbers, (n - 1, 2 * n - 1, 3 * n - 1))
+        zero, one = jnp.zeros((1,), numbers.dtype), jnp.ones((1,), numbers.dtype)
         increments = (1 - _SHORTEST) * jax.nn.softmax(jnp.concatenate([zero, a])) + _SHORTEST / n
         t = jnp.concatenate([zero, jnp.cumsum(increments)[:-1], one])
         s = jnp.concatenate([one, jnp.exp(_soft_bound(c, _LOG_BOUND))])

@@ -54,9 +54,8 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
             bar.set_postfix_str(f"from an earlier start: PSNR {_best(info['history'])['psnr']:.2f} dB")
         return Learned(theta, info["history"], info["cost"])
 
-    theta = bj.init_theta(job.base, job.num_steps)
     with bar, run.checkpoints(job.name) as checkpoints:
-        state = checkpoints.restore(bj.init_state(theta, plan.stages))
+        state = checkpoints.restore(bj.init_state(job.start, plan.stages))
         done = 0 if state is None else int(state.iteration)
         bar.update(done)
         bar.set_postfix_str(f"from iteration {done}; compiling first")
@@ -74,7 +73,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
 
             result = bj.fit(
                 flow,
-                theta,
+                job.start,
                 plan.key("fit", job.index),
                 stages=plan.stages,
                 paths=truth.train,

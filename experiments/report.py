@@ -16,7 +16,7 @@ from experiments.runs import Run
 from experiments.settings import Job, Plan
 from experiments.truth import Truth
 
-__all__ = ["write"]
+__all__ = ["write", "write_table"]
 
 
 def write(
@@ -47,9 +47,20 @@ def write(
             f'<h2>{heading}</h2>\n<figure><img alt="{heading}" src="data:image/png;base64,{picture}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    sections.append(_learning(learned))
+    sections.append(_learning(learned, flow.calls_per_evaluation))
+    _write_page(run, sections)
+
+
+def write_table(run: Run, head: list[str], body: list[list[str]], failed: dict[Job, str], note: str):
+    """A report that is one table, its first column headings too, and a note below it."""
+    rows = [f"<th>{row[0]}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in body]
+    table = _table(["".join(f"<th>{cell}</th>" for cell in head)], rows)
+    _write_page(run, [table, f"<p>{html.escape(note)}</p>", _failures(failed)])
+
+
+def _write_page(run, sections):
     config = html.escape((run.folder / "config.json").read_text())
-    sections.append(f"<details><summary>Config of this run</summary><pre>{config}</pre></details>")
+    sections = [*sections, f"<details><summary>Config of this run</summary><pre>{config}</pre></details>"]
     title = html.escape(f"Bespoke solvers: {run.folder.name}")
     run.write_text("report.html", _PAGE.format(title=title, body="\n".join(filter(None, sections))))
 
@@ -136,7 +147,9 @@ def _results(rows, truth):
 def _calls(flow):
     calls = flow.calls_per_evaluation
     return (
-        f"<p>With guidance, each evaluation is {calls} network calls: NFE counts evaluations.</p>" if calls > 1 else ""
+        f"<p>With guidance, each evaluation is {calls} network calls: NFE and costs count evaluations.</p>"
+        if calls > 1
+        else ""
     )
 
 
@@ -144,14 +157,15 @@ def _failures(failed):
     return "".join(f'<p class="failed"><b>{job.name} failed.</b> {html.escape(why)}</p>' for job, why in failed.items())
 
 
-def _learning(learned):
+def _learning(learned, calls):
     body = [
         f"<th>{job.name}</th><td>{job.nfe}</td><td>{result.theta.num_parameters}</td><td>{result.cost:,}</td>"
+        f"<td>{calls * result.cost:,}</td>"
         for job, result in learned.items()
     ]
     return (
         "<h2>What learning cost</h2>"
-        + _table(["<th>solver</th><th>NFE</th><th>parameters</th><th>evaluations</th>"], body)
+        + _table(["<th>solver</th><th>NFE</th><th>parameters</th><th>evaluations</th><th>network calls</th>"], body)
         + "\n<p>Velocity evaluations of single samples; the shared true paths are counted for each solver.</p>"
     )
 

@@ -8,6 +8,7 @@
     failed/<solver>.json    the best theta before a loss that was not finite
     tensorboard/<solver>/   loss, rmse, psnr against iteration
     results.csv, results_detail.csv, report.html, figures/
+    ablation.csv, ablation.md, costs.json      of experiments.ablate
     evaluate.csv, evaluate_screening.csv, figures/evaluate.png      of experiments.evaluate
 
 Files are written beside their place and renamed into it: a kill leaves the old one or the new one, never half of one. What

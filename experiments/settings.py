@@ -1,6 +1,7 @@
 """What a config of `train` may say, and the plan read from it. A mistake in a config is found here, before any work."""
 
 import functools
+import re
 from typing import NamedTuple
 
 import jax
@@ -8,11 +9,11 @@ import optax
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from bespoke_jax.families import FAMILIES
-from bespoke_jax.theta import BASES
+from bespoke_jax.families import FAMILIES, LearnedSolver
+from bespoke_jax.theta import BASES, LEARNED
 from experiments.checks import fields, integer, one_of, positive
 
-__all__ = ["Job", "Plan", "read", "stamp"]
+__all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 
 # Cached, for equal stages share what is compiled and two optax.adam(1e-2) are not equal.
 _OPTIMIZERS = {"lm": functools.cache(lambda _: bj.LevenbergMarquardt()), "adam": functools.cache(optax.adam)}
@@ -35,11 +36,20 @@ class Job(NamedTuple):
 
     base: str
     num_steps: int
+    learned: str = "both"  # or "time", "scale", of rk1 and rk2
+    fit: str = ""  # its name, if the run learns the same solver by several
 
     @property
     def solver(self) -> str:
-        """The solver's name in results.csv: "rk1-bespoke", "rk2-bespoke", or the family's own, "table"."""
-        return f"{self.base}-bespoke" if self.base in BASES else self.base
+        """The solver's name in results.csv: "rk1-bespoke", "rk2-bespoke", or the family's own, "table"; then the fit's."""
+        family = f"{self.base}-bespoke" if self.base in BASES else self.base
+        return f"{family}-{self.fit}" if self.fit else family
+
+    @property
+    def start(self) -> LearnedSolver:
+        """Where it begins."""
+        theta = bj.init_theta(self.base, self.num_steps)
+        return theta if self.learned == "both" else theta.learning(self.learned)
 
     @property
     def name(self) -> str:
@@ -49,11 +59,11 @@ class Job(NamedTuple):
     @property
     def nfe(self) -> int:
         """Velocity evaluations per sample."""
-        return bj.init_theta(self.base, self.num_steps).nfe
+        return self.start.nfe
 
     @property
     def index(self) -> int:
-        """A number of its own whatever else the run learns: random keys hang on it."""
+        """A number of its own whatever else the run learns: random keys hang on it. Fits of one solver draw the same paths."""
         return self.num_steps * _MOST_FAMILIES + FAMILIES.index(self.base)
 
 
@@ -95,16 +105,42 @@ def read(config: ConfigDict) -> Plan:
         name: integer(f"config.paths.num_{name}", config.paths[f"num_{name}"], 1)
         for name in ("train", "validation", "test")
     }
+    stages = _stages(config.fit)
     return Plan(
         seed=integer("config.seed", config.seed, 0),
         jobs=_jobs(config),
-        stages=_stages(config.fit),
+        stages=stages,
         choose_start=bool(config.fit.choose_start),
         num_paths=num_paths,
         rtol=positive("config.paths.rtol", config.paths.rtol),
         atol=positive("config.paths.atol", config.paths.atol),
         num_samples=integer("config.report.num_samples", config.report.num_samples, 1, num_paths["test"]),
     )
+
+
+def read_fits(config: ConfigDict) -> dict[str, Plan]:
+    """The plan of each fit of an ablation: a config that has several sections like `fit`, by name, in `fits`.
+
+    Raises:
+        ValueError: as `read` does.
+    """
+    shared = {name: value for name, value in config.items() if name != "fits"}
+    if not isinstance(config.get("fits"), ConfigDict) or not len(config.fits):
+        raise ValueError(
+            f"config.fits: got {config.get('fits')!r}, wanted a ConfigDict with one section like fit or more."
+        )
+    plans = {}
+    for name, fit in config.fits.items():
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(
+                f"config.fits: got the name {name!r}, wanted letters, digits, - and _: files are named so."
+            )
+        try:
+            plan = read(ConfigDict(shared | dict(fit=fit)))
+        except ValueError as error:
+            raise ValueError(str(error).replace("config.fit", f"config.fits.{name}", 1)) from None
+        plans[name] = plan._replace(jobs=tuple(job._replace(fit=name) for job in plan.jobs))
+    return plans
 
 
 def stamp(config: ConfigDict, fingerprint: str) -> dict:
@@ -118,7 +154,7 @@ def _jobs(config) -> tuple[Job, ...]:
     fields("config.solver", config.solver, ("base", "num_steps"))
     one_of("config.solver.base", config.solver.base, FAMILIES)
     if integer("config.solver.num_steps", config.solver.num_steps, 0, _LARGEST_NUM_STEPS):
-        return (Job(config.solver.base, config.solver.num_steps),)
+        return (_learning(Job(config.solver.base, config.solver.num_steps), config.fit.learned),)
     jobs = []
     for base, counts in config.solvers.items():
         one_of("config.solvers", base, FAMILIES)
@@ -129,14 +165,23 @@ def _jobs(config) -> tuple[Job, ...]:
         jobs += [Job(base, integer(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
     if not jobs or len(set(jobs)) < len(jobs):
         raise ValueError(f"config.solvers: got {config.solvers.to_dict()}, wanted one solver or more, none twice.")
-    return tuple(sorted(jobs))
+    return tuple(sorted(_learning(job, config.fit.learned) for job in jobs))
+
+
+def _learning(job, learned) -> Job:
+    if learned != "both" and job.base not in BASES:
+        raise ValueError(f"config.fit.learned: got {learned!r}; of the family {job.base!r} all is learned: 'both'.")
+    return job._replace(learned=learned)
 
 
 def _stages(fit) -> tuple[bj.Stage, ...]:
     if not isinstance(fit, ConfigDict):
-        raise ValueError(f"config.fit: got {fit!r}, wanted a ConfigDict with choose_start, stage1, stage2, ...")
-    names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 1))]
-    fields("config.fit", fit, ("choose_start", *names))
+        raise ValueError(
+            f"config.fit: got {fit!r}, wanted a ConfigDict with learned, choose_start, stage1, stage2, ..."
+        )
+    names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 2))]
+    fields("config.fit", fit, ("learned", "choose_start", *names))
+    one_of("config.fit.learned", fit.learned, LEARNED)
     stages = []
     for name in names:
         field, stage = f"config.fit.{name}", fit[name]

@@ -102,3 +102,13 @@ def test_a_table_has_a_matrix_too(flow, paths):
     )
     np.testing.assert_allclose(found.matrix, found.matrix.T, rtol=1e-10)
     assert np.min(np.linalg.eigvalsh(found.matrix)) > -1e-10 * np.max(found.matrix)
+
+
+@pytest.mark.parametrize("base, name", [("rk1", "rmse_bound"), ("rk2", "endpoint")])
+def test_the_curvature_of_a_part_is_that_part_of_the_curvature(base, name, flow, paths):
+    theta = random_theta(base)
+    whole, num_of_time = linearise(name, flow, theta, paths, KEY), theta.learning("time").num_parameters
+    for learned, rows in (("time", slice(num_of_time)), ("scale", slice(num_of_time, None))):
+        part = linearise(name, flow, theta.learning(learned), paths, KEY)
+        for found, wanted in zip(part, (whole.value, whole.gradient[rows], whole.matrix[rows, rows]), strict=True):
+            assert_near(found, wanted, 1e-8)

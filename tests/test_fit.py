@@ -10,6 +10,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax import curvature
+from bespoke_jax.starts import start_thetas
 
 fit_module = sys.modules["bespoke_jax.fit"]  # the function of this name hides it
 
@@ -17,6 +18,7 @@ KEY = jax.random.key(0)
 # One family and one batch size wherever they do not matter: what is compiled is shared.
 SHORT = (bj.Stage("rmse_bound", 1, batch_size=32), bj.Stage("endpoint", 3, batch_size=32))
 START = bj.init_theta("rk1", 3)
+ADAM = optax.adam(1e-2)  # one, for two are not equal and share nothing compiled
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,31 @@ def test_the_best_on_held_out_paths_is_returned(flow, paths):
     np.testing.assert_allclose(reached, best["rmse"], rtol=1e-5)
     # Worse, or no number at all.
     assert not result.history[-1]["rmse"] <= best["rmse"]
+
+
+@pytest.mark.parametrize("learned, held, moves", [("time", ("s", "ds"), "t"), ("scale", ("t", "dt"), "s")])
+@pytest.mark.parametrize("loss, optimizer", [("endpoint", bj.LevenbergMarquardt()), ("rmse_bound", ADAM)])
+def test_what_is_held_stays_to_the_bit(flow, paths, learned, held, moves, loss, optimizer):
+    start = bj.theta_from_curve("rk1", 3, bj.scale_time.curve_between(bj.schedulers.CondOT(), bj.schedulers.Cosine()))
+    start = start.learning(learned)
+    stages = (bj.Stage(loss, 3, optimizer, batch_size=32),)
+    result = bj.fit(flow, start, KEY, stages=stages, paths=paths[0], validation=paths[1], choose_start=False)
+    before, after = start.knots(), result.state.theta.knots()
+    for name in held:
+        assert np.array_equal(getattr(after, name), getattr(before, name)), name
+    assert not np.allclose(getattr(after, moves), getattr(before, moves), atol=1e-3)
+    assert (result.theta.learned, result.theta.num_parameters) == (learned, start.num_parameters)
+
+
+@pytest.mark.parametrize("learned", ["time", "scale"])
+def test_starts_leave_what_is_held(flow, learned):
+    given = bj.theta_from_knots("rk1", np.array([0, 0.2, 1.0]), [0.5, 0.7], [1.0, 1.5, 2.0], [0.3, -0.2]).learning(
+        learned
+    )
+    starts = start_thetas(flow, given)
+    assert len({starts[name].raw.tobytes() for name in starts}) > 3
+    for name, start in starts.items():
+        assert np.array_equal(start.held, given.held) and start.learned == learned, name
 
 
 def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(flow, paths):
@@ -161,6 +188,11 @@ def test_a_derivative_that_is_not_finite_stops_too(paths):
         (dict(num_validation=True), ValueError, "num_validation"),
         (dict(rtol=0.0), ValueError, "rtol"),
         (dict(state=bj.init_state(bj.init_theta("rk1", 9))), ValueError, "state"),
+        (
+            dict(state=bj.init_state(bj.init_theta("rk2", 3).learning("time"))),
+            ValueError,
+            "state: .* 11 learned; .* 23 l",
+        ),
     ],
 )
 def test_bad_arguments_are_named(flow, change, error, message):

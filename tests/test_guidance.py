@@ -87,6 +87,18 @@ def test_a_guided_flow_has_paths_and_fits():
     stage = bj.Stage("endpoint", 3, batch_size=8)
     result = bj.fit(flow, bj.init_theta("rk1", 4), jax.random.key(1), stages=(stage,), paths=paths, validation=paths)
     assert result.history[-1]["psnr"] > result.history[0]["psnr"] + 10
+    # Evaluations are counted alike with and without guidance; each is two calls of the network.
+    assert result.cost == result.history[-1]["evaluations"] and result.network_calls == 2 * result.cost
+
+
+@pytest.mark.parametrize(
+    ("guidance_scale", "calls", "said"), [(None, 4, "(NFE 4, "), (0.5, 8, "(NFE 4 = 8 network calls, ")]
+)
+def test_a_check_says_what_its_evaluations_are_to_the_network(guidance_scale, calls, said):
+    flow = bj.Flow(pull, {"condition": dict(strength=jnp.float32(2.0), place=jnp.ones(3))}, (3,))
+    flow = flow if guidance_scale is None else bj.guided(flow, guidance_scale)
+    found = bj.check_solver(flow, bj.classic.euler(4), jax.random.key(0), num_paths=4, others={})
+    assert (found.nfe, found.network_calls) == (4, calls) and said in str(found)
 
 
 def test_what_cannot_be_guided_is_named(variables):

@@ -29,6 +29,16 @@ def test_a_theta_comes_back_bit_for_bit(tmp_path, theta):
     assert json.loads((tmp_path / "s.json").read_text())["info"] == dict(psnr=41.5)
 
 
+@pytest.mark.parametrize("learned", ["time", "scale"])
+def test_a_theta_comes_back_with_what_is_held(tmp_path, theta, learned):
+    part = theta.learning(learned)
+    bj.save_solver(tmp_path / "s.json", part)
+    back = bj.load_solver(tmp_path / "s.json")
+    assert back.learned == learned
+    np.testing.assert_array_equal(back.raw, part.raw)
+    np.testing.assert_array_equal(back.held, part.held)
+
+
 def test_a_table_comes_back_bit_for_bit(tmp_path, theta):
     table = bj.to_table(theta)
     bj.save_solver(tmp_path / "t.json", table)

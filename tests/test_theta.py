@@ -145,7 +145,60 @@ def test_a_batch_of_thetas_under_vmap():
         np.testing.assert_allclose(row, quick.jit(times)(raw), atol=1e-15)
 
 
+# --- A part that is learned alone. ---
+
+PARTS = {"time": ("t", "dt"), "scale": ("s", "ds")}
+
+
+@pytest.mark.parametrize("base, n", SIZES)
+@pytest.mark.parametrize("learned", PARTS)
+def test_a_part_learned_alone_moves_its_own_knots_and_no_other(base, n, learned):
+    theta = bj.theta_from_knots(base, *reference.random_knots(base, n), dtype=jnp.float64)
+    part = theta.learning(learned)
+    for name, before, after in zip(theta.knots()._fields, theta.knots(), part.knots(), strict=True):
+        np.testing.assert_array_equal(before, after, err_msg=name)
+    assert part.raw.shape == (part.num_parameters,) and part.nfe == theta.nfe
+    jacobian = quick.jit(jax.jacfwd(lambda raw: part.with_raw(raw).knots()))(part.raw)
+    for name, slope in jacobian._asdict().items():
+        assert np.any(slope) == (name in PARTS[learned]), name
+    # All of these numbers are really free.
+    rows = np.concatenate([getattr(jacobian, name) for name in PARTS[learned]])
+    assert np.linalg.matrix_rank(rows, tol=1e-4) == part.num_parameters
+
+
+def test_the_parts_add_up_and_come_together_again():
+    theta = bj.Theta(jnp.asarray(np.random.default_rng(0).standard_normal(23)), "rk2", 3)
+    time, scale = theta.learning("time"), theta.learning("scale")
+    assert (time.num_parameters, scale.num_parameters) == (11, 12)
+    for part in (time, scale, time.learning("scale"), scale.learning("both")):
+        np.testing.assert_array_equal(part.numbers(), theta.raw)
+    assert scale.learning("both").held is None
+    assert [leaf.shape for leaf in jax.tree.leaves(time)] == [(11,), (12,)]
+
+
+def test_times_learned_alone_leave_a_solver_that_never_scales_the_state():
+    # x_{i+1} = x_i + h dt_i u: the state at the start of each step has the factor 1, whatever is learned.
+    part = bj.init_theta("rk1", 4, dtype=jnp.float64).learning("time")
+    table = bj.to_table(part.with_raw(jnp.asarray(np.random.default_rng(0).standard_normal(7))))
+    np.testing.assert_allclose(table.a, 1, atol=1e-15)
+    np.testing.assert_allclose(table.b, np.tril(np.tile(np.diag(table.b), (4, 1))), atol=1e-15)
+    assert np.std(np.diff(table.t)) > 0.01
+
+
+def test_scales_learned_alone_leave_the_times():
+    part = bj.init_theta("rk2", 2, dtype=jnp.float64).learning("scale")
+    table = bj.to_table(part.with_raw(jnp.asarray(np.random.default_rng(0).standard_normal(8))))
+    np.testing.assert_allclose(table.t, np.arange(4) / 4, atol=1e-15)
+    assert np.std(table.a) > 0.01
+
+
 # --- Refusals. ---
+
+
+@pytest.mark.parametrize("learned", ["times", "", None, ["time"]])
+def test_a_part_that_there_is_not(learned):
+    with pytest.raises(ValueError, match=r"learned: wanted one of .*'time'.*got "):
+        bj.init_theta("rk2", 2).learning(learned)
 
 
 @pytest.mark.parametrize("num_steps", [0, -1, 2.5, 4.0, True, "4", None])

@@ -23,7 +23,9 @@ def get_config():
             # loss: rmse_bound (the paper's), local, rmse or endpoint.
             # optimizer: adam, which heeds learning_rate, or lm (Levenberg-Marquardt), which heeds probes.
             # validate_every: iterations between two looks at the validation paths, each of which leaves a checkpoint.
+            # learned: of rk1 and rk2 "both", or the "time" or "scale" part alone.
             fit=dict(
+                learned="both",
                 choose_start=True,
                 # The first steps go far: few paths show the way.
                 stage1=dict(loss="endpoint", num_iterations=4, batch_size=32, **stage),

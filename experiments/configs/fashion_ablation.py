@@ -1,0 +1,36 @@
+"""The ablation of the paper's App. K.1 on the shipped flow, for `experiments.ablate`: losses, optimisers, time or scale alone.
+
+All fits begin at the base solver and spend about the same velocity evaluations. Cost and table: docs/ablation.md.
+"""
+
+import ml_collections
+
+from experiments.configs import fashion_fmot
+
+# Evaluations per path and step: 3 of Adam, 8 and 1 a look of Levenberg-Marquardt on ends, 13 and 1 a look on single steps.
+_ADAM = dict(optimizer="adam", learning_rate=1e-2, batch_size=16, num_iterations=64, validate_every=16)
+_LM = dict(optimizer="lm", batch_size=48, validate_every=1)
+_FITS = {
+    **{f"{loss}-adam": dict(loss=loss, **_ADAM) for loss in ("rmse_bound", "local", "rmse", "endpoint")},
+    **{f"{loss}-lm": dict(loss=loss, num_iterations=5, **_LM) for loss in ("rmse_bound", "local")},
+    **{f"{loss}-lm": dict(loss=loss, num_iterations=7, **_LM) for loss in ("rmse", "endpoint")},
+}
+_PARTS = ("rmse_bound-adam", "endpoint-lm")  # also with time or scale alone
+
+
+def get_config():
+    config = fashion_fmot.get_config()
+    config.workdir = "runs/fashion_ablation"
+    config.solvers = dict(rk2=(5,))
+    config.paths.update(num_train=96, num_validation=48, num_test=128)
+    usual = config.fit.stage1.to_dict()
+
+    def fit(name, learned="both"):
+        return dict(learned=learned, choose_start=False, stage1=usual | _FITS[name])
+
+    fits = {name: fit(name) for name in _FITS}
+    fits |= {f"{name}-{learned}": fit(name, learned) for name in _PARTS for learned in ("time", "scale")}
+    with config.unlocked():
+        del config.fit
+        config.fits = ml_collections.ConfigDict(fits)
+    return config
