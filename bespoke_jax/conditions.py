@@ -25,6 +25,7 @@ __all__ = [
     "in_turn",
     "is_given",
     "like_any",
+    "num_conditions",
     "of_paths",
     "of_samples",
 ]
@@ -121,6 +122,11 @@ def of_paths(flow: Flow, paths) -> Flow:
     if paths.condition is None:
         return flow
     return _with(flow, paths.condition) if is_given(flow) else given(flow, paths.condition)
+
+
+def num_conditions(flow: Flow) -> int | None:
+    """K, for how many samples there are conditions; None if they have none of their own."""
+    return _size(flow) if is_given(flow) else None
 
 
 def in_turn(flow: Flow, count: int) -> Flow:

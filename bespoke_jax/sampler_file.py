@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.conditions import check_size, num_conditions
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
 from bespoke_jax.solve import solve
@@ -43,7 +44,8 @@ def save_sampler(
         path: file name; missing folders are an error.
         flow: the velocity field. Its velocity is traced, its code is not needed again.
         solver: a theta or a table; its numbers are constants of the program.
-        batch_size: samples per call; None for any number, which networks with shapes computed in Python may not take.
+        batch_size: samples per call; None for any number, which networks with shapes computed in Python may not take, and for
+            as many as a `given` flow has conditions, which are parameters.
         platforms: where it is to run, of "cpu", "cuda", "rocm", "tpu"; the platform here by default.
         dtype: of x0.
         bake_params: put the network's parameters into the file. Without, they are an argument, of the same tree and shapes; a
@@ -72,6 +74,10 @@ def save_sampler(
     ):
         raise ValueError(f"batch_size: wanted an integer >= 1, or None for any, got {batch_size!r}.")
     platforms = (jax.export.default_export_platform(),) if platforms is None else platforms
+    if batch_size is None:
+        batch_size = num_conditions(flow)
+    else:
+        check_size(flow, batch_size, "batch_size")
     if isinstance(platforms, str) or not platforms or not set(platforms) <= set(_PLATFORMS):
         raise ValueError(f"platforms: wanted some of {_PLATFORMS}, got {platforms!r}.")
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -166,3 +166,14 @@ def test_a_tree_that_cannot_be_written_says_so(flow, theta, tmp_path):
         bj.save_sampler(tmp_path / "s", odd, theta)
     bj.save_sampler(tmp_path / "s", odd, theta, bake_params=True)
     assert bj.load_sampler(tmp_path / "s").params is None
+
+
+def test_conditions_are_parameters(tmp_path, theta):
+    one = bj.Flow(lambda params, t, x: params["condition"] - jnp.sin(x), {"condition": jnp.zeros(3)}, (3,))
+    flow, other = (bj.given(one, jax.random.normal(jax.random.key(i), (4, 3))) for i in range(2))
+    bj.save_sampler(tmp_path / "s", flow, theta)
+    sampler, x0 = bj.load_sampler(tmp_path / "s"), jax.random.normal(KEY, (4, 3))
+    assert sampler.batch_size == 4
+    np.testing.assert_allclose(sampler(other.params, x0), bj.solve(other, theta, x0), rtol=2e-6, atol=2e-6)
+    with pytest.raises(ValueError, match=r"batch_size: .* for 4 samples, got 3"):
+        bj.save_sampler(tmp_path / "s", flow, theta, batch_size=3)
