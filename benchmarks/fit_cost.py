@@ -1,4 +1,4 @@
-"""What a good rk2-bespoke (n = 5) costs, by default on the shipped flow: `python -m benchmarks.fit_cost [--converged] [flow ...]`.
+"""What a good rk2-bespoke (n = 5) costs: `python -m benchmarks.fit_cost [--converged] [flow ...]`, by default the shipped flow.
 
 One row per way of fitting: velocity evaluations of single samples in all (forward 1, its reverse-mode gradient 2 more, true
 paths, the choice of the start and held-out paths included), PSNR in dB on 128 fresh noises (of the mean RMSE, and in brackets
