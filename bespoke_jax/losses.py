@@ -1,7 +1,7 @@
 """The losses of a theta against true paths. All have one signature: `loss(flow, theta, paths, ...) -> scalar`.
 
-`rmse_bound` (26) and `local` look at each step on its own, from a point of the true path, all steps in parallel. `rmse` (6)
-and `endpoint` run the solver and look at where it ends, as does a `Distance` of your own.
+`rmse_bound` (26) and `local` look at each step on its own, from a point of the true path. `rmse` (6) and `endpoint` run the
+solver and look at where it ends, as does a `Distance` of your own.
 
 Each of the four is E sum_i phi(mean_j e_ij^2) for error vectors e_i and phi the square root or the logarithm. `LOSSES` keeps the
 two parts of each beside its name: `curvature` needs them apart.
@@ -90,12 +90,12 @@ def rmse_bound(flow: Flow, theta: Theta, paths: Paths, lipschitz=1.0):
         >>> bool(rmse_bound(flow, theta, paths) > local(flow, theta, paths))
         True
     """
-    return _reduce(flow, _bound_errors(flow, theta, paths, lipschitz), _root)
+    return _sum_of_steps(flow, theta, paths, bound_weights(theta, lipschitz))
 
 
 def local(flow: Flow, theta: Theta, paths: Paths):
     """E sum_i d_i: `rmse_bound` with all M_i = 1."""
-    return _reduce(flow, step_errors(flow, theta, paths), _root)
+    return _sum_of_steps(flow, theta, paths, jnp.ones((theta.num_steps,), theta.raw.dtype))
 
 
 def rmse(flow: Flow, theta: Theta | SolverTable, paths: Paths):
@@ -112,6 +112,19 @@ def end_errors(flow: Flow, solver: Theta | SolverTable, paths: Paths):
     """x_n - x(1): [1, B, *event]."""
     x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
     return (solve(of_paths(flow, paths), to_table(solver), x0) - x1)[None]
+
+
+def _sum_of_steps(flow, theta, paths, weights):
+    """E sum_i w_i d_i, a step after the other, each done again for its gradient: memory does not grow with n."""
+
+    @jax.checkpoint
+    def distances(window_and_weight):
+        window, weight = window_and_weight
+        error = step_error(flow, theta, window, paths)
+        return _root(mean_square(weight.astype(error.dtype) * error, len(flow.event_shape)))
+
+    windows = theta.knots().of_steps(theta.num_steps)
+    return jnp.mean(jnp.sum(jax.lax.map(distances, (windows, weights)), axis=0))
 
 
 def _bound_errors(flow, theta, paths, lipschitz=1.0):

@@ -2,7 +2,8 @@
 
 `replicate` copies a flow to all devices; from then on true paths, fits and samples of it have their samples spread over
 them. Nothing else changes: theta and what is reported stay single arrays, and one device or many give the same
-numbers to rounding. Parameters that you have sharded over a mesh yourself, because they are large, work the same way.
+numbers to rounding. `shard_params` splits large parameters over the devices instead of copying them; those that you have sharded
+over a mesh yourself work the same way.
 
 The devices may belong to several processes (`jax.distributed.initialize`). Every process then runs the same program on the same
 numbers, and computes the samples that lie on its own devices. Whatever Python decides by was `gather`ed first, and is the first
@@ -20,7 +21,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bespoke_jax.flow import Flow
 
-__all__ = ["everywhere", "everywhere_over", "gather", "mesh_of", "on_one_device", "replicate", "spread", "spread_over"]
+__all__ = [
+    "everywhere",
+    "everywhere_over",
+    "gather",
+    "mesh_of",
+    "on_one_device",
+    "replicate",
+    "shard_params",
+    "spread",
+    "spread_over",
+]
 
 
 def replicate(flow: Flow, devices: Sequence[jax.Device] | None = None) -> Flow:
@@ -32,12 +43,53 @@ def replicate(flow: Flow, devices: Sequence[jax.Device] | None = None) -> Flow:
         >>> mesh_of(flow).size == jax.device_count()
         True
     """
-    mesh = Mesh(np.asarray(jax.devices() if devices is None else devices), ("samples",))
-    return jax.device_put(flow, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(flow, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def shard_params(flow: Flow, devices: Sequence[jax.Device] | None = None, min_size: int = 2**18) -> Flow:
+    """The flow with its large parameters split over `devices`, all of them by default, and the others on each.
+
+    For networks that one device cannot hold: each has its part, and XLA brings together what a layer needs when it needs it.
+    Samples are spread over the same devices, as after `replicate`, which is faster where memory allows it.
+
+    Args:
+        flow: the flow.
+        devices: where to.
+        min_size: numbers in a leaf from which on it is split, along its largest axis that the devices divide, if there is one.
+
+    Raises:
+        ValueError: if `min_size` is no positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bespoke_jax as bj
+        >>> flow = bj.Flow(lambda w, t, x: jnp.tanh(x @ w), jnp.eye(1024), event_shape=(1024,))
+        >>> split = shard_params(flow)
+        >>> split.params.addressable_shards[0].data.size == 1024**2 // jax.device_count()
+        True
+    """
+    if isinstance(min_size, bool) or not isinstance(min_size, int | np.integer) or min_size < 1:
+        raise ValueError(f"min_size: wanted an integer >= 1, got {min_size!r}.")
+    mesh = _mesh(devices)
+
+    def place(leaf):
+        shape = np.shape(leaf)
+        axes = [axis for axis, size in enumerate(shape) if size % mesh.size == 0] if np.size(leaf) >= min_size else []
+        if not axes:
+            return _placed(leaf, mesh, PartitionSpec())
+        axis = max(axes, key=shape.__getitem__)
+        return _placed(leaf, mesh, PartitionSpec(*(None,) * axis, mesh.axis_names))
+
+    return jax.tree.map(place, flow)
+
+
+def _mesh(devices):
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), ("samples",))
 
 
 def on_one_device(flow: Flow) -> Flow:
-    """A replicated flow on one device of this process: for what one process does alone, as the others would not join in.
+    """The flow on one device of this process: for what one process does alone, as the others would not join in.
+
+    Parameters that are split are put together first: call it in all processes.
 
     Example:
         >>> import bespoke_jax as bj
@@ -45,10 +97,13 @@ def on_one_device(flow: Flow) -> Flow:
         >>> mesh_of(on_one_device(flow)) is None
         True
     """
-    return jax.tree.map(
-        lambda leaf: leaf.addressable_data(0) if isinstance(leaf, jax.Array) and leaf.is_fully_replicated else leaf,
-        flow,
-    )
+
+    def on_one(leaf):
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        return (leaf if leaf.is_fully_replicated else everywhere(flow, leaf)).addressable_data(0)
+
+    return jax.tree.map(on_one, flow)
 
 
 def mesh_of(flow: Flow) -> Mesh | None:

@@ -1,6 +1,5 @@
 """Run a solver: one scan over its steps."""
 
-import functools
 import math
 
 import jax
@@ -14,7 +13,7 @@ from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.sharding import spread
 from bespoke_jax.steps import step_from_knots
-from bespoke_jax.table import SolverTable, table_row, to_table
+from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import Theta
 
 __all__ = ["sample", "solve"]
@@ -49,8 +48,7 @@ def _check_solver(solver, name):
         raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _solve(flow, solver, x0, return_path):
+def _run(flow, solver, x0, return_path=False):
     by_kind = {Theta: _theta_program, TaylorSolver: _taylor_program}
     start, step, num_steps = by_kind.get(type(solver), _table_program)(flow, solver, x0)
 
@@ -65,6 +63,10 @@ def _solve(flow, solver, x0, return_path):
     return jnp.concatenate([x0[None], path]) if return_path else x1
 
 
+_solve = jax.jit(_run, static_argnums=3)
+_solve_in_place = jax.jit(_run, donate_argnums=2)  # the samples take the noise's memory
+
+
 def _theta_program(flow, theta, x0):
     knots = theta.knots()
 
@@ -75,14 +77,23 @@ def _theta_program(flow, theta, x0):
 
 
 def _table_program(flow, solver, x0):
-    table = to_table(solver)
+    """Eq. (11) of arXiv:2403.01329 column by column: a velocity is added to all states to come, and then forgotten.
+
+    The states are summed in place, where XLA copies a history of velocities that is read and written in the same step; and
+    the gradient in b needs no velocity but the step's own.
+    """
+    table, dtype = to_table(solver), promote(x0.dtype, jnp.float32)
+
+    def along_states(numbers):
+        return numbers.astype(dtype).reshape(-1, *(1,) * x0.ndim)
 
     def step(i, carry):
-        x, velocities = carry
-        velocities = velocities.at[i].set(flow(table.t[i].astype(_time_dtype(table, x)), x))
-        return table_row(table, i, x0, velocities), velocities
+        x, coming = carry
+        velocity = flow(table.t[i].astype(_time_dtype(table, x)), x)
+        coming = coming + along_states(table.b[:, i]) * velocity.astype(dtype)
+        return jax.lax.dynamic_index_in_dim(coming, i, keepdims=False).astype(x.dtype), coming
 
-    return (x0, jnp.zeros((table.nfe, *x0.shape), x0.dtype)), step, table.nfe
+    return (x0, along_states(table.a) * x0.astype(dtype)), step, table.nfe
 
 
 def _taylor_program(flow, solver, x0):
@@ -126,4 +137,5 @@ def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples
         )
     _check_solver(theta, "theta")
     x0 = params.noise(key, () if num_samples is None else (num_samples,), dtype)
-    return solve(in_turn(params, num_samples or 1), theta, x0 if num_samples is None else spread(params, x0))
+    flow = in_turn(params, num_samples or 1)
+    return _solve_in_place(flow, theta, x0 if num_samples is None else spread(params, x0))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bespoke_jax.theta import BASES, Knots, Theta
 
-__all__ = ["SolverTable", "table_from_knots", "table_row", "to_table"]
+__all__ = ["SolverTable", "table_from_knots", "to_table"]
 
 
 @jax.tree_util.register_dataclass
@@ -39,12 +39,6 @@ class SolverTable:
     def num_parameters(self) -> int:
         """m (m + 5) / 2 - 1: the first time is 0."""
         return self.nfe * (self.nfe + 5) // 2 - 1
-
-
-def table_row(table: SolverTable, i, x0, velocities):
-    """x_{i+1} (eq. 11 of arXiv:2403.01329) from the noise and the velocities [m, *x0.shape], those after i still zero."""
-    b = table.b[i].astype(x0.dtype)
-    return table.a[i].astype(x0.dtype) * x0 + jnp.tensordot(b, velocities, axes=1)
 
 
 def to_table(solver) -> SolverTable:
