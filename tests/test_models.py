@@ -118,6 +118,19 @@ def test_shipped_solvers_beat_their_base_on_fresh_noise(shipped, fresh, base, nu
     assert decibels(shipped, plain, theta, fresh) > gain
 
 
+@pytest.mark.parametrize("name", [name for name in bj.models.SHIPPED if name.endswith("_class")])
+def test_one_solver_serves_all_classes_of_a_shipped_flow(name):
+    flow = bj.models.load_flow(name, labels=np.arange(10))
+    paths = bj.ground_truth(flow, flow.noise(jax.random.key(77), (10,)), 1e-3, 1e-3)
+    for base, num_steps, gain in (("rk2", 5, 2), ("table", 8, 5)):
+        theta = bj.models.shipped_solver(name, base, num_steps)
+        plain = bj.init_theta("rk2", theta.nfe // 2)
+        assert decibels(flow, plain, theta, paths) > gain
+    # Trousers (1) are narrower than pullovers (2), sandals (5) darker than either.
+    images = np.asarray(paths.x1)[..., 0]
+    assert np.mean(images[1] > 0) < np.mean(images[2] > 0) and np.mean(images[5]) < np.mean(images[2])
+
+
 def test_a_solver_that_was_not_learned_is_named():
     with pytest.raises(ValueError, match=r"'rk2', 7.*rk2-bespoke-n5"):
         bj.models.shipped_solver("fashion_fmot", "rk2", 7)
