@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 import bespoke_jax as bj
 from bespoke_jax.fit import FitError
 from experiments import processes, stopping
@@ -62,9 +64,12 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
         with run.scalars(job.name, 0 if state is None else done + 1) as scalars:
 
             def keep(state, record):
-                # Scalars first: those that the checkpoint knows nothing of are void when it is gone on from.
+                # The checkpoint last: what it knows nothing of is written again, or void, when it is gone on from.
                 shown = {name: record[name] for name in ("loss", "rmse", "psnr") if math.isfinite(record[name])}
                 scalars.add(record["iteration"], shown)
+                if np.all(np.isfinite(state.theta.raw)):
+                    kept, folder = _as_kept(state.theta), f"validations/{job.name}"
+                    run.finish(f"{record['iteration']}", kept, _for_json(record), folder=folder)
                 checkpoints.save(record["iteration"], state)
                 bar.update(record["iteration"] - bar.n)
                 best = float(bj.metrics.psnr(state.best_rmse))
@@ -82,14 +87,16 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
                 state=state,
                 callback=keep,
             )
-    # JSON has no NaN: the loss of the start is None.
-    history = [
-        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in result.history
-    ]
+    history = [_for_json(record) for record in result.history]
     info = dict(cost=result.cost, start=result.start, validation=_best(history), history=history)
     theta = _as_kept(result.theta)
     run.finish(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)
+
+
+def _for_json(record: dict) -> dict:
+    """JSON has no NaN: the loss of the start is None."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 def _as_kept(theta):

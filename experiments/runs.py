@@ -5,7 +5,9 @@
     paths/                  solved paths (a pure function of config and seed: may be deleted)
     checkpoints/<solver>/   Orbax: the fit as of the last validations
     solvers/<solver>.json   learned, finished; how it went is kept under "info"
+    validations/<solver>/   the solver as of every validation of its fit, <iteration>.json
     failed/<solver>.json    the best theta before a loss that was not finite
+    by_fid/<solver>.json    the validation of the smallest FID (experiments.fid --select=fid)
     tensorboard/<solver>/   loss, rmse, psnr against iteration
     results.csv, results_detail.csv, report.html, figures/
     ablation.csv, ablation.md, costs.json      of experiments.ablate
@@ -206,17 +208,34 @@ class Run:
 
         return from_first(read)
 
-    def finish(self, name: str, theta: bj.Theta, info: dict, flow: bj.Flow, folder: str = "solvers") -> pathlib.Path:
-        """Keep a solver whose fit has ended, and the fingerprint of the flow that it was fitted to. Returns its file."""
-        path, flow = self.folder / folder / f"{name}.json", bj.sharding.on_one_device(flow)
+    def finish(
+        self, name: str, theta: bj.Theta, info: dict, flow: bj.Flow | None = None, folder: str = "solvers"
+    ) -> pathlib.Path:
+        """Keep a solver, if the fit has ended with the fingerprint of the flow that it was fitted to. Returns its file."""
+        path = self.folder / folder / f"{name}.json"
+        flow = None if flow is None else bj.sharding.on_one_device(flow)
 
         def write():
             with _writing(path):
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 bj.save_solver(path, theta, info, flow)
 
         from_first(write)
         return path
+
+    def validations(self, flow: bj.Flow) -> dict[str, list[tuple[int, bj.Theta | bj.SolverTable]]]:
+        """Solver whose fit has ended -> (iteration, what it was then) of every validation, in their order.
+
+        Raises:
+            ValueError: if a file is damaged; names it.
+        """
+        found = {}
+        for path in sorted((self.folder / "solvers").glob("*.json")):
+            bj.load_solver(path, flow=flow)  # warns if it was fitted to another flow
+            files = sorted((self.folder / "validations" / path.stem).glob("*.json"), key=lambda file: int(file.stem))
+            if files:
+                found[path.stem] = [(int(file.stem), bj.load_solver(file)) for file in files]
+        return found
 
     def checkpoints(self, name: str) -> "Checkpoints":
         """The checkpoints of solver `name`, to be used in a `with` statement."""

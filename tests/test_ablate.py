@@ -136,6 +136,13 @@ def test_the_shipped_config_has_every_loss_and_every_part():
             assert plan.stages == plans[name].stages and not plan.choose_start
 
 
+def test_names_choose_fits_of_the_shipped_config():
+    whole, few = (settings.read_fits(fashion_ablation.get_config(names)) for names in ("", "rmse-lm,endpoint-lm-time"))
+    assert few == {name: whole[name] for name in ("rmse-lm", "endpoint-lm-time")}
+    with pytest.raises(SystemExit, match="no fit named 'rmse-ml'; there are rmse_bound-adam, "):
+        fashion_ablation.get_config("rmse-ml")
+
+
 def test_train_learns_a_part_too(tmp_path):
     config = small_config()
     config.fit.learned = "scale"

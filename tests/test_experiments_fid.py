@@ -49,10 +49,37 @@ def test_better_solvers_have_smaller_distances(config, reference, tmp_path, caps
     fid.main(config, run.folder, reference, "weights", "tensorflow", num_samples=128)
     with open(run.folder / "fid.csv") as file:
         rows = {row["solver"]: row for row in csv.DictReader(file)}
-    assert list(rows["fine"]) == ["solver", "nfe", "fid", "num_samples", "convention"]
+    assert list(rows["fine"]) == ["solver", "nfe", "fid", "num_samples", "convention", "selected_by"]
+    assert {row["selected_by"] for row in rows.values()} == {"rmse"}
     distances = [float(rows[name]["fid"]) for name in ("crude", "fair", "fine")]
     assert distances[0] > 1.5 * distances[1] and distances[1] > 1.5 * distances[2]
     assert "FID" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("pixels")
+def test_the_iteration_of_the_smallest_distance_may_be_another_than_that_of_the_smallest_rmse(
+    config, reference, tmp_path
+):
+    flow = flows.load(config.flow)
+    with train.prepare(config, tmp_path / "run")[2] as run:
+        run.finish("rk1-bespoke-n4", bj.classic.euler(4), {}, flow)  # what RMSE had chosen
+        for iteration, table in [
+            (0, bj.classic.euler(4)),
+            (5, bj.classic.rk4(4)),
+            (10, bj.classic.euler(4, grid="quadratic")),
+        ]:
+            run.finish(f"{iteration}", table, {}, folder="validations/rk1-bespoke-n4")
+    fid.main(config, run.folder, reference, "weights", "tensorflow", 128, "fid")
+    with open(run.folder / "fid_by_iteration.csv") as file:
+        distances = {int(row["iteration"]): float(row["fid"]) for row in csv.DictReader(file)}
+    assert list(distances) == [0, 5, 10]
+    best = min(distances, key=distances.get)
+    with open(run.folder / "fid.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert row["selected_by"] == f"fid, iteration {best}" and float(row["fid"]) == distances[best] < distances[0]
+    kept = bj.load_solver(run.folder / "by_fid" / "rk1-bespoke-n4.json", flow=flow)
+    wanted = bj.load_solver(run.folder / "validations" / "rk1-bespoke-n4" / f"{best}.json")
+    assert np.array_equal(kept.b, wanted.b)
 
 
 @pytest.mark.usefixtures("pixels")
@@ -78,3 +105,5 @@ def test_what_is_missing_is_said_without_a_stack(config, reference, tmp_path, mo
     assert "none.pth: no such file" in said(reference, "none.pth")
     monkeypatch.setattr(inception, "load", lambda *_: None)
     assert "no learned solvers" in said(reference, "weights")
+    with pytest.raises(SystemExit, match=r"no validations in .*experiments.train keeps them"):
+        fid.main(config, tmp_path / "other", reference, "weights", "tensorflow", 10, "fid")

@@ -96,6 +96,19 @@ class TestOutput:
         for name in ("rk1-bespoke-n2", "rk2-bespoke-n2"):
             assert {path.name for path in (whole_run / "checkpoints" / name).iterdir()} == {"4", "5"}
 
+    def test_every_validation_is_kept(self, whole_run):
+        flow = flows.load(small_config().flow)
+        found = runs.Run(whole_run).validations(flow)
+        assert set(found) == {"rk1-bespoke-n2", "rk2-bespoke-n2"}
+        info = json.loads((whole_run / "solvers" / "rk1-bespoke-n2.json").read_text())["info"]
+        thetas = dict(found["rk1-bespoke-n2"])
+        assert list(thetas) == [0, 1, 2, 3, 4, 5]
+        np.testing.assert_array_equal(thetas[0].raw, bj.init_theta("rk1", 2).raw)
+        chosen = bj.load_solver(whole_run / "solvers" / "rk1-bespoke-n2.json")
+        np.testing.assert_array_equal(thetas[info["validation"]["iteration"]].raw, chosen.raw)
+        kept = json.loads((whole_run / "validations" / "rk1-bespoke-n2" / "3.json").read_text())["info"]
+        assert kept == info["history"][3]
+
     def test_scalars(self, whole_run):
         history = json.loads((whole_run / "solvers" / "rk1-bespoke-n2.json").read_text())["info"]["history"]
         scalars = read_scalars(whole_run / "tensorboard" / "rk1-bespoke-n2")

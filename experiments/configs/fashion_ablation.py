@@ -1,6 +1,7 @@
 """The ablation of the paper's App. K.1 on the shipped flow, for `experiments.ablate`: losses, optimisers, time or scale alone.
 
-All fits begin at the base solver and spend about the same velocity evaluations. Cost and table: docs/ablation.md.
+All fits begin at the base solver and spend about the same velocity evaluations. `fashion_ablation.py:endpoint-lm,rmse-lm` has
+these two alone. Cost and table: docs/ablation.md.
 """
 
 import ml_collections
@@ -18,7 +19,7 @@ _FITS = {
 _PARTS = ("rmse_bound-adam", "endpoint-lm")  # also with time or scale alone
 
 
-def get_config():
+def get_config(names: str = ""):
     config = fashion_fmot.get_config()
     config.workdir = "runs/fashion_ablation"
     config.solvers = dict(rk2=(5,))
@@ -30,6 +31,10 @@ def get_config():
 
     fits = {name: fit(name) for name in _FITS}
     fits |= {f"{name}-{learned}": fit(name, learned) for name in _PARTS for learned in ("time", "scale")}
+    if unknown := set(filter(None, names.split(","))) - set(fits):
+        raise SystemExit(f"--config: no fit named {min(unknown)!r}; there are {', '.join(fits)}.")
+    if names:
+        fits = {name: fits[name] for name in names.split(",") if name}
     with config.unlocked():
         del config.fit
         config.fits = ml_collections.ConfigDict(fits)
