@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import bespoke_jax as bj
+from bespoke_jax.conditions import in_turn
 from experiments import command_line, flows, learn, measure, processes, report, runs, settings, truth
 
 
@@ -55,6 +56,7 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
             costs[job.name] = dict(seconds=seconds if fresh else None, memory=peak)
             processes.from_first(lambda: run.write_text("costs.json", json.dumps(costs, indent=2) + "\n"))
     thetas = {job: result.theta for job, result in learned.items()}
+    flow = truth.dealt(flow, next(iter(plans.values())), "test")
     measured = measure.measure(flow, jobs, thetas, paths.test.x0, paths.test.x1, keep=1)
     by_name = {(job.solver, job.nfe): (result, costs[job.name]) for job, result in learned.items()}
     rows = [_row(row, by_name.get((row.solver, row.nfe))) for row in measured.rows]
@@ -100,7 +102,8 @@ def _program(flow, stage, theta, paths):
         return gradient.lower(flow, theta, batch).compile()
     if stage.is_of_ends:
         pullback = jax.jit(lambda flow, t, x: jax.vjp(lambda x: flow(t, x), x)[1])
-        return pullback.lower(flow, jnp.float32(0.5), batch.x0[: stage.chunk_size]).compile()
+        x = batch.x0[: stage.chunk_size]
+        return pullback.lower(in_turn(flow, len(x)), jnp.float32(0.5), x).compile()
     return None
 
 
