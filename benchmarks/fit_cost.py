@@ -23,8 +23,8 @@ ALGORITHM_3_BATCH = 8  # the paper leaves it open; more would leave fewer update
 
 # Arguments of `fit`. The frugal one: docs/fitting.md.
 FRUGAL = dict(
-    stages=(bj.Stage("endpoint", 9, batch_size=16, chunk_size=16, probes=2, validate_every=3),),
-    num_paths=64,
+    stages=(bj.Stage("endpoint", 6, bj.LevenbergMarquardt(memory=0.8), batch_size=24, chunk_size=24, probes=2),),
+    num_paths=40,
     num_validation=16,
     rtol=1e-3,
     atol=1e-3,
