@@ -19,7 +19,7 @@ from tests.models.torch_writer import write_zip
 CONFIGS = sorted(
     path.stem
     for path in pathlib.Path(flows.__file__).with_name("configs").glob("[!_]*.py")
-    if not path.stem.endswith("_pretrain")  # of another launcher
+    if not path.stem.endswith(("_pretrain", "_classifier"))  # of other launchers
 )
 NO_FILE_NEEDED = {"fashion_fmot", "tiny"}
 PAPER = sorted(set(CONFIGS) - NO_FILE_NEEDED)
