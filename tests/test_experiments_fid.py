@@ -85,8 +85,9 @@ def test_the_iteration_of_the_smallest_distance_may_be_another_than_that_of_the_
 
 
 def test_true_paths_and_base_solvers_are_measured_beside_them(config, pixels, tmp_path):
-    with train.prepare(config, tmp_path / "run")[2] as run:
-        run.finish("fine", bj.classic.rk4(8), {})
+    _, flow, run = train.prepare(config, tmp_path / "run")
+    with run:
+        run.finish("fine", bj.classic.rk4(8), {}, flow)
     fid.main(config, run.folder, pixels, 64, baselines=True)
     rows = rows_of(run.folder / "fid.csv")
     assert [(row["solver"], row["nfe"], row["selected_by"]) for row in rows] == [

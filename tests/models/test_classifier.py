@@ -14,6 +14,8 @@ from experiments import data, train_classifier
 from experiments.configs import fashion_classifier
 from experiments.data import fashion
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def classifier():
@@ -107,7 +109,7 @@ def test_other_files_are_refused(tmp_path):
 class TestTraining:
     @pytest.fixture
     def config(self, monkeypatch):
-        """Ten steps on dark and bright images, which these tell apart."""
+        """Twenty steps on dark and bright images, which these tell apart."""
         labels = np.arange(64) % 2
         grey = np.random.default_rng(0).integers(0, 60, (64, 8, 8, 1)) + 190 * labels[:, None, None, None]
         dataset = data.DataSet.in_memory(grey.astype(np.uint8), labels, 2, "here")
