@@ -87,12 +87,12 @@ def test_the_iteration_of_the_smallest_distance_may_be_another_than_that_of_the_
 def test_true_paths_and_base_solvers_are_measured_beside_them(config, pixels, tmp_path):
     _, flow, run = train.prepare(config, tmp_path / "run")
     with run:
-        run.finish("fine", bj.classic.rk4(8), {}, flow)
+        run.finish("fine", bj.classic.rk4(64), {}, flow)
     fid.main(config, run.folder, pixels, 64, baselines=True)
     rows = rows_of(run.folder / "fid.csv")
     assert [(row["solver"], row["nfe"], row["selected_by"]) for row in rows] == [
-        ("fine", "8", "rmse"),
-        *((name, "8", "") for name in ("rk1", "rk2", "rk4")),
+        ("fine", "64", "rmse"),
+        *((name, "64", "") for name in ("rk1", "rk2", "rk4")),
         ("exact", "", ""),
     ]
     distances = {row["solver"]: float(row["fid"]) for row in rows}
