@@ -10,7 +10,17 @@ import bespoke_jax as bj
 from experiments import processes, stopping
 from experiments.settings import Job
 
-__all__ = ["BASE_SOLVERS", "BATCH_SIZE", "Measured", "Row", "as_text", "end_points", "measure", "row_of"]
+__all__ = [
+    "BASE_SOLVERS",
+    "BATCH_SIZE",
+    "Measured",
+    "Row",
+    "as_text",
+    "base_solvers",
+    "end_points",
+    "measure",
+    "row_of",
+]
 
 # Euler and midpoint as thetas that are exactly that: they share what is compiled with the learned ones.
 BASE_SOLVERS = {
@@ -54,8 +64,7 @@ def measure(
         x0, x1: noises and their true ends, [N, *event].
         keep: how many samples to return.
     """
-    nfes = sorted({job.nfe for job in jobs})
-    solvers = [(name, make(nfe)) for name, (stages, make) in BASE_SOLVERS.items() for nfe in nfes if nfe % stages == 0]
+    solvers = base_solvers({job.nfe for job in jobs})
     solvers += [(job.solver, theta) for job, theta in learned.items()]
     measured = Measured([], {})
     for name, solver in processes.bar(solvers, desc="fresh noise"):
@@ -64,6 +73,12 @@ def measure(
         measured.rows.append(row_of(name, solver.nfe, ends, x1))
         measured.samples[name, solver.nfe] = ends[:keep]
     return measured
+
+
+def base_solvers(nfes: Iterable[int]) -> list[tuple]:
+    """[(name, solver)] of the base solvers at those of the numbers of evaluations that their steps divide."""
+    nfes = sorted(nfes)
+    return [(name, make(nfe)) for name, (stages, make) in BASE_SOLVERS.items() for nfe in nfes if nfe % stages == 0]
 
 
 def end_points(flow: bj.Flow, solver, x0) -> np.ndarray:

@@ -7,7 +7,7 @@
     solvers/<solver>.json   learned, finished; how it went is kept under "info"
     validations/<solver>/   the solver as of every validation of its fit, <iteration>.json
     failed/<solver>.json    the best theta before a loss that was not finite
-    by_fid/<solver>.json    the validation of the smallest FID (experiments.fid --select=fid)
+    by_fid/, by_classifier_distance/    the validation of the smallest distance (experiments.fid --select=fid, ...)
     tensorboard/<solver>/   loss, rmse, psnr against iteration
     results.csv, results_detail.csv, report.html, figures/
     ablation.csv, ablation.md, costs.json      of experiments.ablate

@@ -19,7 +19,7 @@ from tests.models.torch_writer import write_zip
 CONFIGS = sorted(
     path.stem
     for path in pathlib.Path(flows.__file__).with_name("configs").glob("[!_]*.py")
-    if not path.stem.endswith("_pretrain")  # of another launcher
+    if not path.stem.endswith(("_pretrain", "_classifier"))  # of other launchers
 )
 PAPER = [name for name in CONFIGS if name != "tiny" and not name.startswith("fashion")]
 OPTIONS = dict(image_size=8, head_channels=4)  # smaller than torchcfm's

@@ -2,6 +2,13 @@
 
 from bespoke_jax.models import diffusers, edm, inception, torchcfm
 from bespoke_jax.models.adm import ADM
+from bespoke_jax.models.classifier import (
+    CLASSIFIERS,
+    Classifier,
+    ConvClassifier,
+    load_classifier,
+    save_classifier,
+)
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.flow_file import (
     SHIPPED,
@@ -16,7 +23,10 @@ from bespoke_jax.models.unet import UNet
 
 __all__ = [
     "ADM",
+    "CLASSIFIERS",
     "SHIPPED",
+    "Classifier",
+    "ConvClassifier",
     "Denoiser",
     "NetworkVelocity",
     "Preconditioning",
@@ -25,7 +35,9 @@ __all__ = [
     "diffusers",
     "edm",
     "inception",
+    "load_classifier",
     "load_flow",
+    "save_classifier",
     "save_denoiser",
     "save_flow",
     "shipped_solver",

@@ -17,7 +17,7 @@ from flax import linen as nn
 from bespoke_jax.models.state_dict import from_torch_layout, load_arrays
 from bespoke_jax.models.torch_file import read_torch_file
 
-__all__ = ["InceptionFeatures", "InceptionV3", "load", "resize"]
+__all__ = ["InceptionFeatures", "InceptionV3", "eight_bits", "load", "resize"]
 
 _SIDE = 299
 CONVENTIONS = ("pytorch-fid", "tensorflow")
@@ -149,11 +149,15 @@ def resize(x, convention: str = "pytorch-fid"):
     return x
 
 
+def eight_bits(images):
+    """Images in [-1, 1] as they would be in a file: whole numbers from 0 to 255, in floats."""
+    return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255)
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _features(variables, images, convention):
     # As 8-bit images, which is what all published FIDs are of.
-    bytes_ = jnp.clip(jnp.round((images + 1) * 127.5), 0, 255)
-    x = resize(jnp.broadcast_to(bytes_, (*images.shape[:-1], 3)), convention)
+    x = resize(jnp.broadcast_to(eight_bits(images), (*images.shape[:-1], 3)), convention)
     return InceptionV3().apply(variables, (x - 128) / 128 if convention == "tensorflow" else x / 127.5 - 1)
 
 

@@ -13,9 +13,10 @@ __all__ = ["load"]
 _FOLDERS = ("/usr/share/datasets/fashion-mnist", "~/.cache/fashion-mnist", "data/fashion-mnist")
 
 
-def load(folder: str) -> DataSet:
-    """The training set, from a folder with the idx files, gzipped or not; "" looks where they usually are."""
-    images, labels = (_read_idx(_find(folder, f"train-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1"))
+def load(folder: str, part: str = "train") -> DataSet:
+    """The training set ("train") or the test set ("t10k"), from a folder with the idx files, gzipped or not; "" looks where they
+    usually are."""
+    images, labels = (_read_idx(_find(folder, f"{part}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1"))
     return DataSet.in_memory(images[..., None], labels, 10, source="config.data.folder")
 
 

@@ -1,0 +1,161 @@
+"""Image classifiers whose features serve a Frechet distance, for data on which those of InceptionV3 say little.
+
+The distance of such features is no FID: it compares solvers and flows of one data set with each other, and nothing with
+published figures.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from safetensors.flax import save_file
+
+from bespoke_jax.fid import FeatureStatistics
+from bespoke_jax.models.inception import eight_bits
+from bespoke_jax.models.safetensors_file import read_safetensors
+
+__all__ = ["CLASSIFIERS", "Classifier", "ConvClassifier", "load_classifier", "save_classifier"]
+
+CLASSIFIERS = {
+    "fashion_classifier": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], ten classes, 64 features; statistics of its 10,000 test images",
+}
+"""The classifiers that come with the package: name -> what it is."""
+
+
+class ConvClassifier(nn.Module):
+    """x [B, H, W, C] in [-1, 1] -> (features [B, channels[-1]], logits [B, num_classes]).
+
+    Convolutions, each of which halves the sides; the features are the last one's, averaged over the image, and the logits are
+    linear in them. No sample is normalised by others.
+
+    Example:
+        >>> net = ConvClassifier(channels=(4, 6), num_classes=3)
+        >>> out, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+        >>> [leaf.shape for leaf in out]
+        [(2, 6), (2, 3)]
+    """
+
+    channels: tuple[int, ...] = (24, 48, 64)
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x):
+        # All of float32's digits, on GPUs too: a distance should not depend on the machine.
+        for width in self.channels:
+            x = nn.relu(nn.Conv(width, (3, 3), 2, precision=jax.lax.Precision.HIGHEST)(x))
+        features = x.mean((1, 2))
+        return features, nn.Dense(self.num_classes, precision=jax.lax.Precision.HIGHEST)(features)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(network, variables, images):
+    return network.apply(variables, eight_bits(images) / 127.5 - 1)  # what it has learned from
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A trained network, and the statistics of its features on images that it was not trained with.
+
+    Attributes:
+        network: the module.
+        variables: its variables.
+        image_shape: (H, W, C).
+        statistics: of the features of the data set's held-out images; None if there are none yet.
+    """
+
+    network: ConvClassifier
+    variables: dict
+    image_shape: tuple[int, int, int]
+    statistics: FeatureStatistics | None = None
+
+    def features(self, images):
+        """Images [B, H, W, C] in [-1, 1], which are rounded to 8 bits -> features [B, D].
+
+        Raises:
+            ValueError: for images of another shape.
+        """
+        return self._outputs(images)[0]
+
+    def classes(self, images):
+        """Images as for `features` -> the most likely class of each, integers [B].
+
+        Raises:
+            ValueError: for images of another shape.
+        """
+        return jnp.argmax(self._outputs(images)[1], axis=-1)
+
+    def _outputs(self, images):
+        images = jnp.asarray(images, jnp.float32)
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"Classifier: wanted images [B, {', '.join(map(str, self.image_shape))}], got {images.shape}."
+            )
+        return _outputs(self.network, self.variables, images)
+
+
+def save_classifier(path, classifier: Classifier) -> None:
+    """Write a classifier to `path` (*.safetensors), its weights rounded to float16, its statistics in float32.
+
+    Give it the statistics of the rounded weights: those of `load_classifier` of a file without any.
+
+    Example:
+        >>> import tempfile
+        >>> net = ConvClassifier(channels=(4,), num_classes=3)
+        >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_classifier(f"{folder}/it.safetensors", Classifier(net, variables, (8, 8, 1)))
+        ...     load_classifier(f"{folder}/it.safetensors").features(jnp.zeros((5, 8, 8, 1))).shape
+        (5, 4)
+    """
+    flat = flax.traverse_util.flatten_dict(classifier.variables, sep="/")
+    arrays = {name: jnp.asarray(value, jnp.float16) for name, value in flat.items()}
+    header = dict(
+        channels=classifier.network.channels,
+        num_classes=classifier.network.num_classes,
+        image_shape=classifier.image_shape,
+    )
+    if (found := classifier.statistics) is not None:
+        arrays |= dict(mu=jnp.asarray(found.mean, jnp.float32), sigma=jnp.asarray(found.covariance, jnp.float32))
+        header["count"] = found.count
+    save_file(arrays, path, {"classifier": json.dumps(header)})
+
+
+def load_classifier(name) -> Classifier:
+    """A classifier that comes with the package, by its name (see `CLASSIFIERS`), or one from a file of `save_classifier`.
+
+    Raises:
+        ValueError: for another name, or a file that is truncated or no classifier's.
+        FileNotFoundError: if there is no such file.
+
+    Example:
+        >>> classifier = load_classifier("fashion_classifier")
+        >>> classifier.features(jnp.zeros((2, 28, 28, 1))).shape, classifier.statistics.count
+        ((2, 64), 10000)
+    """
+    path = pathlib.Path(name)
+    if str(name) in CLASSIFIERS:
+        path = pathlib.Path(__file__).parent / "weights" / f"{name}.safetensors"
+    elif path.suffix != ".safetensors":
+        raise ValueError(
+            f"load_classifier: wanted one of {sorted(CLASSIFIERS)} or a *.safetensors file, got {str(name)!r}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"load_classifier: no file {path}.")
+    flat, metadata = read_safetensors(path)
+    header = json.loads(metadata.get("classifier", "null"))
+    if header is None:
+        raise ValueError(f"{path}: a safetensors file, but not of a classifier; wanted one of save_classifier.")
+    network = ConvClassifier(tuple(header["channels"]), header["num_classes"])
+    arrays = {key: np.asarray(value, np.float32) for key, value in flat.items()}
+    statistics = None
+    if (count := header.get("count")) is not None:
+        mean, covariance = (arrays.pop(name).astype(np.float64) for name in ("mu", "sigma"))
+        statistics = FeatureStatistics(count, mean, covariance * (count - 1))
+    variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    return Classifier(network, variables, tuple(header["image_shape"]), statistics)

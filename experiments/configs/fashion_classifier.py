@@ -1,0 +1,20 @@
+"""The shipped classifier of Fashion-MNIST, trained by `experiments.train_classifier`: 64 features for a Frechet distance.
+
+Cost: 3.5 minutes on 2 CPU cores that other jobs use too. Expect: 89.7 % of the test images right.
+"""
+
+import ml_collections
+
+
+def get_config():
+    return ml_collections.ConfigDict(
+        dict(
+            workdir="runs/fashion_classifier",
+            seed=0,
+            folder="",  # with the four idx files; where Debian's dataset-fashion-mnist puts them, if empty
+            channels=(24, 48, 64),
+            num_steps=5_000,
+            batch_size=64,
+            learning_rate=3e-3,
+        )
+    )
