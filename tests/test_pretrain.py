@@ -131,8 +131,8 @@ def test_a_file_keeps_prediction_and_class(tmp_path):
     assert jax.tree.structure(one) == jax.tree.structure(two)  # classes share what is compiled
     with pytest.raises(ValueError, match="classes from 0 to 1, got 2"):
         bj.models.load_flow(path, labels=2)
-    with pytest.raises(ValueError, match="one class for the whole flow"):
-        bj.models.load_flow(path, labels=[0, 1])
+    each = bj.models.load_flow(path, labels=[0, 1])(t, x[:2])
+    np.testing.assert_allclose(each, [one(t, x[0]), two(t, x[1])], rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"prediction must be one of .*'velocity'.* got 'epsilon'"):
         bj.models.save_flow(path, network, variables, (4, 4, 1), "vp", prediction="epsilon")
     assert set(TARGETS) < set(PREDICTIONS)

@@ -188,7 +188,7 @@ class TestFailure:
         assert learned == {f"{base}-bespoke" for base in {"rk1", "rk2"} - broken}
         said, file = capsys.readouterr().err, tmp_path / "failed" / "rk1-bespoke-n2.json"
         assert "rk1-bespoke-n2 failed" in said and "lower the learning rate. " in said and str(file) in said
-        assert "loss &#x27;endpoint&#x27; is " in (tmp_path / "report.html").read_text()
+        assert "loss &#x27;endpoint&#x27; or its gradient is not finite" in (tmp_path / "report.html").read_text()
         # What it had reached: midpoint and Euler themselves, and their error on the held-out paths.
         kept, info = bj.load_solver(file), json.loads(file.read_text())["info"]
         np.testing.assert_array_equal(kept.raw, bj.init_theta("rk1", 2).raw)
