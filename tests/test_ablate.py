@@ -101,7 +101,7 @@ def test_memory_is_that_of_a_batch_of_a_gradient_and_of_one_evaluation_of_a_line
 
     adam, lm = optax.adam(1e-2), bj.LevenbergMarquardt()
     assert memory("endpoint", adam, 16) > 1.5 * memory("endpoint", adam, 4)
-    assert memory("rmse_bound", adam, 8, 8) > 1.5 * memory("rmse_bound", adam, 8, 2)  # all steps at once
+    assert memory("rmse_bound", adam, 8, 8) < 1.1 * memory("rmse_bound", adam, 8, 2)  # one step at a time
     assert memory("endpoint", lm, 16, 8) == memory("endpoint", lm, 4, 2)
     assert memory("local", lm, 8) is None
 
