@@ -104,7 +104,7 @@ def test_a_table_has_a_matrix_too(flow, paths):
     assert np.min(np.linalg.eigvalsh(found.matrix)) > -1e-10 * np.max(found.matrix)
 
 
-@pytest.mark.parametrize("base, name", [("rk1", "rmse_bound"), ("rk2", "endpoint")])
+@pytest.mark.parametrize("base, name", [pytest.param("rk1", "rmse_bound", marks=pytest.mark.slow), ("rk2", "endpoint")])
 def test_the_curvature_of_a_part_is_that_part_of_the_curvature(base, name, flow, paths):
     theta = random_theta(base)
     whole, num_of_time = linearise(name, flow, theta, paths, KEY), theta.learning("time").num_parameters

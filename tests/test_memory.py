@@ -64,13 +64,15 @@ def gradient_memory(loss, theta) -> float:
     return in_states(gradient, theta.raw, FLOW, paths)
 
 
-@pytest.mark.parametrize("loss", [bj.losses.rmse_bound, bj.losses.local])
+@pytest.mark.parametrize("loss", [bj.losses.rmse_bound, pytest.param(bj.losses.local, marks=pytest.mark.slow)])
 def test_a_step_of_the_bound_is_flat_in_n(loss):
     few, many = (gradient_memory(loss, bj.init_theta("rk2", n)) for n in (2, 16))
     assert many < few + 1
 
 
-@pytest.mark.parametrize(("base", "evaluations_a_step"), [("rk1", 1), ("rk2", 2), ("table", 1)])
+@pytest.mark.parametrize(
+    ("base", "evaluations_a_step"), [pytest.param("rk1", 1, marks=pytest.mark.slow), ("rk2", 2), ("table", 1)]
+)
 def test_the_gradient_of_the_end_keeps_states_alone(base, evaluations_a_step):
     few, many = (gradient_memory(bj.losses.endpoint, bj.init_theta(base, n)) for n in (4, 16))
     # Of each evaluation the state, the sum that the next one comes from, and their cotangents; the network's activations would

@@ -118,7 +118,14 @@ def test_shipped_solvers_beat_their_base_on_fresh_noise(shipped, fresh, base, nu
     assert decibels(shipped, plain, theta, fresh) > gain
 
 
-@pytest.mark.parametrize("name", [name for name in bj.models.SHIPPED if name.endswith("_class")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("fashion_fmot_class", marks=pytest.mark.slow),
+        pytest.param("fashion_cosine_class", marks=pytest.mark.slow),
+        "fashion_vp_class",
+    ],
+)
 def test_one_solver_serves_all_classes_of_a_shipped_flow(name):
     flow = bj.models.load_flow(name, labels=np.arange(10))
     paths = bj.ground_truth(flow, flow.noise(jax.random.key(77), (10,)), 1e-3, 1e-3)

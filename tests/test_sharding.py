@@ -33,7 +33,7 @@ def devices_of(array):
     return {shard.device for shard in array.addressable_shards}
 
 
-@pytest.fixture(scope="module", params=[2, 8])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 8])
 def many(request, flow):
     return replicate(flow, jax.devices()[: request.param])
 
@@ -107,7 +107,7 @@ def said(function, *args):
     return [(kind, size) for (_, kind), size in zip(found, sizes, strict=True)]
 
 
-@pytest.mark.parametrize("loss", ["endpoint", "rmse_bound"])
+@pytest.mark.parametrize("loss", [pytest.param("endpoint", marks=pytest.mark.slow), "rmse_bound"])
 def test_an_update_says_the_gradient_of_theta_and_no_more(flow, loss):
     many, theta = replicate(flow), bj.init_theta("rk2", 3)
     paths = bj.ground_truth(many, flow.noise(jax.random.key(3), (32,)))
@@ -174,7 +174,7 @@ def wide():
     return bj.Flow(wide_velocity, {"in": drawn[0], "out": drawn[1].T, "bias": jnp.ones(64)}, (4,))
 
 
-@pytest.fixture(scope="module", params=[2, 8])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 8])
 def split(request, wide):
     return shard_params(wide, jax.devices()[: request.param], min_size=256)
 
