@@ -15,13 +15,15 @@ import optax
 
 import bespoke_jax as bj
 from benchmarks.fit_defaults import figure, flows
+from bespoke_jax.ground_truth import padded
 from experiments.command_line import use_all_cores
 
 BUDGET = 20_000
+NUM_KNOTS = 40  # more than the paths of a batch take
 NUM_TEST = 128
 ALGORITHM_3_BATCH = 8  # the paper leaves it open; more would leave fewer updates than one can call learning
 
-# Arguments of `fit`. The frugal one: docs/fitting.md.
+# Arguments of `fit`. What the frugal one is worth: benchmarks/README.md.
 FRUGAL = dict(
     stages=(bj.Stage("endpoint", 6, bj.LevenbergMarquardt(memory=0.8), batch_size=24, chunk_size=24, probes=2),),
     num_paths=40,
@@ -41,21 +43,13 @@ def algorithm_3(flow, theta, key, budget: int):
     while spent < budget:
         fresh = jax.random.fold_in(key, iteration)
         paths = bj.ground_truth(flow, flow.noise(fresh, (stage.batch_size,)))
-        paths = bj.sharding.everywhere(flow, _padded(paths))
+        # One shape for all iterations, which compiles once.
+        fields = (paths.times, paths.states, paths.velocities, paths.middles, paths.evaluations)
+        paths = bj.Paths(*padded(fields, NUM_KNOTS), batch_shape=paths.batch_shape)
+        paths = bj.sharding.everywhere(flow, paths)
         theta, state, _, evaluations = stage.update(flow, theta, state, paths, fresh, iteration, 1)
         spent, iteration = spent + evaluations + int(jnp.sum(paths.evaluations)), iteration + 1
     return theta, spent
-
-
-def _padded(paths, knots: int = 40):
-    """The same paths with their last knot repeated: one shape for all iterations, which compiles once."""
-    missing = knots - paths.times.shape[1]
-    grown = {
-        name: jnp.concatenate([value, *[value[:, -1:]] * missing], axis=1)
-        for name in ("times", "states", "velocities", "middles")
-        for value in (getattr(paths, name),)
-    }
-    return bj.Paths(**grown, evaluations=paths.evaluations, batch_shape=paths.batch_shape)
 
 
 def main(*wanted):

@@ -13,17 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
+from benchmarks.sampling import seconds
 from bespoke_jax import programs
 
 STAGES = (bj.Stage("endpoint", 4, batch_size=32), bj.Stage("endpoint", 2, batch_size=64))
 NUM_PATHS, NUM_VALIDATION, BATCH = 96, 64, 32
 ROUNDS = 20
-
-
-def seconds(function) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - start
 
 
 def fitted(flow, counts) -> tuple[float, list[bj.FitResult], int]:

@@ -28,6 +28,7 @@ __all__ = [
     "num_conditions",
     "of_paths",
     "of_samples",
+    "velocity_of_one",
 ]
 
 CONDITION = "condition"
@@ -74,8 +75,7 @@ def given(flow: Flow, conditions: Any) -> Flow:
             f"given: conditions must be like the flow's own, {jax.tree.map(jnp.shape, one)}, with one leading axis more, the "
             f"same for all; got {jax.tree.map(jnp.shape, conditions)}."
         )
-    velocity = flow.velocity if is_given(flow) else PerSample(flow.velocity)
-    return Flow(velocity, {**flow.params, CONDITION: conditions}, flow.event_shape, flow.scheduler)
+    return _with(flow, conditions)
 
 
 def condition_of_one(flow: Flow, name: str) -> Any:
@@ -92,6 +92,11 @@ def condition_of_one(flow: Flow, name: str) -> Any:
         )
     condition = flow.params[CONDITION]
     return jax.tree.map(lambda leaf: leaf[0], condition) if is_given(flow) else condition
+
+
+def velocity_of_one(flow: Flow) -> Callable:
+    """The velocity that looks at one condition: the flow's own, unless it is a `given` one."""
+    return flow.velocity.velocity if is_given(flow) else flow.velocity
 
 
 def has_condition(flow: Flow) -> bool:
@@ -113,7 +118,7 @@ def of_samples(flow: Flow, part) -> Flow:
     """The flow of some samples: those of a slice, or with these indices."""
     if not is_given(flow):
         return flow
-    indices = np.arange(_size(flow))[part]  # not the slice: each other one would compile anew
+    indices = np.arange(num_conditions(flow))[part]  # not the slice: each other one would compile anew
     return _with(flow, jax.tree.map(lambda leaf: leaf[indices], condition_of(flow)))
 
 
@@ -121,17 +126,17 @@ def of_paths(flow: Flow, paths) -> Flow:
     """The flow of the samples that these `Paths` belong to."""
     if paths.condition is None:
         return flow
-    return _with(flow, paths.condition) if is_given(flow) else given(flow, paths.condition)
+    return _with(flow, paths.condition)
 
 
 def num_conditions(flow: Flow) -> int | None:
     """K, for how many samples there are conditions; None if they have none of their own."""
-    return _size(flow) if is_given(flow) else None
+    return _size(condition_of(flow)) if is_given(flow) else None
 
 
 def in_turn(flow: Flow, count: int) -> Flow:
     """The flow of `count` samples: sample i with condition i mod K."""
-    return of_samples(flow, np.arange(count) % _size(flow)) if is_given(flow) else flow
+    return of_samples(flow, np.arange(count) % num_conditions(flow)) if is_given(flow) else flow
 
 
 def dealt(flow: Flow, key, count: int) -> Flow:
@@ -144,32 +149,38 @@ def dealt(flow: Flow, key, count: int) -> Flow:
     """
     if not is_given(flow):
         return flow
-    order = np.asarray(jax.random.permutation(key, _size(flow)))
+    order = np.asarray(jax.random.permutation(key, num_conditions(flow)))
     return of_samples(flow, order[np.arange(count) % len(order)])
 
 
 def like_any(flow: Flow) -> Flow:
     """The flow at one condition that means nothing but is the same for all flows, by which to know it again."""
     one = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), condition_of_one(flow, "flow"))
-    velocity = flow.velocity.velocity if is_given(flow) else flow.velocity
-    return Flow(velocity, {**flow.params, CONDITION: one}, flow.event_shape, flow.scheduler)
+    return Flow(velocity_of_one(flow), {**flow.params, CONDITION: one}, flow.event_shape, flow.scheduler)
 
 
 def check_size(flow: Flow, count: int, name: str) -> None:
     """Raise ValueError unless there are conditions for `count` samples."""
-    if is_given(flow) and _size(flow) != count:
+    if is_given(flow):
+        _check_size(condition_of(flow), count, name)
+
+
+def _size(conditions):
+    return len(jax.tree.leaves(conditions)[0])
+
+
+def _check_size(conditions, count, name):
+    if _size(conditions) != count:
         raise ValueError(
-            f"{name}: this flow is given conditions for {_size(flow)} samples, got {count}; bespoke_jax.given(flow, conditions) "
-            "with one for each."
+            f"{name}: this flow is given conditions for {_size(conditions)} samples, got {count}; "
+            "bespoke_jax.given(flow, conditions) with one for each."
         )
 
 
-def _size(flow):
-    return len(jax.tree.leaves(condition_of(flow))[0])
-
-
 def _with(flow, conditions):
-    return Flow(flow.velocity, {**flow.params, CONDITION: conditions}, flow.event_shape, flow.scheduler)
+    return Flow(
+        PerSample(velocity_of_one(flow)), {**flow.params, CONDITION: conditions}, flow.event_shape, flow.scheduler
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,15 +195,9 @@ class PerSample:
         return getattr(self.velocity, "calls_per_evaluation", 1)
 
     def __call__(self, params, t, x):
-        conditions = params[CONDITION]
-        sizes = {len(leaf) for leaf in jax.tree.leaves(conditions)}
-        if sizes != {len(x)}:
-            raise ValueError(
-                f"x: this flow is given conditions for {', '.join(map(str, sizes))} samples, got {len(x)}; "
-                "bespoke_jax.given(flow, conditions) with one for each."
-            )
+        _check_size(params[CONDITION], len(x), "x")
 
         def velocity(condition, x):
             return self.velocity({**params, CONDITION: condition}, t, x[None])[0]
 
-        return jax.vmap(velocity)(conditions, x)
+        return jax.vmap(velocity)(params[CONDITION], x)

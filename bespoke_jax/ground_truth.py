@@ -165,12 +165,12 @@ def ground_truth(flow: Flow, x0, rtol=1e-5, atol=1e-5, *, batch_size: int = 256,
     slices = (slice(start, start + batch_size) for start in range(0, len(flat), batch_size))
     parts = [_solve_batch(of_samples(flow, part), flat[part], float(rtol), float(atol), max_steps) for part in slices]
     longest = max(part[0].shape[1] for part in parts)
-    fields = [jnp.concatenate(column) for column in zip(*(_pad(part, longest) for part in parts), strict=True)]
+    fields = [jnp.concatenate(column) for column in zip(*(padded(part, longest) for part in parts), strict=True)]
     return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
 
 
-def _pad(part, length):
-    """Repeat the end of each path until it has `length` knots, so that batches with different steps fit together."""
+def padded(part, length: int):
+    """The arrays of `Paths`, the end of each path repeated up to `length` knots: batches of different steps fit together."""
     *arrays, evaluations = part
     grown = []
     for array, knots in zip(arrays, (length, length, length, length - 1), strict=True):

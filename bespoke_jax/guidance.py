@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bespoke_jax.conditions import CONDITION, condition_of, condition_of_one, given, is_given
+from bespoke_jax.conditions import CONDITION, condition_of, condition_of_one, given, is_given, velocity_of_one
 from bespoke_jax.flow import Flow
 
 __all__ = ["guided"]
@@ -55,8 +55,7 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
         raise ValueError(f"guided: unconditional must be like the condition, {wanted}, got {got}.")
     network = {name: value for name, value in flow.params.items() if name != CONDITION}
     params = {"network": network, "guidance_scale": scale.astype(jnp.float32), "unconditional": unconditional}
-    velocity = flow.velocity.velocity if is_given(flow) else flow.velocity
-    found = Flow(_Guided(velocity), {**params, CONDITION: condition}, flow.event_shape, flow.scheduler)
+    found = Flow(_Guided(velocity_of_one(flow)), {**params, CONDITION: condition}, flow.event_shape, flow.scheduler)
     return given(found, condition_of(flow)) if is_given(flow) else found
 
 

@@ -7,7 +7,6 @@ The file is what `jax.export` writes, a StableHLO program with the solver's numb
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from bespoke_jax.conditions import check_size, num_conditions
 from bespoke_jax.families import LearnedSolver
+from bespoke_jax.files import write_whole
 from bespoke_jax.flow import Flow
 from bespoke_jax.solve import solve
 from bespoke_jax.table import SolverTable
@@ -111,10 +111,7 @@ def save_sampler(
     noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
     about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
     content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content + hashlib.sha256(content).digest())
-    os.replace(temporary, path)
+    write_whole(path, content + hashlib.sha256(content).digest())
 
 
 @dataclasses.dataclass(frozen=True)

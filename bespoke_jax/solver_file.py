@@ -1,7 +1,6 @@
 """A solver as a JSON file that a person can read."""
 
 import json
-import os
 import pathlib
 import warnings
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from bespoke_jax import fingerprint
 from bespoke_jax.families import FAMILIES, LearnedSolver
+from bespoke_jax.files import write_whole
 from bespoke_jax.flow import Flow
 from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import BASES, Theta
@@ -66,10 +66,7 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
         raise ValueError("theta: holds NaN or infinity; such a solver is not written.")
     if flow is not None:
         content["flow"] = fingerprint.fingerprint(flow)
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(_layout(content | dict(info=info or {})) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, f"{_layout(content | dict(info=info or {}))}\n".encode())
 
 
 _TABLE = ("t", "a", "b")

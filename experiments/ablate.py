@@ -42,7 +42,8 @@ def prepare(config, workdir):
 def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int:
     """Learn every solver by every fit, measure all, write the table. The number of solvers that failed."""
     jobs = {job: plan for plan in plans.values() for job in plan.jobs}
-    paths = truth.solve(flow, next(iter(plans.values())), run)
+    first = next(iter(plans.values()))  # of what all share: the paths
+    paths = truth.solve(flow, first, run)
     learned, failed, costs = {}, {}, _costs(run)
     for number, (job, plan) in enumerate(jobs.items(), 1):
         processes.say(f"fit {number} of {len(jobs)}")
@@ -56,7 +57,7 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
             costs[job.name] = dict(seconds=seconds if fresh else None, memory=peak)
             processes.from_first(lambda: run.write_text("costs.json", json.dumps(costs, indent=2) + "\n"))
     thetas = {job: result.theta for job, result in learned.items()}
-    flow = truth.dealt(flow, next(iter(plans.values())), "test")
+    flow = truth.dealt(flow, first, "test")
     measured = measure.measure(flow, jobs, thetas, paths.test.x0, paths.test.x1, keep=1)
     by_name = {(job.solver, job.nfe): (result, costs[job.name]) for job, result in learned.items()}
     rows = [_row(row, by_name.get((row.solver, row.nfe))) for row in measured.rows]
@@ -134,10 +135,8 @@ def _cells(row: Row) -> list[str]:
 
 def main(config, workdir) -> int:
     """Exit status 1 if a solver failed; what is wrong with the input is said without a stack."""
-    try:
+    with command_line.without_stack():
         plans, flow, run = prepare(config, workdir)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from None
     with run:
         return min(ablate(plans, flow, run), 1)
 

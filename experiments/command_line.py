@@ -1,5 +1,6 @@
 """The command line of a launcher: --config, --config.field, --workdir. A mistyped argument is one line, not a stack."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import processes, stopping
 from experiments.runs import WriteError
 
-__all__ = ["run", "use_all_cores"]
+__all__ = ["run", "use_all_cores", "without_stack"]
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -49,6 +50,15 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
             raise SystemExit("\nInterrupted. The same command goes on from the last checkpoint.") from None
 
     app.run(start, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def without_stack(*errors: type[Exception]):
+    """What is wrong with the user's input, and these errors, end the program with their message alone."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, *errors) as error:
+        raise SystemExit(str(error)) from None
 
 
 def use_all_cores():

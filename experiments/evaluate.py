@@ -27,12 +27,10 @@ def publish(found, run, where):
 
 def main(config, workdir):
     """What is wrong with the input is said without a stack."""
-    try:
+    with command_line.without_stack():
         plan, flow, run = train.prepare(config, workdir)
         here = bj.sharding.on_one_device(flow)
         learned, where = processes.from_first(lambda: compare.learned_solvers(run, here, config.flow.name, plan.jobs))
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from None
     with run:
         evaluate(plan, flow, run, learned, where)
 

@@ -156,14 +156,12 @@ def main(
     config, workdir, load: Callable[[], Statistic], num_samples: int, select: str = "rmse", baselines: bool = False
 ):
     """What is wrong with the input is said without a stack."""
-    try:
+    with command_line.without_stack():
         statistic = load()
         plan, flow, run = train.prepare(config, workdir)
         check(statistic, flow, select)
         here = bj.sharding.on_one_device(flow)
         solvers = processes.from_first(lambda: candidates(run, here, config, plan.jobs, select))
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from None
     key, rows, by_iteration = plan.key("test", _NOISE_OF_FID), [], []
 
     def result(name, solver, iteration=None) -> Measured:

@@ -12,13 +12,11 @@ def prepare(config, workdir):
 
 def main(config, workdir):
     """What is wrong with the input is said without a stack."""
-    try:
+    with command_line.without_stack(FloatingPointError):
         plan, dataset, run = prepare(config, workdir)
         with run:
             state = pretrain_loop.train(plan, dataset, run)
             processes.from_first(lambda: pretrain_loop.finish(plan, dataset, run, state))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

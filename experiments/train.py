@@ -32,10 +32,8 @@ def train(plan, flow, run) -> int:
 
 def main(config, workdir) -> int:
     """Exit status 1 if a solver failed; what is wrong with the input is said without a stack."""
-    try:
+    with command_line.without_stack():
         plan, flow, run = prepare(config, workdir)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from None
     with run:
         return min(train(plan, flow, run), 1)
 

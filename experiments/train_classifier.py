@@ -100,14 +100,12 @@ def finish(plan: Plan, variables, training: data.DataSet, test: data.DataSet, ru
 
 def main(config, workdir):
     """What is wrong with the input is said without a stack."""
-    try:
+    with command_line.without_stack(FloatingPointError):
         training, test = (fashion.load(config.get("folder", ""), part) for part in ("train", "t10k"))
         plan = read(config, training)
         with runs.open_run(workdir, plan._replace(network=plan.network.channels)._asdict()) as run:
             variables = train(plan, training)
             processes.from_first(lambda: finish(plan, variables, training, test, run))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ published figures.
 import dataclasses
 import functools
 import json
-import pathlib
 
 import flax
 import jax
@@ -18,7 +17,7 @@ from safetensors.flax import save_file
 
 from bespoke_jax.fid import FeatureStatistics
 from bespoke_jax.models.inception import eight_bits
-from bespoke_jax.models.safetensors_file import read_safetensors
+from bespoke_jax.models.safetensors_file import find_safetensors, read_safetensors
 
 __all__ = ["CLASSIFIERS", "Classifier", "ConvClassifier", "load_classifier", "save_classifier"]
 
@@ -138,15 +137,7 @@ def load_classifier(name) -> Classifier:
         >>> classifier.features(jnp.zeros((2, 28, 28, 1))).shape, classifier.statistics.count
         ((2, 64), 10000)
     """
-    path = pathlib.Path(name)
-    if str(name) in CLASSIFIERS:
-        path = pathlib.Path(__file__).parent / "weights" / f"{name}.safetensors"
-    elif path.suffix != ".safetensors":
-        raise ValueError(
-            f"load_classifier: wanted one of {sorted(CLASSIFIERS)} or a *.safetensors file, got {str(name)!r}."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"load_classifier: no file {path}.")
+    path = find_safetensors(name, CLASSIFIERS, "load_classifier")
     flat, metadata = read_safetensors(path)
     header = json.loads(metadata.get("classifier", "null"))
     if header is None:

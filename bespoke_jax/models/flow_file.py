@@ -14,7 +14,7 @@ from bespoke_jax.flow import PREDICTIONS, Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import labelled, with_labels
-from bespoke_jax.models.safetensors_file import read_safetensors
+from bespoke_jax.models.safetensors_file import find_safetensors, read_safetensors
 from bespoke_jax.models.songunet import SongUNet
 from bespoke_jax.models.state_dict import variable_shapes
 from bespoke_jax.models.unet import UNet
@@ -24,7 +24,6 @@ from bespoke_jax.theta import Theta
 
 __all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_denoiser", "save_flow", "shipped_solver"]
 
-_WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _NETWORKS = {network.__name__: network for network in (UNet, ADM, SongUNet)}
 _NOT_SAVED = ("parent", "name", "dtype", "remat", "dropout")  # how to compute and to train, not what
 
@@ -170,13 +169,7 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
         >>> flow.event_shape
         (28, 28, 1)
     """
-    path = pathlib.Path(name)
-    if str(name) in SHIPPED:
-        path = _WEIGHTS / f"{name}.safetensors"
-    elif path.suffix != ".safetensors":
-        raise ValueError(f"load_flow: wanted one of {sorted(SHIPPED)} or a *.safetensors file, got {str(name)!r}.")
-    if not path.is_file():
-        raise FileNotFoundError(f"load_flow: no file {path}.")
+    path = find_safetensors(name, SHIPPED, "load_flow")
     flat, metadata = read_safetensors(path)
     header = json.loads(metadata.get("flow", "null"))
     if header is None:
