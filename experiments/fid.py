@@ -85,13 +85,19 @@ def samples(flow: bj.Flow, ends: Callable, key, num_samples: int, label: str) ->
 
     Args:
         ends: `(flow, noises [B, *event])` -> samples.
+
+    Raises:
+        FloatingPointError: if samples are not finite.
     """
     with processes.bar(total=num_samples, desc=label) as bar:
         for number, part in enumerate(bj.stepwise.chunks(num_samples, measure.BATCH_SIZE)):
             fresh, size = jax.random.fold_in(key, number), part.stop - part.start
             stopping.stop_if_asked()
             some = conditions.dealt(flow, jax.random.fold_in(fresh, 0), size)
-            yield some, ends(some, flow.noise(fresh, (size,)))
+            found = ends(some, flow.noise(fresh, (size,)))
+            if not np.all(np.isfinite(found)):  # rounded to 8 bits nobody would see it
+                raise FloatingPointError(f"{label}: among samples {part.start} to {part.stop - 1} some are not finite.")
+            yield some, found
             bar.update(size)
 
 
@@ -166,15 +172,22 @@ def main(
 
     def result(name, solver, iteration=None) -> Measured:
         label = f"{name}, NFE {solver.nfe}" + ("" if iteration is None else f", iteration {iteration}")
-        batches = samples(flow, lambda some, x0: measure.end_points(some, solver, x0), key, num_samples, label)
-        return measured(batches, statistic)
+        return measure_or_none(label, lambda some, x0: measure.end_points(some, solver, x0))
 
     def result_of_true_paths() -> Measured:
         def ends(some, x0):
             paths = bj.ground_truth(some, x0, plan.rtol, plan.atol, batch_size=measure.BATCH_SIZE)
             return np.asarray(bj.sharding.gather(some, paths.x1))
 
-        return measured(samples(flow, ends, key, num_samples, _TRUE_PATHS), statistic)
+        return measure_or_none(_TRUE_PATHS, ends)
+
+    def measure_or_none(label, ends) -> Measured:
+        """Samples that are not finite are infinitely far from the data: the other solvers are still to be measured."""
+        try:
+            return measured(samples(flow, ends, key, num_samples, label), statistic)
+        except FloatingPointError as error:
+            processes.say(str(error))
+            return Measured(np.inf, "")
 
     def write(name, header, rows):
         processes.from_first(lambda: run.write_table(name, header, rows))

@@ -1,7 +1,7 @@
 """Train the classifier of Fashion-MNIST: `python -m experiments.train_classifier --workdir=W`.
 
 Writes W/classifier.safetensors with the statistics of the test images' features, and prints how many of these it gets right. Of
-the same seed the same weights. A run of minutes keeps no checkpoints: it is whole, or begins again.
+the same seed the same weights. Stopped and started again, it goes on from its last checkpoint.
 """
 
 import contextlib
@@ -20,6 +20,8 @@ from experiments.data import fashion
 
 _BATCH_SIZE = 500  # of images that are only looked at
 _LOOK_EVERY = 10  # steps: each look waits for the device
+_CHECKPOINT_EVERY = 500  # steps
+_NAME = "classifier"  # of checkpoints in the run's folder
 
 
 class Plan(NamedTuple):
@@ -49,8 +51,12 @@ def read(config, training: data.DataSet) -> Plan:
     )
 
 
-def train(plan: Plan, training: data.DataSet) -> dict:
-    """The variables after the last step: cross-entropy, Adam, a cosine from the learning rate to 0."""
+def train(plan: Plan, training: data.DataSet, run: runs.Run) -> dict:
+    """The variables after the last step: cross-entropy, Adam, a cosine from the learning rate to 0.
+
+    Raises:
+        FloatingPointError: if the loss is not finite; the checkpoints are from before.
+    """
     optimizer = optax.adam(optax.cosine_decay_schedule(plan.learning_rate, plan.num_steps))
     variables = plan.network.init(jax.random.key(plan.seed), jnp.zeros((1, *training.image_shape)))
 
@@ -64,16 +70,24 @@ def train(plan: Plan, training: data.DataSet) -> dict:
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(variables, updates), state, value
 
-    state, steps = optimizer.init(variables), range(plan.num_steps)
-    batches = data.batches(training, plan.seed, steps, plan.batch_size)
-    with contextlib.closing(batches), processes.bar(batches, total=plan.num_steps, desc="classifier") as bar:
-        for step, batch in enumerate(bar):
-            variables, state, loss = update(variables, state, *batch)
-            if step % _LOOK_EVERY == 0:
-                stopping.stop_if_asked()
+    with run.checkpoints(_NAME) as checkpoints:
+        whole = (np.asarray(0, np.int32), variables, optimizer.init(variables))
+        first, variables, state = checkpoints.restore(whole) or whole
+        batches = data.batches(training, plan.seed, range(int(first), plan.num_steps), plan.batch_size)
+        bar = processes.bar(total=plan.num_steps, initial=int(first), desc=_NAME)
+        with contextlib.closing(batches), bar:
+            for done, batch in enumerate(batches, int(first) + 1):
+                variables, state, loss = update(variables, state, *batch)
+                save = done % _CHECKPOINT_EVERY == 0 or done == plan.num_steps
+                if not save and done % _LOOK_EVERY:
+                    continue
+                if not np.isfinite(loss):
+                    raise FloatingPointError(f"step {done}: the loss is {loss}; lower config.learning_rate.")
+                bar.update(done - bar.n)
                 bar.set_postfix(loss=f"{loss:.3f}")
-    if not np.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss}; lower config.learning_rate.")
+                if save or stopping.asked():
+                    checkpoints.save(done, (np.asarray(done, np.int32), variables, state))
+                    stopping.stop_if_asked()
     return variables
 
 
@@ -104,7 +118,7 @@ def main(config, workdir):
         training, test = (fashion.load(config.get("folder", ""), part) for part in ("train", "t10k"))
         plan = read(config, training)
         with runs.open_run(workdir, plan._replace(network=plan.network.channels)._asdict()) as run:
-            variables = train(plan, training)
+            variables = train(plan, training, run)
             processes.from_first(lambda: finish(plan, variables, training, test, run))
 
 

@@ -84,6 +84,18 @@ def test_the_iteration_of_the_smallest_distance_may_be_another_than_that_of_the_
     assert np.array_equal(kept.b, wanted.b)
 
 
+def test_a_solver_whose_samples_are_not_finite_does_not_stop_the_others(config, pixels, tmp_path, capsys):
+    _, flow, run = train.prepare(config, tmp_path / "run")
+    fair = bj.classic.euler(4)
+    with run:
+        run.finish("a_wild", bj.SolverTable(fair.t, fair.a * 1e30, fair.b), {}, flow)
+        run.finish("fair", fair, {}, flow)
+    fid.main(config, run.folder, pixels, 64)
+    distances = {row["solver"]: float(row["fid"]) for row in rows_of(run.folder / "fid.csv")}
+    assert distances["a_wild"] == np.inf and 0 < distances["fair"] < np.inf
+    assert "a_wild, NFE 4: among samples 0 to" in capsys.readouterr().err
+
+
 def test_true_paths_and_base_solvers_are_measured_beside_them(config, pixels, tmp_path):
     _, flow, run = train.prepare(config, tmp_path / "run")
     with run:

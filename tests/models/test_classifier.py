@@ -10,7 +10,7 @@ from safetensors.flax import save_file
 
 import bespoke_jax as bj
 from bespoke_jax.models import ConvClassifier, load_classifier, save_classifier
-from experiments import data, train_classifier
+from experiments import data, stopping, train_classifier
 from experiments.configs import fashion_classifier
 from experiments.data import fashion
 
@@ -126,6 +126,18 @@ class TestTraining:
             features.append(found.features(np.zeros((1, 8, 8, 1))))
         assert found.statistics.count == 64 and np.array_equal(*features)
         assert "100.00 %" in capsys.readouterr().out
+
+    def test_stopped_and_started_again_it_ends_with_the_same_bits(self, config, tmp_path, monkeypatch):
+        train_classifier.main(config, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(stopping, "asked", lambda: True)
+            with pytest.raises(SystemExit) as stopped:
+                train_classifier.main(config, tmp_path / "stopped")
+        assert stopped.value.code == stopping.RESUME
+        assert not (tmp_path / "stopped" / "classifier.safetensors").exists()
+        train_classifier.main(config, tmp_path / "stopped")
+        found = [load_classifier(tmp_path / name / "classifier.safetensors") for name in ("whole", "stopped")]
+        assert jax.tree.all(jax.tree.map(np.array_equal, *(one.variables for one in found)))
 
     @pytest.mark.parametrize(
         ("change", "message"),
