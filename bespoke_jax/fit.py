@@ -13,10 +13,11 @@ from bespoke_jax.conditions import dealt, of_paths, of_samples
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow, check_key
 from bespoke_jax.ground_truth import Paths, ground_truth
+from bespoke_jax.losses import LOSSES
 from bespoke_jax.sharding import everywhere, gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
-from bespoke_jax.starts import best_start, start_thetas
-from bespoke_jax.table import to_table
+from bespoke_jax.starts import NUM_START_PATHS, best_start, start_thetas
+from bespoke_jax.table import SolverTable, to_table
 
 __all__ = ["FitError", "FitResult", "FitState", "fit", "fit_ladder", "init_state"]
 
@@ -29,7 +30,7 @@ class FitState(NamedTuple):
         theta: the current theta.
         opt_states: one optimiser state per stage.
         best: the best theta on the held-out paths so far.
-        best_rmse: its mean RMSE there.
+        best_rmse: its mean RMSE there, whatever it was chosen by.
         iteration: updates done, over all stages.
         history: [records, 4] rows (iteration, loss, validation RMSE, validation mean log RMSE); NaN where not yet written.
         evaluations: [records, 2] velocity evaluations so far, in millions and the rest: exact beyond 32 bits.
@@ -100,7 +101,10 @@ def fit(
     atol: float = 1e-5,
     paths: Paths | None = None,
     validation: Paths | None = None,
+    reference: SolverTable | None = None,
     choose_start: bool = True,
+    num_start_paths: int = NUM_START_PATHS,
+    best_by: str = "psnr",
     data_range: float = 2.0,
     state: FitState | None = None,
     callback: Callable[[FitState, dict], None] | None = None,
@@ -114,7 +118,11 @@ def fit(
         stages: what is minimised, how, for how long; each begins at the best theta so far.
         num_paths, num_validation: true paths to fit to and to hold out, solved here with `rtol` and `atol` ...
         paths, validation: ... unless they are given.
+        reference: a solver that takes the place of Dopri5 there, for losses of ends, which need no more: see `frugal`.
         choose_start: also try the starts of `starts.start_thetas` and begin from the best, by the first loss of ends in `stages`.
+        num_start_paths: how many of the paths the best starts are compared on.
+        best_by: which figure of the held-out paths says what is best: "psnr", that of the mean RMSE, or "mean_psnr", the mean
+            over samples, which a few of them do not rule: for few held-out paths.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
         state: continue from here (from a checkpoint of a fit with the same arguments); the result is the same to the bit.
         callback: called as `callback(state, record)` after every validation, e.g. to save or to show progress.
@@ -130,17 +138,17 @@ def fit(
         >>> result.history[-1]["rmse"] < 0.1 * result.history[0]["rmse"]
         True
     """
-    _check(flow, theta, key, stages, num_paths, num_validation, state)
+    _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, state)
     theta, state = gather(flow, (theta, state))  # what a checkpoint library restored is tied to one device
     paths, validation = _solved(
-        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol
+        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference
     )
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
     cost = int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
     starts = start_thetas(flow, theta) if choose_start else {"given": theta}
     if state is None:
         loss = next((stage.loss for stage in stages if stage.is_of_ends), "endpoint")
-        name, spent = best_start(flow, starts, paths, loss) if choose_start else ("given", 0)
+        name, spent = best_start(flow, starts, paths, loss, num_start_paths) if choose_start else ("given", 0)
         state = init_state(starts[name], stages, list(starts).index(name))
         cost += spent
 
@@ -149,12 +157,13 @@ def fit(
     def look(stage, state, loss, spent):
         """Validate, keep the best, write the record."""
         error = _validation_errors(flow, state.theta, validation, stages[0].chunk_size)
-        mean, row = np.mean(error, dtype=np.float32), len(records)
-        better = bool(mean < state.best_rmse)
+        mean, mean_log, row = np.mean(error, dtype=np.float32), np.mean(np.log(error)), len(records)
+        before = state.best_rmse if best_by == "psnr" else np.min(state.history[:row, 3], initial=np.inf)
+        better = bool((mean if best_by == "psnr" else mean_log) < before)
         state = state._replace(
             best=state.theta if better else state.best,
             best_rmse=np.asarray(mean) if better else state.best_rmse,
-            history=_with_row(state.history, row, (state.iteration, loss, mean, np.mean(np.log(error)))),
+            history=_with_row(state.history, row, (state.iteration, loss, mean, mean_log)),
             evaluations=_with_row(state.evaluations, row, divmod(spent, _MILLION)),
         )
         records.append(_record(stage, state, row, data_range))
@@ -208,6 +217,7 @@ def fit_ladder(
     atol: float = 1e-5,
     paths: Paths | None = None,
     validation: Paths | None = None,
+    reference: SolverTable | None = None,
     **options,
 ) -> list[FitResult]:
     """Learn several solvers of one flow: a ladder of step numbers, say. The true paths and what is compiled serve all of them.
@@ -215,7 +225,7 @@ def fit_ladder(
     Every solver ends as the one that `fit` alone gives for it, with the same key.
 
     Args:
-        flow, key, num_paths, num_validation, rtol, atol, paths, validation: as for `fit`.
+        flow, key, num_paths, num_validation, rtol, atol, paths, validation, reference: as for `fit`.
         thetas: the solvers, of any families.
         options: all else that `fit` takes but `state`.
 
@@ -234,9 +244,11 @@ def fit_ladder(
         [2, 3]
     """
     for theta in thetas:
-        _check(flow, theta, key, options.get("stages", DEFAULT_STAGES), num_paths, num_validation, None)
+        _check(
+            flow, theta, key, options.get("stages", DEFAULT_STAGES), num_paths, num_validation, reference, "psnr", None
+        )
     paths, validation = _solved(
-        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol
+        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference
     )
     return [fit(flow, theta, key, paths=paths, validation=validation, **options) for theta in thetas]
 
@@ -246,13 +258,16 @@ _PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
 _CONDITIONS = 4
 
 
-def _solved(flow, key, sets: dict, rtol, atol) -> list[Paths]:
+def _solved(flow, key, sets: dict, rtol, atol, reference) -> list[Paths]:
     """The paths of each purpose -> (paths, how many): those at hand, or solved here; whole on each of the flow's devices."""
 
     def solved(purpose, count):
         x0 = flow.noise(jax.random.fold_in(key, purpose), (count,))
         dealing = jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose)
-        return ground_truth(dealt(flow, dealing, count), x0, rtol, atol)
+        some = dealt(flow, dealing, count)
+        if reference is None:
+            return ground_truth(some, x0, rtol, atol)
+        return Paths.of_ends(some, x0, stepwise.end_points(some, reference, x0, _CHUNK), reference.nfe)
 
     return [
         everywhere(flow, solved(purpose, count) if paths is None else paths) for purpose, (paths, count) in sets.items()
@@ -260,6 +275,7 @@ def _solved(flow, key, sets: dict, rtol, atol) -> list[Paths]:
 
 
 _MILLION = 1_000_000
+_CHUNK = 256  # as `ground_truth`
 
 
 def _validation_errors(flow, theta, validation, batch_size):
@@ -319,7 +335,7 @@ def _record(stage, state, row, data_range):
     )
 
 
-def _check(flow, theta, key, stages, num_paths, num_validation, state):
+def _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, state):
     if not isinstance(flow, Flow):
         raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
     if not isinstance(theta, LearnedSolver):
@@ -330,6 +346,20 @@ def _check(flow, theta, key, stages, num_paths, num_validation, state):
     for name, value in dict(num_paths=num_paths, num_validation=num_validation).items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: wanted an integer >= 1, got {value!r}.")
+    if best_by not in ("psnr", "mean_psnr"):
+        raise ValueError(f"best_by: wanted 'psnr' or 'mean_psnr', got {best_by!r}.")
+    if reference is not None:
+        if not isinstance(reference, SolverTable):
+            raise TypeError(
+                f"reference: wanted a SolverTable such as bj.classic.unipc's, got {type(reference).__name__}."
+            )
+        if reference.nfe <= theta.nfe:
+            raise ValueError(
+                f"reference: wanted a much better solver than one of {theta.nfe} evaluations, got one of {reference.nfe}."
+            )
+        for stage in stages:
+            if stage.loss in LOSSES and not stage.is_of_ends:
+                raise ValueError(f"reference: it solves ends alone, and the loss {stage.loss!r} needs whole paths.")
     if state is not None:
         there, here = (f"{t.base} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
         if there != here:

@@ -42,6 +42,9 @@ class Paths:
         batch_shape: the caller's leading axes, of product B; static.
         condition: that of each path, a pytree of [B, ...], if the flow was `given` them; else None.
 
+    Of paths made by `of_ends` nothing is known between the ends: velocities and middles are None, `at` and `velocity` raise
+    ValueError.
+
     Example:
         >>> import jax.numpy as jnp, bespoke_jax as bj
         >>> flow = bj.Flow(lambda p, t, x: -x, None, event_shape=(2,))
@@ -52,11 +55,49 @@ class Paths:
 
     times: jax.Array
     states: jax.Array
-    velocities: jax.Array
-    middles: jax.Array
+    velocities: jax.Array | None
+    middles: jax.Array | None
     evaluations: jax.Array
     batch_shape: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
     condition: Any = None
+
+    @classmethod
+    def of_ends(cls, flow: Flow, x0, x1, evaluations: int = 0) -> "Paths":
+        """Paths of which the ends alone are known: noises and samples that you have. Losses of ends need no more.
+
+        Args:
+            flow: whose paths they are; `given` their conditions, if it has some.
+            x0, x1: noises and the samples that the flow takes them to, by a solver much better than the one to learn: a tenth of
+                its error. Each [*batch, *event_shape].
+            evaluations: velocity evaluations that were spent on each.
+
+        Raises:
+            ValueError: for a wrong shape.
+
+        Example:
+            >>> import jax, bespoke_jax as bj
+            >>> flow = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3)
+            >>> x0 = flow.noise(jax.random.key(0), (64,))
+            >>> many = bj.classic.ipndm(40, order=4)
+            >>> pairs = bj.Paths.of_ends(flow, x0, bj.solve(flow, many, x0), evaluations=many.nfe)
+            >>> bj.losses.endpoint(flow, bj.init_theta("rk2", 5), pairs).shape
+            ()
+        """
+        batch_shape = flow.batch_shape(x0, "x0")
+        if flow.batch_shape(x1, "x1") != batch_shape:
+            raise ValueError(f"x1: wanted one for each noise, {jnp.shape(x0)}, got shape {jnp.shape(x1)}.")
+        ends = [jnp.reshape(x, (-1, *flow.event_shape)) for x in (x0, x1)]
+        count = len(ends[0])
+        check_size(flow, count, "x0")
+        states = jnp.stack(ends, axis=1)
+        times = jnp.tile(jnp.arange(2, dtype=promote(states.dtype, jnp.float32)), (count, 1))
+        spent = jnp.full(count, evaluations, jnp.int32)
+        return cls(times, states, None, None, spent, batch_shape, condition_of(flow))
+
+    @property
+    def is_of_ends(self) -> bool:
+        """Whether nothing is known between the ends."""
+        return self.velocities is None
 
     @property
     def num_paths(self) -> int:
@@ -81,6 +122,11 @@ class Paths:
     @jax.jit
     def at(self, t):
         """x(t), [*batch, *event] for a scalar t in [0, 1]; [m, *batch, *event] for t of shape [m]. Differentiable in t."""
+        if self.is_of_ends:
+            raise ValueError(
+                "paths: of these the ends alone are known (Paths.of_ends), which losses of ends can use; the losses of single "
+                "steps need bespoke_jax.ground_truth."
+            )
         if jnp.ndim(t):
             return jax.vmap(self.at)(t)
         return self._to_batch(jax.vmap(_quartic, in_axes=(0, 0, 0, 0, None))(*self._arrays, t))

@@ -26,6 +26,7 @@ __all__ = [
     "scheduler_along",
     "theta_from_curve",
     "theta_from_reading",
+    "transfer",
     "transform_velocity",
     "transform_velocity_by",
 ]
@@ -146,6 +147,35 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         0.5
     """
     return theta_from_reading(base, read_curves((curve,), knot_places(base, num_steps))[0], dtype)
+
+
+def transfer(theta: Theta, source: Scheduler, target: Scheduler) -> Theta:
+    """A theta learned on a flow of scheduler `source`, for flows of scheduler `target`: a start for `fit`, or to use as it is.
+
+    With one model under both schedulers it is the same solver (Theorem 2.3): its transformed path s_r x(t_r) is, with the
+    change of scheduler x(t) = c_t y(tau_t) put in, s_r c_{t_r} y(tau_{t_r}). It is stretched where the schedulers' ends differ.
+
+    Args:
+        theta: of rk1 or rk2.
+        source, target: schedulers of the flow that it was learned on, and of the one it is for.
+
+    Raises:
+        TypeError: for another solver.
+        ValueError: as `theta_from_knots`, if knots come too near each other.
+
+    Example:
+        >>> import bespoke_jax as bj
+        >>> theta = bj.models.shipped_solver("fashion_cosine_class", "rk2", 5)
+        >>> transfer(theta, bj.schedulers.Cosine(), bj.schedulers.CondOT()).nfe
+        10
+    """
+    if not isinstance(theta, Theta):
+        raise TypeError(f"transfer: wanted a theta of rk1 or rk2, got {type(theta).__name__}.")
+    t, dt, s, ds = (np.asarray(value, np.float64) for value in theta.knots())
+    dt, ds = np.append(dt, 0), np.append(ds, 0)  # of the last knot, which has none, nothing is used
+    change = read_curves((curve_between(target, source),), t)[0]
+    reading = CurveAt(change.t, change.dt * dt, s * change.s, ds * change.s + s * change.ds * dt)
+    return theta_from_reading(theta.base, reading, theta.raw.dtype).learning(theta.learned)
 
 
 def knot_places(base: str, num_steps: int) -> np.ndarray:

@@ -15,11 +15,20 @@ __all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """What is carried from step to step: damping [], the running sum of Gauss-Newton matrices [P, P] and of their weights []."""
+    """What is carried from step to step.
+
+    Attributes:
+        damping: [].
+        matrix, weight: running sums of Gauss-Newton matrices [P, P] and of their weights [].
+        gradient, place, gradient_weight: running sums of gradients [P], of where they were taken [P], and of their weights [].
+    """
 
     damping: jax.Array
     matrix: jax.Array
     weight: jax.Array
+    gradient: jax.Array
+    place: jax.Array
+    gradient_weight: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,9 @@ class LevenbergMarquardt:
         limit: no parameter moves further than this in one step; keeps a near-singular G from throwing it out.
         memory: G is the average of all matrices so far, each weighing `memory` times the next; 0 takes the last alone. They are
             estimates from different samples, and change more slowly than they scatter.
+        gradient_memory: the same for the gradients, each carried by G from where it was taken to where the parameters are now.
+            With it a step minimises the average of the quadratics of all batches so far, not that of the last alone (incremental
+            Gauss-Newton, the extended Kalman filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)): small batches do.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -59,13 +71,15 @@ class LevenbergMarquardt:
     shrink: float = 4.0
     limit: float = 1.0
     memory: float = 0.5
+    gradient_memory: float = 0.0
 
     def init(self, params) -> LevenbergMarquardtState:
         """The state before the first step."""
         leaves = jax.tree.leaves(params)
         size, dtype = sum(leaf.size for leaf in leaves), promote(*(leaf.dtype for leaf in leaves))
+        none, nowhere = np.zeros((), dtype), np.zeros(size, dtype)
         return LevenbergMarquardtState(
-            np.asarray(self.damping, dtype), np.zeros((size, size), dtype), np.zeros((), dtype)
+            np.asarray(self.damping, dtype), np.zeros((size, size), dtype), none, nowhere, nowhere, none
         )
 
     def update(
@@ -80,17 +94,24 @@ class LevenbergMarquardt:
             value_fn: `value_fn(params) -> scalar`, the loss on the data of `quadratic.value`.
         """
         flat, unravel = _ravel(params)
-        damping, matrix, weight = (np.asarray(value) for value in state)
-        if not np.all(np.isfinite(quadratic.matrix)):  # must not stay in the average
-            return params, LevenbergMarquardtState(_bounded(damping * self.grow), matrix, weight)
-        # Rounded to what the state is kept in, so that a restored one goes on in the same way.
-        matrix = (self.memory * matrix + np.asarray(quadratic.matrix)).astype(matrix.dtype)
-        weight = (self.memory * weight + 1).astype(weight.dtype)
-        gradient = np.asarray(quadratic.gradient, np.float64)
+        state = LevenbergMarquardtState(*(np.asarray(value) for value in state))
+        damping = state.damping
+        finite = np.all(np.isfinite(quadratic.matrix)) and np.all(np.isfinite(quadratic.gradient))
+        if not finite:  # must not stay in the averages
+            return params, state._replace(damping=_bounded(damping * self.grow))
+        matrix, weight = _averaged(self.memory, state.matrix, state.weight, quadratic.matrix)
+        past, gradient_weight = _averaged(
+            self.gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient
+        )
+        place, _ = _averaged(self.gradient_memory, state.place, state.gradient_weight, flat)
+        state = LevenbergMarquardtState(damping, matrix, weight, past, place, gradient_weight)
+        mean = matrix.astype(np.float64) / weight
+        moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
+        gradient = past.astype(np.float64) / gradient_weight + mean @ moved
         # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
         best, least, after = params, float(quadratic.value), damping * self.grow
         for _ in range(self.tries):
-            step, promised = _step(matrix.astype(np.float64) / weight, gradient, damping, self.limit)
+            step, promised = _step(mean, gradient, damping, self.limit)
             candidate = unravel(flat + step)
             value = float(value_fn(candidate))
             if value < least:
@@ -101,7 +122,12 @@ class LevenbergMarquardt:
             if float(quadratic.value) - least > self.trust * promised:
                 break
             damping = damping * self.grow
-        return best, LevenbergMarquardtState(_bounded(after), matrix, weight)
+        return best, state._replace(damping=_bounded(after))
+
+
+def _averaged(memory, total, weight, value):
+    """(running sum, weight) with one value more, rounded to what the state is kept in, so that a restored one goes on alike."""
+    return (memory * total + np.asarray(value)).astype(total.dtype), (memory * weight + 1).astype(weight.dtype)
 
 
 def _ravel(params):

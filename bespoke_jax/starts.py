@@ -18,7 +18,7 @@ from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.learned_times import LearnedTimes
 from bespoke_jax.scale_time import Curve, curve_between, knot_places, read_curves, theta_from_reading
 
-__all__ = ["best_start", "start_curves", "start_thetas"]
+__all__ = ["best_start", "cost_of_choice", "start_curves", "start_thetas"]
 
 
 @functools.cache  # the curves are functions: the same ones again are compiled no more
@@ -90,14 +90,19 @@ def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
 
 
 NUM_START_PATHS = 32  # paths that the last few starts are compared on: they differ by decibels
+_FIRST, _KEPT = 4, 6
 
 
 def best_start(
-    flow: Flow, thetas: dict[str, LearnedSolver], paths: Paths, loss: str | Distance = "endpoint"
+    flow: Flow,
+    thetas: dict[str, LearnedSolver],
+    paths: Paths,
+    loss: str | Distance = "endpoint",
+    num_paths: int = NUM_START_PATHS,
 ) -> tuple[str, int]:
-    """(the name of the theta of the least loss, one of ends, on the first few of `paths`, velocity evaluations spent).
+    """(the name of the theta of the least loss, one of ends, on the first `num_paths` of `paths`, velocity evaluations spent).
 
-    Many are thinned out on an eighth of those paths first.
+    Many are thinned out on four of those paths first.
 
     Example:
         >>> import jax, bespoke_jax as bj
@@ -107,12 +112,29 @@ def best_start(
         True
     """
     names, spent = list(thetas), 0
-    for num_paths, keep in ((NUM_START_PATHS // 8, 6), (NUM_START_PATHS, 1)):
-        few = paths.take(jnp.arange(min(num_paths, paths.num_paths)))
-        if len(names) <= 2 * keep and keep > 1:
-            continue
+    for count, keep in _rounds(len(names), num_paths):
+        few = paths.take(jnp.arange(min(count, paths.num_paths)))
         values = np.array([float(evaluate(loss, flow, thetas[name], few)) for name in names])
         spent += few.num_paths * sum(thetas[name].nfe for name in names)
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
     return names[0], spent
+
+
+def cost_of_choice(num_starts: int, nfe: int, num_paths: int = NUM_START_PATHS) -> int:
+    """Velocity evaluations that `best_start` spends on so many starts of `nfe` evaluations, if there are enough paths.
+
+    Example:
+        >>> cost_of_choice(num_starts=11, nfe=10, num_paths=16), cost_of_choice(num_starts=100, nfe=10)
+        (1760, 5920)
+    """
+    spent, left = 0, num_starts
+    for count, keep in _rounds(num_starts, num_paths):
+        spent, left = spent + left * count * nfe, keep
+    return spent
+
+
+def _rounds(num_starts, num_paths):
+    """(paths to compare on, starts to keep) of each round."""
+    last = (num_paths, 1)
+    return ((_FIRST, _KEPT), last) if num_starts > 2 * _KEPT else (last,)

@@ -221,6 +221,27 @@ def test_order_of_convergence(order, tolerance):
     assert errors[-1] > 1e-9  # still above the truth's own error: the slope is not that of noise
 
 
+@pytest.mark.parametrize("source, target", [("CondOT", "Cosine"), ("Cosine", "CondOT"), ("CondOT", "CondOT")])
+@pytest.mark.parametrize("learned", ["both", "time"])
+def test_a_theta_is_the_same_solver_of_the_same_model_under_another_scheduler(base, source, target, learned):
+    means = [[-1.0, 0.3], [1.0, 0.5], [0.0, -1.0]]
+    flows = [bj.analytic.mixture(means, 0.4, scheduler=zoo.SCHEDULERS[name]) for name in (source, target)]
+    theta = bj.init_theta(base, 4, dtype=jnp.float64).learning(learned)
+    theta = theta.with_raw(0.3 * jnp.sin(1.0 + jnp.arange(theta.num_parameters, dtype=jnp.float64)))
+    there = bj.scale_time.transfer(theta, flows[0].scheduler, flows[1].scheduler)
+    assert (there.base, there.num_steps, there.learned, there.raw.dtype) == (base, 4, learned, jnp.float64)
+    x0 = jnp.array([[0.3, -1.2], [2.0, 0.1], [-0.7, 0.7]])
+    wanted = zoo.solve(flows[0], theta, x0)
+    np.testing.assert_allclose(zoo.solve(flows[1], there, x0), wanted, rtol=1e-6, atol=1e-6)
+    if source != target:  # and it is not so by itself
+        assert float(jnp.max(jnp.abs(zoo.solve(flows[1], theta, x0) - wanted))) > 1e-3
+
+
+def test_a_table_is_not_transferred():
+    with pytest.raises(TypeError, match="transfer: wanted a theta of rk1 or rk2, got SolverTable"):
+        bj.transfer(bj.classic.euler(4), zoo.SCHEDULERS["CondOT"], zoo.SCHEDULERS["Cosine"])
+
+
 def test_a_curve_that_turns_back_is_refused():
     with pytest.raises(ValueError, match="t: wanted times increasing"):
         theta_from_curve("rk1", 8, Curve(lambda r: r + 0.5 * jnp.sin(2 * jnp.pi * r), jnp.ones_like))

@@ -154,6 +154,25 @@ def test_noisy_matrices_are_averaged():
     assert distance(0.9) < 0.6 * distance(0.0)
 
 
+def test_with_nothing_forgotten_batches_seen_once_give_the_solution_of_all():
+    # Least squares with the same rows and other targets in each batch: the solution of all has their mean target.
+    rng = np.random.default_rng(0)
+    rows, targets = rng.standard_normal((5, 3)), rng.standard_normal((6, 5))
+
+    def found(memory):
+        method = bj.LevenbergMarquardt(gradient_memory=memory, damping=1e-8, limit=1e3)
+        looks = iter(range(0, -1000, -100))  # each better than promised: every step is taken
+        params = jnp.zeros(3)
+        state = method.init(params)
+        for target in targets:
+            quadratic = Quadratic(100.0, 2 * rows.T @ (rows @ params - target), 2 * rows.T @ rows)
+            params, state = method.update(quadratic, state, params, lambda _: float(next(looks)))
+        return np.asarray(params)
+
+    np.testing.assert_allclose(found(1.0), np.linalg.lstsq(rows, np.mean(targets, axis=0))[0], atol=1e-4)
+    np.testing.assert_allclose(found(0.0), np.linalg.lstsq(rows, targets[-1])[0], atol=1e-4)  # the last batch alone
+
+
 def test_the_parameters_may_be_a_theta():
     theta = bj.init_theta("rk1", 2, dtype=jnp.float64)
     method = bj.LevenbergMarquardt()

@@ -1,0 +1,156 @@
+"""Fits for few evaluations: the budget is kept, ends by a dedicated solver are true enough, and learning from them works."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax.frugal import reference
+
+KEY = jax.random.key(0)
+MEANS = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]
+SCHEDULERS = [bj.schedulers.CondOT(), bj.schedulers.Cosine(), bj.schedulers.VariancePreserving()]
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return bj.analytic.mixture(MEANS, 0.3)
+
+
+def mean_psnr(flow, solver, paths):
+    error = bj.metrics.rmse(bj.stepwise.end_points(flow, solver, paths.x0), paths.x1, 1)
+    return float(jnp.mean(bj.metrics.psnr(jnp.maximum(error, 1e-9))))
+
+
+@pytest.mark.parametrize("base, num_steps, budget", [("rk2", 2, 4000), ("rk2", 2, 9000), ("rk1", 5, 6000)])
+def test_a_fit_spends_no_more_than_its_budget_and_most_of_it(flow, base, num_steps, budget):
+    theta = bj.init_theta(base, num_steps)
+    result = bj.fit(flow, theta, KEY, **bj.frugal(flow, theta, budget))
+    assert 0.6 * budget < result.cost <= budget
+    fresh = bj.ground_truth(flow, flow.noise(jax.random.key(9), (256,)))
+    assert mean_psnr(flow, result.theta, fresh) > mean_psnr(flow, theta, fresh) + 6
+
+
+def test_a_start_that_is_given_leaves_more_for_learning(flow):
+    theta = bj.init_theta("rk2", 3)
+    chosen, given = (bj.frugal(flow, theta, 9000, choose_start=choose) for choose in (True, False))
+    assert given["stages"][0].num_iterations > chosen["stages"][0].num_iterations
+    assert bj.fit(flow, theta, KEY, **given).cost <= 9000
+
+
+def test_too_small_a_budget_is_refused_with_the_least(flow):
+    theta = bj.init_theta("rk2", 5)
+    with pytest.raises(ValueError, match=r"budget: got 500, wanted at least \d+ ") as error:
+        bj.frugal(flow, theta, 500)
+    least = int(str(error.value).split("at least ")[1].split()[0])
+    assert bj.frugal(flow, theta, least)["stages"][0].num_iterations == 1
+    with pytest.raises(ValueError, match="budget"):
+        bj.frugal(flow, theta, least - 1)
+
+
+@pytest.mark.parametrize("scheduler", [*SCHEDULERS, None], ids=["condot", "cosine", "vp", "none"])
+def test_the_reference_is_far_better_than_what_learns_from_it(scheduler):
+    flow = bj.analytic.mixture(MEANS, 0.3, scheduler=scheduler)
+    if scheduler is None:
+        flow = bj.Flow(flow.velocity, flow.params, flow.event_shape)
+    paths = bj.ground_truth(flow, flow.noise(jax.random.key(5), (128,)), 1e-6, 1e-6)
+    assert mean_psnr(flow, reference(flow, 10), paths) > mean_psnr(flow, bj.init_theta("rk2", 5), paths) + 12
+
+
+# --- Paths of which the ends alone are known ---
+
+
+@pytest.fixture(scope="module")
+def paths(flow):
+    return bj.ground_truth(flow, flow.noise(jax.random.key(1), (4, 8)))
+
+
+@pytest.fixture(scope="module")
+def ends(flow, paths):
+    return bj.Paths.of_ends(flow, paths.x0, paths.x1, evaluations=30)
+
+
+@pytest.mark.parametrize("loss", [bj.losses.endpoint, bj.losses.rmse])
+def test_losses_of_ends_need_no_more_than_ends(flow, paths, ends, loss):
+    theta = bj.init_theta("rk2", 3)
+    assert float(loss(flow, theta, ends)) == float(loss(flow, theta, paths))
+    some = np.array([3, 17, 5])
+    assert float(loss(flow, theta, ends.take(some))) == float(loss(flow, theta, paths.take(some)))
+
+
+def test_what_is_known_of_ends(paths, ends):
+    assert ends.is_of_ends and not paths.is_of_ends
+    assert (ends.num_paths, ends.x0.shape, float(ends.nfe)) == (32, (4, 8, 2), 30)
+    assert np.array_equal(ends.x1, paths.x1)
+
+
+@pytest.mark.parametrize("loss", [bj.losses.rmse_bound, bj.losses.local])
+def test_losses_of_single_steps_refuse_ends(flow, ends, loss):
+    with pytest.raises(ValueError, match="the ends alone"):
+        loss(flow, bj.init_theta("rk2", 3), ends)
+    with pytest.raises(ValueError, match="the ends alone"):
+        ends.velocity(0.5)
+
+
+def test_ends_of_wrong_shapes_are_refused(flow, paths):
+    with pytest.raises(ValueError, match=r"x1: wanted one for each noise, \(4, 8, 2\), got shape \(8, 2\)"):
+        bj.Paths.of_ends(flow, paths.x0, paths.x1[0])
+    with pytest.raises(ValueError, match="x0"):
+        bj.Paths.of_ends(flow, paths.x0[..., :1], paths.x1)
+
+
+def test_ends_keep_their_conditions():
+    flow = bj.Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.zeros(())}, (2,))
+    some = bj.given(flow, jnp.arange(4.0))
+    x0 = some.noise(KEY, (4,))
+    theta = bj.init_theta("rk2", 3)
+    ends = bj.Paths.of_ends(some, x0, bj.solve(some, theta, x0))
+    few = ends.take(np.array([2, 0]))
+    assert few.condition.tolist() == [2.0, 0.0]
+    # What it was solved by has no error on them, whichever conditions the flow has.
+    assert float(bj.losses.rmse(bj.conditions.of_paths(some, few), theta, few)) < 1e-6
+    with pytest.raises(ValueError, match="conditions for 4 samples, got 3"):
+        bj.Paths.of_ends(some, x0[:3], x0[:3])
+
+
+def test_a_fit_with_a_reference_is_the_fit_to_its_ends(flow):
+    theta, many = bj.init_theta("rk1", 3), bj.classic.rk4(40)
+    stages = (bj.Stage("endpoint", 3, batch_size=32),)
+    by_reference = bj.fit(flow, theta, KEY, stages=stages, num_paths=48, num_validation=32, reference=many)
+    by_truth = bj.fit(flow, theta, KEY, stages=stages, num_paths=48, num_validation=32)
+    np.testing.assert_allclose(by_reference.theta.raw, by_truth.theta.raw, atol=2e-2)
+    assert by_truth.cost - by_reference.cost == by_truth.history[0]["evaluations"] - (48 + 32) * 40 - 11 * 32 * 3
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(reference="unipc"), TypeError, "reference: wanted a SolverTable"),
+        (dict(reference=bj.classic.euler(6)), ValueError, "reference: .* of 6 evaluations, got one of 6"),
+        (dict(reference=bj.classic.euler(40), stages=bj.paper_stages(2)), ValueError, "reference: .*'rmse_bound'"),
+        (dict(best_by="mean"), ValueError, "best_by: .*'mean'"),
+    ],
+)
+def test_bad_arguments_are_named(flow, change, error, message):
+    with pytest.raises(error, match=message):
+        bj.fit(flow, bj.init_theta("rk2", 3), KEY, **change)
+
+
+@pytest.mark.parametrize("best_by", ["psnr", "mean_psnr"])
+def test_the_best_is_chosen_by_the_figure_that_is_asked_for(flow, best_by):
+    # Sixteen held-out paths and large first-order steps: the two figures wander, each its own way.
+    seen = []
+    stages = (bj.Stage("endpoint", 12, bj.LevenbergMarquardt(tries=1), batch_size=8, probes=1),)
+    result = bj.fit(
+        flow,
+        bj.init_theta("rk1", 3),
+        jax.random.key(3),
+        stages=stages,
+        num_paths=64,
+        num_validation=16,
+        best_by=best_by,
+        callback=lambda state, record: seen.append((record[best_by], np.asarray(state.theta.raw))),
+    )
+    assert np.array_equal(result.theta.raw, max(seen, key=lambda pair: pair[0])[1])
+    assert max(value for value, _ in seen) > seen[0][0]
