@@ -79,6 +79,7 @@ def table(name: str, with_converged: bool):
         "none: midpoint": lambda: identity,
         "none: transferred": lambda: transferred(name, flow),
         "the shipped solver": lambda: shipped,
+        "what frugal learns from": lambda: reference(flow, identity.nfe),
         "frugal": lambda: frugal(flow, identity, key),
         "frugal, from transferred": lambda: frugal(flow, transferred(name, flow), key),
         "default": lambda: default(flow, identity, key),
@@ -90,7 +91,7 @@ def table(name: str, with_converged: bool):
         start = time.perf_counter()
         result = learn()
         seconds = f"{time.perf_counter() - start:.0f}"
-        theta, cost = (result, None) if isinstance(result, bj.Theta) else result
+        theta, cost = (result, None) if isinstance(result, bj.Theta | bj.SolverTable) else result
         cells = (f"{cost:,}", figure(some, theta, test), seconds) if cost else ("", figure(some, theta, test), "")
         print(f"| {name} | {way} | {' | '.join(cells)} |", flush=True)
 

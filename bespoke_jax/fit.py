@@ -158,7 +158,7 @@ def fit(
         """Validate, keep the best, write the record."""
         error = _validation_errors(flow, state.theta, validation, stages[0].chunk_size)
         mean, mean_log, row = np.mean(error, dtype=np.float32), np.mean(np.log(error)), len(records)
-        before = state.best_rmse if best_by == "psnr" else np.min(state.history[:row, 3], initial=np.inf)
+        before = state.best_rmse if best_by == "psnr" else np.nanmin(state.history[:row, 3], initial=np.inf)
         better = bool((mean if best_by == "psnr" else mean_log) < before)
         state = state._replace(
             best=state.theta if better else state.best,

@@ -12,6 +12,8 @@ import bespoke_jax as bj
 from bespoke_jax import curvature
 from bespoke_jax.starts import start_thetas
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 fit_module = sys.modules["bespoke_jax.fit"]  # the function of this name hides it
 
 KEY = jax.random.key(0)

@@ -8,6 +8,8 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.frugal import reference
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 MEANS = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]
 SCHEDULERS = [bj.schedulers.CondOT(), bj.schedulers.Cosine(), bj.schedulers.VariancePreserving()]

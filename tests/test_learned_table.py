@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import bespoke_jax as bj
 from bespoke_jax.starts import start_thetas
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 REFERENCES = [bj.classic.midpoint(4), bj.classic.rk4(4), bj.classic.heun(4), bj.classic.ddim(5, bj.schedulers.Cosine())]
 
 

@@ -12,6 +12,8 @@ from bespoke_jax import classic
 from bespoke_jax.starts import start_thetas
 from tests import quick
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VP = bj.schedulers.VariancePreserving()
 DEDICATED = {
     ("midpoint", "quadratic"): classic.midpoint(12, grid="quadratic"),

@@ -12,6 +12,8 @@ from tests.models.common import FILES, golden, nhwc, relative, state
 from tests.models.torch_writer import Persistent, pickled, write_edm
 from tests.quick import jit
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def published():
