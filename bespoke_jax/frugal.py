@@ -3,6 +3,8 @@
 import itertools
 from typing import Any
 
+import numpy as np
+
 from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
@@ -13,7 +15,7 @@ from bespoke_jax.table import SolverTable
 
 __all__ = ["frugal", "reference"]
 
-# Found on the shipped flows; docs/fitting.md has what they were chosen from, and on what evidence.
+# Found on the shipped flows, rk2 of five steps; what they reach: benchmarks/README.md.
 _BATCH = 14
 _NUM_VALIDATION = 16
 _NUM_START_PATHS = 16
@@ -45,6 +47,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         choose_start: as for `fit`.
 
     Raises:
+        TypeError: for a budget that is no integer.
         ValueError: if it does not suffice for one update; says what does.
 
     Example:
@@ -53,6 +56,8 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         >>> bj.fit(flow, theta, jax.random.key(0), **frugal(flow, theta, 8000)).cost <= 8000
         True
     """
+    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
+        raise TypeError(f"budget: wanted an integer, got {budget!r}.")
     truth, nfe = reference(flow, theta.nfe), theta.nfe
     choice = cost_of_choice(len(start_thetas(flow, theta)), nfe, _NUM_START_PATHS) if choose_start else 0
     held_out = _NUM_VALIDATION * (truth.nfe + 2 * nfe)  # looked at before and after

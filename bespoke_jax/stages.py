@@ -164,7 +164,8 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
     else:
         passes = 4 + (0 if terms.distance.features is None else stage.probes)
     # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
-    value = quadratic.value if np.all(np.isfinite(quadratic.matrix)) else np.nan
+    finite = np.all(np.isfinite(quadratic.matrix)) and np.all(np.isfinite(quadratic.gradient))
+    value = quadratic.value if finite else np.nan
     return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (passes + tried)
 
 

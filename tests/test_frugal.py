@@ -49,6 +49,8 @@ def test_too_small_a_budget_is_refused_with_the_least(flow):
     assert bj.frugal(flow, theta, least)["stages"][0].num_iterations == 1
     with pytest.raises(ValueError, match="budget"):
         bj.frugal(flow, theta, least - 1)
+    with pytest.raises(TypeError, match="budget: wanted an integer, got inf"):
+        bj.frugal(flow, theta, float("inf"))
 
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, None], ids=["condot", "cosine", "vp", "none"])
