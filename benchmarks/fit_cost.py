@@ -42,58 +42,55 @@ def algorithm_3(flow, theta, key, budget: int):
     return theta, spent
 
 
-def frugal(flow, theta, key):
-    result = bj.fit(flow, theta, key, **bj.frugal(flow, theta, BUDGET))
-    return result.theta, result.cost
+def load(name: str) -> bj.Flow:
+    """A shipped flow, of all its classes if it has some."""
+    return bj.models.load_flow(name, labels="all" if name.endswith("_class") else None)
 
 
 def transferred(name: str, flow) -> bj.Theta:
     """The solver of another shipped flow, for this one."""
     other = "fashion_fmot_class" if name == "fashion_fmot" else "fashion_fmot"
-    source = bj.models.load_flow(other, labels="all" if other.endswith("_class") else None).scheduler
-    return bj.transfer(bj.models.shipped_solver(other, "rk2", 5), source, flow.scheduler)
-
-
-def converged(flow, theta, key):
-    """From the best that is known, on many paths."""
-    stages = (bj.Stage("endpoint", 16, batch_size=128),)
-    truth = reference(flow, theta.nfe)
-    result = bj.fit(flow, theta, key, stages=stages, num_paths=512, num_validation=128, reference=truth)
-    return result.theta, result.cost
-
-
-def default(flow, theta, key):
-    result = bj.fit(flow, theta, key)
-    return result.theta, result.cost
+    return bj.transfer(bj.models.shipped_solver(other, "rk2", 5), load(other).scheduler, flow.scheduler)
 
 
 def table(name: str, with_converged: bool):
     """Print the rows of one flow."""
-    identity, key = bj.init_theta("rk2", 5), jax.random.key(0)
-    flow = bj.models.load_flow(name, labels="all" if name.endswith("_class") else None)
+    identity, key, flow = bj.init_theta("rk2", 5), jax.random.key(0), load(name)
     some = bj.conditions.dealt(flow, key, NUM_TEST)
     test = bj.ground_truth(some, flow.noise(jax.random.fold_in(key, 100), (NUM_TEST,)), batch_size=32)
     flow = bj.sharding.replicate(flow)
-    shipped = bj.models.shipped_solver(name, "rk2", 5)
+    shipped, other, truth = bj.models.shipped_solver(name, "rk2", 5), transferred(name, flow), reference(flow, 10)
+
+    def fitted(theta, **arguments):
+        result = bj.fit(flow, theta, key, **arguments)
+        return result.theta, result.cost
+
+    def converged():
+        """From the best that is known, on many paths."""
+        stages = (bj.Stage("endpoint", 16, batch_size=128),)
+        return fitted(shipped, stages=stages, num_paths=512, num_validation=128, reference=truth)
+
+    there = {
+        "none: midpoint": identity,
+        "none: transferred": other,
+        "the shipped solver": shipped,
+        "what frugal learns from": truth,
+    }
+    for way, solver in there.items():
+        print(f"| {name} | {way} |  | {figure(some, solver, test)} |  |", flush=True)
     ways = {
-        "none: midpoint": lambda: identity,
-        "none: transferred": lambda: transferred(name, flow),
-        "the shipped solver": lambda: shipped,
-        "what frugal learns from": lambda: reference(flow, identity.nfe),
-        "frugal": lambda: frugal(flow, identity, key),
-        "frugal, from transferred": lambda: frugal(flow, transferred(name, flow), key),
-        "default": lambda: default(flow, identity, key),
+        "frugal": lambda: fitted(identity, **bj.frugal(flow, identity, BUDGET)),
+        "frugal, from transferred": lambda: fitted(other, **bj.frugal(flow, other, BUDGET)),
+        "default": lambda: fitted(identity),
         "Algorithm 3": lambda: algorithm_3(flow, identity, key, BUDGET),
     }
     if with_converged:
-        ways["converged"] = lambda: converged(flow, shipped, key)
+        ways["converged"] = converged
     for way, learn in ways.items():
         start = time.perf_counter()
-        result = learn()
-        seconds = f"{time.perf_counter() - start:.0f}"
-        theta, cost = (result, None) if isinstance(result, bj.Theta | bj.SolverTable) else result
-        cells = (f"{cost:,}", figure(some, theta, test), seconds) if cost else ("", figure(some, theta, test), "")
-        print(f"| {name} | {way} | {' | '.join(cells)} |", flush=True)
+        theta, cost = learn()
+        seconds = time.perf_counter() - start
+        print(f"| {name} | {way} | {cost:,} | {figure(some, theta, test)} | {seconds:.0f} |", flush=True)
 
 
 def main(*wanted):

@@ -35,6 +35,11 @@ class Quadratic(NamedTuple):
     gradient: Any
     matrix: Any
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the gradient and the matrix are."""
+        return bool(np.all(np.isfinite(self.gradient)) and np.all(np.isfinite(self.matrix)))
+
 
 def linearise(
     loss: str | Distance, flow, solver, paths, key, *, probes: int = 4, batch_size: int | None = None, **options

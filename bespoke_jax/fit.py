@@ -244,9 +244,8 @@ def fit_ladder(
         [2, 3]
     """
     for theta in thetas:
-        _check(
-            flow, theta, key, options.get("stages", DEFAULT_STAGES), num_paths, num_validation, reference, "psnr", None
-        )
+        stages, best_by = options.get("stages", DEFAULT_STAGES), options.get("best_by", "psnr")
+        _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, None)
     paths, validation = _solved(
         flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference
     )

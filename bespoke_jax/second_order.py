@@ -96,8 +96,7 @@ class LevenbergMarquardt:
         flat, unravel = _ravel(params)
         state = LevenbergMarquardtState(*(np.asarray(value) for value in state))
         damping = state.damping
-        finite = np.all(np.isfinite(quadratic.matrix)) and np.all(np.isfinite(quadratic.gradient))
-        if not finite:  # must not stay in the averages
+        if not quadratic.is_finite:  # must not stay in the averages
             return params, state._replace(damping=_bounded(damping * self.grow))
         matrix, weight = _averaged(self.memory, state.matrix, state.weight, quadratic.matrix)
         past, gradient_weight = _averaged(

@@ -164,8 +164,7 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
     else:
         passes = 4 + (0 if terms.distance.features is None else stage.probes)
     # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
-    finite = np.all(np.isfinite(quadratic.matrix)) and np.all(np.isfinite(quadratic.gradient))
-    value = quadratic.value if finite else np.nan
+    value = quadratic.value if quadratic.is_finite else np.nan
     return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (passes + tried)
 
 

@@ -172,16 +172,16 @@ def main(
 
     def result(name, solver, iteration=None) -> Measured:
         label = f"{name}, NFE {solver.nfe}" + ("" if iteration is None else f", iteration {iteration}")
-        return measure_or_none(label, lambda some, x0: measure.end_points(some, solver, x0))
+        return measured_or_infinite(label, lambda some, x0: measure.end_points(some, solver, x0))
 
     def result_of_true_paths() -> Measured:
         def ends(some, x0):
             paths = bj.ground_truth(some, x0, plan.rtol, plan.atol, batch_size=measure.BATCH_SIZE)
             return np.asarray(bj.sharding.gather(some, paths.x1))
 
-        return measure_or_none(_TRUE_PATHS, ends)
+        return measured_or_infinite(_TRUE_PATHS, ends)
 
-    def measure_or_none(label, ends) -> Measured:
+    def measured_or_infinite(label, ends) -> Measured:
         """Samples that are not finite are infinitely far from the data: the other solvers are still to be measured."""
         try:
             return measured(samples(flow, ends, key, num_samples, label), statistic)

@@ -143,7 +143,7 @@ def test_bad_arguments_are_named(flow, change, error, message):
 
 @pytest.mark.parametrize("best_by", ["psnr", "mean_psnr"])
 def test_the_best_is_chosen_by_the_figure_that_is_asked_for(flow, best_by):
-    # Sixteen held-out paths and large first-order steps: the two figures wander, each its own way.
+    # Sixteen held-out paths and steps from batches of eight: the two figures wander, each its own way.
     seen = []
     stages = (bj.Stage("endpoint", 12, bj.LevenbergMarquardt(tries=1), batch_size=8, probes=1),)
     result = bj.fit(
