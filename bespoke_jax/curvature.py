@@ -42,7 +42,16 @@ class Quadratic(NamedTuple):
 
 
 def linearise(
-    loss: str | Distance, flow, solver, paths, key, *, probes: int = 4, batch_size: int | None = None, **options
+    loss: str | Distance,
+    flow,
+    solver,
+    paths,
+    key,
+    *,
+    probes: int = 4,
+    batch_size: int | None = None,
+    keep_activations: bool = False,
+    **options,
 ):
     """The `Quadratic` of a loss in the raw numbers of `solver` (those of a table are t, a and b).
 
@@ -53,6 +62,8 @@ def linearise(
         probes: random cotangents per sample. An evaluation costs 4 + `probes` network passes, 4 if there are none; `rmse_bound`
             and `local` cost 7 (rk1) or 11 (rk2) forward-mode passes.
         batch_size: paths that are in memory together.
+        keep_activations: keep those of all evaluations of the solver until its adjoint needs them, in place of one evaluation's
+            at a time: a pass less, for losses of ends.
         options: of the loss, e.g. `lipschitz`.
 
     Example:
@@ -73,7 +84,7 @@ def linearise(
     flow, parts = of_paths(flow, paths), []
     for number, part in enumerate(stepwise.chunks(len(x0), batch_size)):
         some = of_samples(flow, part)
-        trace = stepwise.run(some, table, x0[part])
+        trace = stepwise.run(some, table, x0[part], keep_activations)
         truth = spread(flow, x1[part])
         squares, cotangents = _cotangents(terms.distance, trace.x1, truth, jax.random.fold_in(key, number), probes)
         rows = _chain(stepwise.table_gradients(some, table, trace, cotangents), jacobian)

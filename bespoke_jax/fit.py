@@ -141,7 +141,7 @@ def fit(
     _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, state)
     theta, state = gather(flow, (theta, state))  # what a checkpoint library restored is tied to one device
     paths, validation = _solved(
-        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference
+        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference, stages
     )
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
     cost = int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
@@ -243,11 +243,11 @@ def fit_ladder(
         >>> [result.theta.nfe for result in results]
         [2, 3]
     """
+    stages, best_by = options.get("stages", DEFAULT_STAGES), options.get("best_by", "psnr")
     for theta in thetas:
-        stages, best_by = options.get("stages", DEFAULT_STAGES), options.get("best_by", "psnr")
         _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, None)
     paths, validation = _solved(
-        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference
+        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference, stages
     )
     return [fit(flow, theta, key, paths=paths, validation=validation, **options) for theta in thetas]
 
@@ -257,7 +257,7 @@ _PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
 _CONDITIONS = 4
 
 
-def _solved(flow, key, sets: dict, rtol, atol, reference) -> list[Paths]:
+def _solved(flow, key, sets: dict, rtol, atol, reference, stages) -> list[Paths]:
     """The paths of each purpose -> (paths, how many): those at hand, or solved here; whole on each of the flow's devices."""
 
     def solved(purpose, count):
@@ -266,7 +266,8 @@ def _solved(flow, key, sets: dict, rtol, atol, reference) -> list[Paths]:
         some = dealt(flow, dealing, count)
         if reference is None:
             return ground_truth(some, x0, rtol, atol)
-        return Paths.of_ends(some, x0, stepwise.end_points(some, reference, x0, _CHUNK), reference.nfe)
+        ends = stepwise.end_points(some, reference, x0, stages[0].chunk_size)
+        return Paths.of_ends(some, x0, ends, reference.nfe)
 
     return [
         everywhere(flow, solved(purpose, count) if paths is None else paths) for purpose, (paths, count) in sets.items()
@@ -274,7 +275,6 @@ def _solved(flow, key, sets: dict, rtol, atol, reference) -> list[Paths]:
 
 
 _MILLION = 1_000_000
-_CHUNK = 256  # as `ground_truth`
 
 
 def _validation_errors(flow, theta, validation, batch_size):

@@ -16,12 +16,13 @@ from bespoke_jax.table import SolverTable
 __all__ = ["frugal", "reference"]
 
 # Found on the shipped flows, rk2 of five steps; what they reach: benchmarks/README.md.
-_BATCH = 14
-_NUM_VALIDATION = 16
-_NUM_START_PATHS = 16
-_PASSES_OVER_PATHS = 2
-_METHOD = LevenbergMarquardt(tries=2, memory=0.9, gradient_memory=0.85)
-_PROBES = 2
+# What limits a fit is how far a quadratic holds, not how well it is known: many steps from few samples each.
+_BATCH = 6
+_NUM_VALIDATION = 12
+_NUM_START_PATHS = 8
+_PASSES_OVER_PATHS = 3
+_METHOD = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, shrink=8.0, memory=0.94, gradient_memory=0.91)
+_PROBES = 1
 
 
 def reference(flow: Flow, nfe: int) -> SolverTable:
@@ -38,8 +39,8 @@ def reference(flow: Flow, nfe: int) -> SolverTable:
 def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_start: bool = True) -> dict[str, Any]:
     """Arguments for `fit` that spend at most `budget` velocity evaluations of single samples.
 
-    The ends of the paths come from a dedicated solver in place of Dopri5, and Levenberg-Marquardt takes small batches and
-    remembers the quadratics of earlier ones. Best begun from a solver learned on a model of the same kind: `transfer`.
+    The ends of the paths come from a dedicated solver in place of Dopri5, and Levenberg-Marquardt takes batches of a few samples
+    and remembers the quadratics of earlier ones. The activations of a batch at all evaluations are in memory together. Best begun from a solver learned on a model of the same kind: `transfer`.
 
     Args:
         flow, theta: as for `fit`.
@@ -66,13 +67,22 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         return max(_NUM_START_PATHS, iterations * _BATCH // _PASSES_OVER_PATHS)
 
     def cost(iterations):
-        updates = iterations * _BATCH * nfe * (4 + _PROBES + _METHOD.tries)
+        updates = iterations * _BATCH * nfe * (3 + _PROBES + _METHOD.tries)
         return choice + held_out + num_paths(iterations) * truth.nfe + updates
 
     if budget < cost(1):
         raise ValueError(f"budget: got {budget!r}, wanted at least {cost(1)} for a solver of {nfe} evaluations.")
     iterations = next(count - 1 for count in itertools.count(2) if cost(count) > budget)
-    stage = Stage("endpoint", iterations, _METHOD, _BATCH, chunk_size=_BATCH, probes=_PROBES, validate_every=iterations)
+    stage = Stage(
+        "endpoint",
+        iterations,
+        _METHOD,
+        _BATCH,
+        chunk_size=_BATCH,
+        probes=_PROBES,
+        keep_activations=True,
+        validate_every=iterations,
+    )
     return dict(
         stages=(stage,),
         num_paths=num_paths(iterations),

@@ -33,13 +33,15 @@ class LevenbergMarquardtState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LevenbergMarquardt:
-    """Levenberg-Marquardt: steps (G + damping diag(G)) step = -gradient, taken only if they lower the loss.
+    """Levenberg-Marquardt: steps (G + damping D) step = -gradient, taken only if they lower the loss; D is made of G's diagonal.
 
     It runs in Python and NumPy around compiled functions, not inside one: `update` evaluates the loss as often as it must and no
     oftener, and neither the loss nor the step need be compiled for it.
 
     Attributes:
-        damping: the first damping, relative to the diagonal of G.
+        damping: the first damping.
+        scaling: D = mean(d) (d / mean(d))^scaling, d the diagonal of G. 1 is Marquardt's, in which the units of the parameters do
+            not matter; 0 is Levenberg's multiple of the identity, which holds what hardly moves the loss as firmly as the rest.
         tries: dampings tried at a step, each `grow` times the one before, until one lowers the loss by `trust` times what the
             quadratic promised, or by less than the one before it; the best is taken.
         grow, trust: see above.
@@ -65,6 +67,7 @@ class LevenbergMarquardt:
     """
 
     damping: float = 1e-2
+    scaling: float = 1.0
     tries: int = 4
     grow: float = 8.0
     trust: float = 0.5
@@ -110,7 +113,7 @@ class LevenbergMarquardt:
         # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
         best, least, after = params, float(quadratic.value), damping * self.grow
         for _ in range(self.tries):
-            step, promised = _step(mean, gradient, damping, self.limit)
+            step, promised = _step(mean, gradient, damping, self.scaling, self.limit)
             candidate = unravel(flat + step)
             value = float(value_fn(candidate))
             if value < least:
@@ -142,11 +145,13 @@ def _ravel(params):
     return np.concatenate([array.ravel() for array in arrays]).astype(np.float64), unravel
 
 
-def _step(matrix, gradient, damping, limit):
+def _step(matrix, gradient, damping, scaling, limit):
     """The step, and how far it should lower the loss."""
     # A parameter that moves nothing (yet) still needs a positive pivot.
     diagonal = np.diag(matrix)
     diagonal = diagonal + 1e-6 * np.max(diagonal) + np.finfo(diagonal.dtype).tiny
+    if scaling != 1:  # Marquardt's as it is, to the bit
+        diagonal = np.mean(diagonal) * (diagonal / np.mean(diagonal)) ** scaling
     try:
         step = -np.linalg.solve(matrix + np.diag(damping * diagonal), gradient)
     except np.linalg.LinAlgError:

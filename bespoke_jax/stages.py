@@ -34,8 +34,10 @@ class Stage:
         optimizer: `LevenbergMarquardt()`, or an optax transformation.
         batch_size: paths per update, drawn anew for each.
         chunk_size: how many of them are in the network together; first-order optimisers take all of them. One size for all
-            that a fit does, held-out paths included, is compiled once.
+            that a fit does, held-out paths and ends by a `reference` included, is compiled once.
         probes: random cotangents per path for the Gauss-Newton matrix (`curvature.linearise`).
+        keep_activations: Levenberg-Marquardt on a loss of ends keeps the network's activations at all NFE evaluations of a
+            chunk: an update costs a pass less, and NFE times the memory.
         validate_every: updates between two looks at the held-out paths; those of a first-order optimiser run in one
             compiled call.
         lipschitz: L_tau of `rmse_bound`.
@@ -47,6 +49,7 @@ class Stage:
     batch_size: int = 64
     chunk_size: int = 32
     probes: int = 4
+    keep_activations: bool = False
     validate_every: int = 1
     lipschitz: float = 1.0
 
@@ -149,7 +152,8 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
     batch = _draw(stage, None, paths, key, jnp.int32(iteration))  # its chunks are spread
     options = dict(batch_size=stage.chunk_size) | stage.options
     probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
-    quadratic = curvature.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **options)
+    keep = dict(keep_activations=stage.keep_activations)
+    quadratic = curvature.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **keep, **options)
     tried = 0
 
     def value_fn(raw):
@@ -162,7 +166,7 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
     if terms.per_step:
         passes = 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
     else:
-        passes = 4 + (0 if terms.distance.features is None else stage.probes)
+        passes = (3 if stage.keep_activations else 4) + (0 if terms.distance.features is None else stage.probes)
     # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
     value = quadratic.value if quadratic.is_finite else np.nan
     return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (passes + tried)

@@ -3,10 +3,10 @@
 `solve` compiles a whole solver into one program, which is what sampling wants. A fit looks at many solvers with few samples
 each, and compiling the network anew for every one of them costs more than running it. Here everything is put together from
 programs that all solvers share (see `programs`), whatever their family and NFE. The adjoint is written by hand (a table is
-linear in all but the velocity), and keeps the states alone.
+linear in all but the velocity), and keeps the states alone, or what the network computed as well.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -32,15 +32,19 @@ class Trace(NamedTuple):
         x1: [B, *event] where it ends.
         states: x_0 to x_{m-1}, each [B, *event].
         velocities: u at those, each [B, *event].
+        slopes: pairs (pullback of u in x, du/dt) at those, or None where they are to be computed again.
     """
 
     x1: jax.Array
     states: list[jax.Array]
     velocities: list[jax.Array]
+    slopes: list[tuple[Callable, jax.Array]] | None = None
 
 
-def run(flow: Flow, table: SolverTable, x0) -> Trace:
+def run(flow: Flow, table: SolverTable, x0, keep_activations: bool = False) -> Trace:
     """Run a table from noise x0 [B, *event], keeping what the adjoint needs.
+
+    With `keep_activations` that is the network's activations at every evaluation too, which saves the adjoint a pass for each.
 
     Example:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -50,12 +54,17 @@ def run(flow: Flow, table: SolverTable, x0) -> Trace:
     """
     x0 = spread(flow, x0)
     times, a, b = _numbers(table, x0)
-    x, states, velocities = x0, [], []
+    x, states, velocities, slopes = x0, [], [], []
     for i in range(table.nfe):
         states.append(x)
-        velocities.append(programs.velocity(flow, times[i], x))
+        if keep_activations:
+            velocity, *slope = _linearised(flow, times[i], x)
+            slopes.append(slope)
+        else:
+            velocity = programs.velocity(flow, times[i], x)
+        velocities.append(velocity)
         x = combine([a[i], *b[i, : i + 1]], [x0, *velocities])
-    return Trace(x, states, velocities)
+    return Trace(x, states, velocities, slopes if keep_activations else None)
 
 
 def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) -> SolverTable:
@@ -72,7 +81,7 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
     Returns:
         A `SolverTable` of gradients, NumPy's: t and a [K, B, m], b [K, B, m, m].
 
-    Each evaluation costs two passes of the network and one more per cotangent.
+    Each evaluation costs two passes of the network, one if `run` has kept the activations, and one more per cotangent.
     """
     m = table.nfe
     times, _, b = _numbers(table, trace.x1)
@@ -82,7 +91,10 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
         by_a.append(_inner(after[0], trace.states[0]))
         by_b.append([_inner(after[0], velocity) for velocity in trace.velocities[: i + 1]])
         factors = combine(b[i:, i], after)
-        pullback, slope = _linearised(flow, times[i], trace.states[i])
+        if trace.slopes is None:
+            _, pullback, slope = _linearised(flow, times[i], trace.states[i])
+        else:
+            pullback, slope = trace.slopes[i]
         by_t.append(_inner(factors, slope))
         if i:
             # One cotangent after the other: on CPUs a batch of them takes half as long again, and more.
@@ -96,7 +108,7 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
 
 def finite(flow: Flow, t, x, velocity):
     """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are: [2]."""
-    pullback, slope = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
+    _, pullback, slope = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
     return _all_finite((velocity,), (slope, _apply(pullback, jnp.ones_like(x))))
 
 
@@ -135,12 +147,12 @@ def _numbers(table, x):
 
 @jax.jit
 def _linearised(flow, t, x):
-    """(w -> w^T du/dx with what it keeps of the network's activations, du/dt).
+    """(u, w -> w^T du/dx with what it keeps of the network's activations, du/dt).
 
     All samples share t, so du/dt comes by forward mode: the reverse would sum over them.
     """
-    _, pullback = jax.vjp(lambda x: flow(t, x), x)
-    return pullback, jax.jvp(lambda t: flow(t, x), (t,), (jnp.ones_like(t),))[1]
+    velocity, pullback = jax.vjp(lambda x: flow(t, x), x)
+    return velocity, pullback, jax.jvp(lambda t: flow(t, x), (t,), (jnp.ones_like(t),))[1]
 
 
 @jax.jit

@@ -73,6 +73,35 @@ def test_no_parameter_moves_further_than_the_limit():
     np.testing.assert_allclose(found, 1.5, rtol=1e-6)
 
 
+def one_step(matrix, target, scaling):
+    """A step of damping 1 on |matrix p - target|^2, from 0."""
+
+    def residual(p):
+        return jnp.asarray(matrix) @ p - target
+
+    method, params = bj.LevenbergMarquardt(damping=1.0, scaling=scaling, limit=100.0), jnp.zeros(matrix.shape[1])
+    return method.update(quadratic_of(residual, params), method.init(params), params, lambda p: jnp.sum(residual(p) ** 2))[0]
+
+
+def test_what_scaling_leaves_unchanged():
+    rng = np.random.default_rng(3)
+    matrix, target = rng.standard_normal((6, 3)) * [1.0, 0.5, 2.0], rng.standard_normal(6)
+    # Marquardt's: parameters in other units take the same step.
+    units = np.array([2.0, 3.0, 0.5])
+    np.testing.assert_allclose(
+        one_step(matrix * units, target, 1.0) * units, one_step(matrix, target, 1.0), rtol=1e-3
+    )
+    # Levenberg's: turned axes take the same step.
+    turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    np.testing.assert_allclose(turn @ one_step(matrix @ turn, target, 0.0), one_step(matrix, target, 0.0), rtol=1e-3)
+    gram = 2 * matrix.T @ matrix
+    diagonal = np.diag(gram)
+    for scaling in (0.0, 0.5, 1.0):
+        damped = gram + np.diag(diagonal.mean() * (diagonal / diagonal.mean()) ** scaling)
+        wanted = np.linalg.solve(damped, 2 * matrix.T @ target)
+        np.testing.assert_allclose(one_step(matrix, target, scaling), wanted, rtol=1e-3)
+
+
 def test_a_parameter_that_moves_nothing_stays():
     found, _ = minimise(lambda p: jnp.stack([p[0] - 0.5, 2 * p[0] - 1.0]), jnp.asarray([0.0, 0.3]), 8)
     np.testing.assert_allclose(found, [0.5, 0.3], atol=1e-8)

@@ -58,6 +58,27 @@ def test_the_adjoint_is_the_gradient(flow, table, x0):
                 np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
+def test_kept_activations_give_the_same_gradients_for_a_pass_less(x0):
+    runs = []
+
+    def velocity(params, t, x):
+        jax.debug.callback(lambda: runs.append(None))
+        return params * jnp.sin(3 * t) * x
+
+    flow, table = bj.Flow(velocity, jnp.float64(0.8), SHAPE), bj.classic.euler(3, dtype=jnp.float64)
+    found, passes = [], []
+    for keep in (False, True):
+        before = len(runs)
+        trace = stepwise.run(flow, table, x0, keep_activations=keep)
+        gradients = stepwise.table_gradients(flow, table, trace, x0[None])
+        found.append((trace.x1, gradients.t, gradients.a, gradients.b))
+        jax.effects_barrier()
+        passes.append(len(runs) - before)
+    for recomputed, kept in zip(*found, strict=True):
+        np.testing.assert_allclose(kept, recomputed, rtol=1e-12)
+    assert passes[0] - passes[1] == table.nfe
+
+
 def test_another_solver_compiles_no_network(x0):
     traces = []
 
