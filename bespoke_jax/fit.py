@@ -140,9 +140,8 @@ def fit(
     """
     _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, state)
     theta, state = gather(flow, (theta, state))  # what a checkpoint library restored is tied to one device
-    paths, validation = _solved(
-        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference, stages
-    )
+    sets = {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}
+    paths, validation = _solved(flow, key, sets, rtol, atol, reference, stages[0].chunk_size)
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
     cost = int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
     starts = start_thetas(flow, theta) if choose_start else {"given": theta}
@@ -246,9 +245,8 @@ def fit_ladder(
     stages, best_by = options.get("stages", DEFAULT_STAGES), options.get("best_by", "psnr")
     for theta in thetas:
         _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, None)
-    paths, validation = _solved(
-        flow, key, {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}, rtol, atol, reference, stages
-    )
+    sets = {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}
+    paths, validation = _solved(flow, key, sets, rtol, atol, reference, stages[0].chunk_size)
     return [fit(flow, theta, key, paths=paths, validation=validation, **options) for theta in thetas]
 
 
@@ -257,7 +255,7 @@ _PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
 _CONDITIONS = 4
 
 
-def _solved(flow, key, sets: dict, rtol, atol, reference, stages) -> list[Paths]:
+def _solved(flow, key, sets: dict, rtol, atol, reference, chunk_size) -> list[Paths]:
     """The paths of each purpose -> (paths, how many): those at hand, or solved here; whole on each of the flow's devices."""
 
     def solved(purpose, count):
@@ -266,7 +264,7 @@ def _solved(flow, key, sets: dict, rtol, atol, reference, stages) -> list[Paths]
         some = dealt(flow, dealing, count)
         if reference is None:
             return ground_truth(some, x0, rtol, atol)
-        ends = stepwise.end_points(some, reference, x0, stages[0].chunk_size)
+        ends = stepwise.end_points(some, reference, x0, chunk_size)
         return Paths.of_ends(some, x0, ends, reference.nfe)
 
     return [

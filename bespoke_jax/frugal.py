@@ -40,7 +40,8 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
     """Arguments for `fit` that spend at most `budget` velocity evaluations of single samples.
 
     The ends of the paths come from a dedicated solver in place of Dopri5, and Levenberg-Marquardt takes batches of a few samples
-    and remembers the quadratics of earlier ones. The activations of a batch at all evaluations are in memory together. Best begun from a solver learned on a model of the same kind: `transfer`.
+    and remembers the quadratics of earlier ones. A batch's activations at all evaluations are in memory together. Best begun
+    from a solver learned on a model of the same kind: `transfer`.
 
     Args:
         flow, theta: as for `fit`.

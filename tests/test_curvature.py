@@ -77,12 +77,14 @@ def test_losses_of_steps_against_the_whole_jacobian(base, name, flow, paths):
 @pytest.mark.parametrize("name", ["rmse", "endpoint"])
 def test_losses_of_ends_against_the_whole_jacobian(base, name, flow, paths):
     theta, value, gradient, matrix = wanted(name, base, flow, paths)
-    found = linearise(name, flow, theta, paths, KEY, probes=500, batch_size=2)
-    assert_near(found.value, value, 1e-10)
-    assert_near(found.gradient, gradient, 1e-6)
-    # The matrix is an estimate: 500 probes for each of 3 samples leave some 5 % of its size.
+    draws = [linearise(name, flow, theta, paths, key, probes=50, batch_size=2) for key in jax.random.split(KEY, 10)]
+    for found in draws[:2]:
+        assert_near(found.value, value, 1e-10)
+        assert_near(found.gradient, gradient, 1e-6)
+    # The matrix is an estimate: 10 times 50 probes for each of 3 samples leave some 5 % of its size.
     scale = np.sqrt(np.diag(matrix))
-    assert np.max(np.abs(np.asarray(found.matrix) - matrix) / np.outer(scale, scale)) < 0.2
+    estimate = np.mean([found.matrix for found in draws], axis=0)
+    assert np.max(np.abs(estimate - matrix) / np.outer(scale, scale)) < 0.2
     assert_near(evaluate(name, flow, theta, paths, batch_size=2), value, 1e-10)
 
 

@@ -80,7 +80,8 @@ def one_step(matrix, target, scaling):
         return jnp.asarray(matrix) @ p - target
 
     method, params = bj.LevenbergMarquardt(damping=1.0, scaling=scaling, limit=100.0), jnp.zeros(matrix.shape[1])
-    return method.update(quadratic_of(residual, params), method.init(params), params, lambda p: jnp.sum(residual(p) ** 2))[0]
+    given = quadratic_of(residual, params)
+    return method.update(given, method.init(params), params, lambda p: jnp.sum(residual(p) ** 2))[0]
 
 
 def test_what_scaling_leaves_unchanged():
@@ -88,9 +89,7 @@ def test_what_scaling_leaves_unchanged():
     matrix, target = rng.standard_normal((6, 3)) * [1.0, 0.5, 2.0], rng.standard_normal(6)
     # Marquardt's: parameters in other units take the same step.
     units = np.array([2.0, 3.0, 0.5])
-    np.testing.assert_allclose(
-        one_step(matrix * units, target, 1.0) * units, one_step(matrix, target, 1.0), rtol=1e-3
-    )
+    np.testing.assert_allclose(one_step(matrix * units, target, 1.0) * units, one_step(matrix, target, 1.0), rtol=1e-3)
     # Levenberg's: turned axes take the same step.
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     np.testing.assert_allclose(turn @ one_step(matrix @ turn, target, 0.0), one_step(matrix, target, 0.0), rtol=1e-3)
