@@ -57,7 +57,8 @@ def whole_run(tmp_path_factory):
     from tests.small_run import small_config
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert train.main(small_config(), folder) == 0
+    with quick.compilation():  # as the modules that damage copies of it: their results must have its bits
+        assert train.main(small_config(), folder) == 0
     return folder
 
 
