@@ -1,5 +1,6 @@
 """Two processes with a device each are one process with two devices: real ones, that meet on the loopback interface."""
 
+import csv
 import os
 import pathlib
 import signal
@@ -126,3 +127,21 @@ def test_the_launcher(tmp_path):
         there, here = (bj.load_solver(folder / "solvers" / path.name) for folder in (one, two))
         np.testing.assert_allclose(there.raw, here.raw, atol=1e-5)
     assert "true paths" in said[0] and "true paths" not in said[1]  # one of them shows progress
+
+
+@pytest.mark.slow
+def test_distances_of_samples(tmp_path):
+    """`experiments.fid` on a shipped flow: each process draws its own samples, the first writes what one process finds."""
+    only_one = ["--config.solvers.rk1=()", "--config.solvers.rk2=()", "--config.solvers.table=(8,)"]
+    config = "--config=experiments/configs/fashion_fmot.py"
+    arguments = ["-m", "experiments.fid", config, "--features=fashion_classifier", "--num_samples=96", *only_one]
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run([sys.executable, *arguments, f"--workdir={one}"], cwd=ROOT, env=environment(2), check=True)
+    codes, said = both([*arguments, f"--workdir={two}"], tmp_path)
+    assert codes == [0, 0], said
+    rows = [csv.DictReader((folder / "classifier_distance.csv").read_text().splitlines()) for folder in (one, two)]
+    (there,), (here,) = rows
+    distances = [float(row.pop("classifier_distance")) for row in (there, here)]
+    np.testing.assert_allclose(*distances, rtol=1e-4)
+    assert there == here and there["num_samples"] == "96" and distances[0] > 0
+    assert "classifier distance" in said[0] and "classifier distance" not in said[1]
