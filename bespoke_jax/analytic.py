@@ -25,7 +25,7 @@ def mixture(means, std, weights=None, scheduler: Scheduler | None = None) -> Flo
         weights: [K] positive, normalised here; equal if not given.
         scheduler: CondOT if not given.
 
-    Example:
+    Examples:
         >>> flow = mixture(means=[[-2.0, 0.0], [2.0, 0.0]], std=0.3)
         >>> flow.event_shape
         (2,)

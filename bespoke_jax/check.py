@@ -101,7 +101,7 @@ def check_solver(
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is compiled.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
         >>> found = check_solver(flow, bj.classic.ipndm(8), jax.random.key(0), others={"heun": bj.classic.heun(8)})

@@ -51,7 +51,7 @@ def given(flow: Flow, conditions: Any) -> Flow:
         TypeError: if `flow` is none.
         ValueError: if the flow's parameters have no condition, or `conditions` are not like it with one axis more.
 
-    Example:
+    Examples:
         >>> def velocity(params, t, x):
         ...     return params["weight"] * x + params["condition"]
         >>> flow = Flow(velocity, {"weight": jnp.float32(-1.0), "condition": jnp.array([1.0, 2.0])}, (2,))
@@ -142,7 +142,7 @@ def in_turn(flow: Flow, count: int) -> Flow:
 def dealt(flow: Flow, key, count: int) -> Flow:
     """The flow of `count` samples, to which the conditions are dealt out in random order, again when there are no more.
 
-    Example:
+    Examples:
         >>> flow = Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.zeros(())}, ())
         >>> sorted(condition_of(dealt(given(flow, jnp.arange(3.0)), jax.random.key(0), 4)).tolist())[1:]
         [0.0, 1.0, 2.0]

@@ -66,7 +66,7 @@ def linearise(
             at a time: a pass less, for losses of ends.
         options: of the loss, e.g. `lipschitz`.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
         >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (8,)))

@@ -60,7 +60,7 @@ class Distance:
         TypeError: unless exactly one function is given.
         ValueError: for another average; when called, for a result of the wrong shape.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
         >>> coarse = Distance(features=lambda x: x.reshape(len(x), 2, 2).mean(-1), name="coarse")
         >>> coarse.between(jnp.ones((1, 4)), jnp.zeros((1, 4))).tolist()

@@ -9,7 +9,7 @@ __all__ = ["promote"]
 def promote(*dtypes):
     """The narrowest dtype that holds all of these, whatever promotion the caller has set (JAX's may be "strict").
 
-    Example:
+    Examples:
         >>> promote(jnp.bfloat16, jnp.float32)
         dtype('float32')
     """

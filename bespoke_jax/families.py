@@ -31,7 +31,7 @@ def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> LearnedSolver:
     Raises:
         ValueError: for another base, or `num_steps` that is no positive integer (or 1, for "times").
 
-    Example:
+    Examples:
         >>> [init_theta(base, num_steps=4).num_parameters for base in FAMILIES]
         [15, 31, 17, 3, 11]
     """

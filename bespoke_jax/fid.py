@@ -29,7 +29,7 @@ class FeatureStatistics(NamedTuple):
         mean: [D], float64.
         scatter: [D, D], float64: the sum over samples of (f - mean) (f - mean)^T.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> features = np.random.default_rng(0).standard_normal((10, 2))
         >>> halves = [FeatureStatistics.of(half) for half in (features[:3], features[3:])]
@@ -100,7 +100,7 @@ def statistics_of(batches: Iterable, features: Callable) -> FeatureStatistics:
     Raises:
         ValueError: for no batches, and features of another shape.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> statistics_of([np.eye(3), np.ones((2, 3))], features=lambda x: x[:, :2]).count
         5
@@ -126,7 +126,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Warns:
         TooFewSamplesWarning: if either side has no more samples than its features have dimensions.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).standard_normal((100, 2))
         >>> round(frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(x + 3)), 6)
@@ -167,7 +167,7 @@ def load_statistics(path) -> FeatureStatistics:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no .npz, lacks one of the two, or they are of other shapes or not finite.
 
-    Example:
+    Examples:
         >>> load_statistics("nowhere.npz")
         Traceback (most recent call last):
         FileNotFoundError: nowhere.npz: no such file.

@@ -50,7 +50,7 @@ def fingerprint(flow: Flow) -> dict:
         TypeError: if `flow` is none.
         ValueError: if its velocity is not finite on the probe.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> found = fingerprint(bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5))
         >>> found["event_shape"], found["t"], found["sigma"]
@@ -86,7 +86,7 @@ def differences(stored: dict, flow: Flow) -> list[str]:
     Raises:
         ValueError: if `stored` is no fingerprint; names the field.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> flow, other = (bj.analytic.gaussian(mean=[1.0, mean], std=0.5) for mean in (2.0, 3.0))
         >>> differences(fingerprint(flow), flow)

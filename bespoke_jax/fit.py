@@ -131,7 +131,7 @@ def fit(
         TypeError, ValueError: for arguments of the wrong kind, before anything is compiled.
         FitError: if a loss is not finite; carries the last good state.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3)
         >>> result = fit(flow, bj.init_theta("rk1", num_steps=3), jax.random.key(0), stages=(Stage("endpoint", 4),))
@@ -234,7 +234,7 @@ def fit_ladder(
     Raises:
         TypeError, ValueError, FitError: as `fit` does; for wrong arguments before any path is solved.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3)
         >>> ladder = [bj.init_theta("rk1", n) for n in (2, 3)]

@@ -32,7 +32,7 @@ class Flow:
     Raises:
         TypeError, ValueError: if an argument is of the wrong kind.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> flow = Flow(lambda params, t, x: -params * x, jnp.float32(2.0), event_shape=(3,))
         >>> flow(0.5, jnp.ones((4, 3))).shape
@@ -133,7 +133,7 @@ class Flow:
             time_margin: noise, data and score predictions are singular at an end (they divide by alpha_t or sigma_t);
                 times outside [margin, 1 - margin] use the nearest time inside.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp
             >>> from bespoke_jax import schedulers
             >>> flow = Flow.from_prediction(lambda p, t, x: 0.0 * x, None, (2,), schedulers.CondOT(), prediction="data")

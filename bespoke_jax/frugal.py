@@ -52,7 +52,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         TypeError: for a budget that is no integer.
         ValueError: if it does not suffice for one update; says what does.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow, theta = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3), bj.init_theta("rk2", 5)
         >>> bj.fit(flow, theta, jax.random.key(0), **frugal(flow, theta, 8000)).cost <= 8000

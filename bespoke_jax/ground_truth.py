@@ -45,7 +45,7 @@ class Paths:
     Of paths made by `of_ends` nothing is known between the ends: velocities and middles are None, `at` and `velocity` raise
     ValueError.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
         >>> flow = bj.Flow(lambda p, t, x: -x, None, event_shape=(2,))
         >>> paths = ground_truth(flow, jnp.ones((3, 2)))
@@ -74,7 +74,7 @@ class Paths:
         Raises:
             ValueError: for a wrong shape.
 
-        Example:
+        Examples:
             >>> import jax, bespoke_jax as bj
             >>> flow = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3)
             >>> x0 = flow.noise(jax.random.key(0), (64,))

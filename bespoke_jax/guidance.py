@@ -34,7 +34,7 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
         ValueError: if the flow's parameters have no condition, `unconditional` is of another structure, or the scale is not one
             number.
 
-    Example:
+    Examples:
         >>> def velocity(params, t, x):
         ...     return params["weight"] * x + params["condition"]
         >>> flow = Flow(velocity, {"weight": jnp.float32(-1.0), "condition": jnp.array([1.0, 2.0])}, (2,))

@@ -36,7 +36,7 @@ class LearnedCurve:
         method: "rk1" or "rk2", the base solver; static.
         num_steps: n; static.
 
-    Example:
+    Examples:
         >>> curve = LearnedCurve.identity("rk2", num_steps=5)
         >>> curve.num_parameters, curve.nfe, curve.with_steps(8).nfe
         (11, 10, 16)

@@ -23,7 +23,7 @@ class LearnedTable:
         raw: [m (m + 5) / 2 - 1] corrections: m - 1 of times, m of a, m (m + 1) / 2 of b by rows.
         reference: the table it starts as; carried, not learned.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> table = LearnedTable.of(bj.classic.midpoint(8))
         >>> table.num_parameters, table.nfe

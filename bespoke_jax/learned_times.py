@@ -34,7 +34,7 @@ class LearnedTimes:
         method: a name in `tables_of_times.METHODS`; static.
         scheduler: the flow's, for methods that predict noise or data; static.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> solver = LearnedTimes.of("dpm_solver_pp-3m", 8, bj.schedulers.CondOT(), grid="log_snr")
         >>> solver.num_parameters, solver.nfe

@@ -82,7 +82,7 @@ def rmse_bound(flow: Flow, theta: Theta, paths: Paths, lipschitz=1.0):
 
     At least E || x(1) - x_n || whenever `lipschitz` (L_tau; 1 in the paper) is at least the field's Lipschitz constant.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
         >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (8,)))

@@ -8,7 +8,7 @@ __all__ = ["psnr", "rmse"]
 def rmse(x, y, event_ndim: int):
     """||x - y|| = sqrt(mean_j (x_j - y_j)^2) of each sample, over the last `event_ndim` axes.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> rmse(jnp.zeros((2, 4)), jnp.full((2, 4), 3.0), event_ndim=1).tolist()
         [3.0, 3.0]
@@ -26,7 +26,7 @@ def mean_square(x, event_ndim: int):
 def psnr(error, data_range: float = 2.0):
     """Peak signal-to-noise ratio in dB of an RMSE: 20 log10(data_range / error); 2.0 for data in [-1, 1].
 
-    Example:
+    Examples:
         >>> round(float(psnr(0.02)), 4)
         40.0
     """

@@ -31,7 +31,7 @@ def velocity_and_slope(flow, t, x):
 def combine(weights: Sequence[float], terms: Sequence[jax.Array]):
     """sum_i weights_i terms_i, arrays of one shape and dtype; what has no weight is not read.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> combine([2.0, 0.0, 1.0], [jnp.ones(2), jnp.full(2, jnp.nan), jnp.ones(2)]).tolist()
         [3.0, 3.0]

@@ -56,7 +56,7 @@ def save_sampler(
             for any batch size; if the parameters' tree has nodes that `jax.export` cannot write.
         ImportError: without flatbuffers, which `jax.export` writes with (`pip install 'bespoke_jax[export]'`).
 
-    Example:
+    Examples:
         >>> import tempfile, jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
         >>> with tempfile.TemporaryDirectory() as folder:

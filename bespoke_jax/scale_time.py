@@ -139,7 +139,7 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         ValueError: as `init_theta` for base and num_steps; as `theta_from_knots` if the curve does not increase or leaves
             its bounds at a knot.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> curve = curve_between(bj.schedulers.CondOT(), bj.schedulers.Cosine())
         >>> theta = theta_from_curve("rk1", 2, curve)
@@ -163,7 +163,7 @@ def transfer(theta: Theta, source: Scheduler, target: Scheduler) -> Theta:
         TypeError: for another solver.
         ValueError: as `theta_from_knots`, if knots come too near each other.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> theta = bj.models.shipped_solver("fashion_cosine_class", "rk2", 5)
         >>> transfer(theta, bj.schedulers.Cosine(), bj.schedulers.CondOT()).nfe

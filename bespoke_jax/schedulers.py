@@ -29,7 +29,7 @@ class Scheduler:
     Two schedulers are equal if their functions are the same objects, so that a jitted function of a flow is compiled
     once; define the functions once, at module level.
 
-    Example:
+    Examples:
         >>> straight = Scheduler(lambda t: t, lambda t: 1.0 - t)
         >>> round(float(straight.snr_inverse(straight.snr(0.25))), 5)
         0.25
@@ -92,7 +92,7 @@ def _condot_sigma(t):
 def CondOT() -> Scheduler:
     """The straight path of FM-OT: alpha_t = t, sigma_t = 1 - t (Lipman et al. 2022, arXiv:2210.02747).
 
-    Example:
+    Examples:
         >>> float(CondOT().snr(0.5))
         1.0
     """
@@ -165,7 +165,7 @@ _BY_NAME = {"condot": CondOT, "cosine": Cosine, "vp": VariancePreserving, "edm":
 def by_name(name: str, **constants: float) -> Scheduler:
     """The scheduler that a config or a file names: "condot", "cosine", "vp" or "edm"; constants not given are the usual ones.
 
-    Example:
+    Examples:
         >>> by_name("edm", sigma_max=80) == EDM()
         True
     """
@@ -177,7 +177,7 @@ def by_name(name: str, **constants: float) -> Scheduler:
 def from_config(given: str | dict) -> Scheduler:
     """The scheduler of a config or of a file: a name, or a dictionary of a name and constants, as `by_name` takes them.
 
-    Example:
+    Examples:
         >>> from_config({"name": "edm", "sigma_max": 80}) == from_config("edm")
         True
     """
@@ -190,7 +190,7 @@ def ddpm_levels(betas) -> np.ndarray:
     Raises:
         ValueError: if `betas` is empty, or one of them not within (0, 1).
 
-    Example:
+    Examples:
         >>> ddpm_levels([0.5, 0.5]).round(3).tolist()
         [1.0, 1.732]
     """

@@ -53,7 +53,7 @@ class LevenbergMarquardt:
             With it a step minimises the average of the quadratics of all batches so far, not that of the last alone (incremental
             Gauss-Newton, the extended Kalman filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)): small batches do.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> error = lambda p: p[0] * jnp.arange(4.0) + p[1] - jnp.array([1.0, 1.5, 2.0, 2.5])
         >>> loss = lambda p: jnp.sum(error(p) ** 2)

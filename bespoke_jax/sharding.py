@@ -37,7 +37,7 @@ __all__ = [
 def replicate(flow: Flow, devices: Sequence[jax.Device] | None = None) -> Flow:
     """The flow with its parameters on each of `devices`, all of them by default.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> flow = replicate(bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5))
         >>> mesh_of(flow).size == jax.device_count()
@@ -60,7 +60,7 @@ def shard_params(flow: Flow, devices: Sequence[jax.Device] | None = None, min_si
     Raises:
         ValueError: if `min_size` is no positive integer.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, bespoke_jax as bj
         >>> flow = bj.Flow(lambda w, t, x: jnp.tanh(x @ w), jnp.eye(1024), event_shape=(1024,))
         >>> split = shard_params(flow)
@@ -91,7 +91,7 @@ def on_one_device(flow: Flow) -> Flow:
 
     Parameters that are split are put together first: call it in all processes.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> flow = replicate(bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5))
         >>> mesh_of(on_one_device(flow)) is None

@@ -30,7 +30,7 @@ def solve(flow: Flow, solver: LearnedSolver | SolverTable, x0, *, return_path: b
 
     Differentiable in the flow's parameters, the solver and x0; works under jit, vmap and pmap.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
         >>> flow = bj.Flow(lambda p, t, x: -x, None, event_shape=())
         >>> float(solve(flow, bj.init_theta("rk1", num_steps=2), jnp.float32(1.0)))
@@ -120,7 +120,7 @@ def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples
         num_samples: how many, as a batch.
         dtype: of the state.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.1)
         >>> bj.sample(flow, bj.init_theta("rk2", num_steps=4), jax.random.key(0), num_samples=5).shape

@@ -41,7 +41,7 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
         TypeError: if `theta` is no solver, or `flow` is none.
         ValueError: if the solver's numbers, or the flow's velocity on the fingerprint's probe, are not finite.
 
-    Example:
+    Examples:
         >>> import tempfile, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
         >>> with tempfile.TemporaryDirectory() as folder:

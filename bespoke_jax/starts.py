@@ -28,7 +28,7 @@ def start_curves(scheduler: schedulers.Scheduler | None = None) -> dict[str, Cur
     Each scheduler change comes twice, whole and as its time grid alone. A flow whose scheduler is unknown is treated as
     CondOT: the curves are then no scheduler changes, but candidates still.
 
-    Example:
+    Examples:
         >>> sorted(start_curves())[:2]
         ['condot', 'condot, time only']
     """
@@ -104,7 +104,7 @@ def best_start(
 
     Many are thinned out on four of those paths first.
 
-    Example:
+    Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian([1.0, 0.0], 0.1, scheduler=bj.schedulers.VariancePreserving())
         >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (16,)))
@@ -124,7 +124,7 @@ def best_start(
 def cost_of_choice(num_starts: int, nfe: int, num_paths: int = NUM_START_PATHS) -> int:
     """Velocity evaluations that `best_start` spends on so many starts of `nfe` evaluations, if there are enough paths.
 
-    Example:
+    Examples:
         >>> cost_of_choice(num_starts=11, nfe=10, num_paths=16), cost_of_choice(num_starts=100, nfe=10)
         (1760, 5920)
     """

@@ -59,7 +59,7 @@ def step_theta(theta: Theta, i, x, u):
     Raises:
         ValueError: if a concrete `i` is not a step of the solver.
 
-    Example:
+    Examples:
         >>> from bespoke_jax import init_theta
         >>> t, x = step_theta(init_theta("rk2", num_steps=2), 0, jnp.float32(1.0), lambda t, x: -x)
         >>> float(t), float(x)  # midpoint: 1 - h + h^2 / 2 with h = 1/2

@@ -46,7 +46,7 @@ def run(flow: Flow, table: SolverTable, x0, keep_activations: bool = False) -> T
 
     With `keep_activations` that is the network's activations at every evaluation too, which saves the adjoint a pass for each.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
         >>> flow = bj.Flow(lambda p, t, x: -x, None, event_shape=())
         >>> run(flow, bj.classic.euler(2), jnp.ones(3, jnp.float32)).x1.tolist()

@@ -20,7 +20,7 @@ class SolverTable:
         a: [m] factors of the noise.
         b: [m, m] factors of the velocities, lower triangular.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> bj.classic.euler(2).b.tolist()
         [[0.5, 0.0], [0.5, 0.5]]
@@ -47,7 +47,7 @@ def to_table(solver) -> SolverTable:
     Of a Bespoke solver each state is a combination of x0 and the velocities so far; stepping through (17) or (19)-(20) with
     coefficient vectors in place of states gives the rows.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
         [[0.5, 0.0], [0.0, 1.0]]

@@ -67,7 +67,7 @@ class Theta:
         learned: one of `LEARNED`; static. Set it with `learning`.
         held: the unconstrained numbers of the other part; carried, not learned. None if both are learned.
 
-    Example:
+    Examples:
         >>> theta = init_theta("rk2", num_steps=5)
         >>> theta.num_parameters, theta.nfe
         (39, 10)
@@ -121,7 +121,7 @@ class Theta:
         Raises:
             ValueError: for anything else.
 
-        Example:
+        Examples:
             >>> theta = init_theta("rk1", num_steps=4).learning("time")
             >>> moved = theta.with_raw(theta.raw + 0.5)
             >>> bool((moved.knots().s == theta.knots().s).all()), bool((moved.knots().dt == theta.knots().dt).any())
@@ -177,7 +177,7 @@ def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
     Raises:
         ValueError: for another base, or `num_steps` that is no positive integer.
 
-    Example:
+    Examples:
         >>> [float(t) for t in init_theta("rk1", num_steps=4).knots().t]
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
@@ -197,7 +197,7 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
         ValueError: if lengths disagree, N is odd for rk2, t does not increase from 0 to 1 with intervals of at least
             1/1000 of an even share, s[0] is not 1, s or dt is not positive, or a number is not finite or too large.
 
-    Example:
+    Examples:
         >>> theta = init_theta("rk2", num_steps=3)
         >>> theta_from_knots("rk2", *theta.knots()).num_steps
         3

@@ -51,7 +51,7 @@ def deis(
             step to an infinite log-SNR has order 1).
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> deis(8, bj.schedulers.VariancePreserving(), order=3).nfe
         8
@@ -92,7 +92,7 @@ def ipndm(
             such as 55/24, -59/24, 37/24, -9/24. On a uniform grid and the velocity the two are the same.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> ipndm(2).b.tolist()
         [[0.5, 0.0], [0.25, 0.75]]
     """

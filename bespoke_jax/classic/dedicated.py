@@ -53,7 +53,7 @@ def dedicated(nfe: int, scheduler: Scheduler | None, dtype=jnp.float32) -> dict[
         scheduler: the flow's; with None there are only the solvers on the velocity, and the grids that need none.
         dtype: of the tables.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> tables = dedicated(7, bj.schedulers.CondOT())
         >>> tables["dpm_solver_pp-3m/log_snr"].nfe, "midpoint/uniform" in tables

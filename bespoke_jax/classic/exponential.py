@@ -35,7 +35,7 @@ def ddim(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) -
         grid: a name or the nfe + 1 times between which it steps, see `time_grid`.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> ddim(2, bj.schedulers.CondOT()).b.tolist()
         [[0.5, 0.0], [0.5, 0.5]]
@@ -73,7 +73,7 @@ def dpm_solver_pp(
         lower_order_final: let the last steps have order ..., 2, 1. A step to an infinite log-SNR has order 1 anyway.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> dpm_solver_pp(4, bj.schedulers.CondOT(), order=3).nfe
         4
@@ -156,7 +156,7 @@ def unipc(
         lower_order_final: let the last steps have order ..., 2, 1.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> unipc(6, bj.schedulers.VariancePreserving(), order=3).nfe
         6

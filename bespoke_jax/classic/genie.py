@@ -62,7 +62,7 @@ def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) 
     Raises:
         ValueError: if nfe is odd, there is no scheduler, or the grid is none.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[3.0], std=1e-3)
         >>> [round(float(x), 2) for x in bj.solve(flow, genie(4, flow.scheduler), jnp.array([0.5]))]

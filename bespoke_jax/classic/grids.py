@@ -64,7 +64,7 @@ def time_grid(grid, num_steps: int, scheduler: Scheduler | None = None) -> np.nd
     Raises:
         ValueError: if the name is none of these, its scheduler is missing, or the times are not as above.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> time_grid("quadratic", 4).tolist()
         [0.0, 0.4375, 0.75, 0.9375, 1.0]

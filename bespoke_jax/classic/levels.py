@@ -76,7 +76,7 @@ class Level:
 def levels(scheduler: Scheduler, times) -> list[Level]:
     """The scheduler at these times.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> levels(bj.schedulers.CondOT(), [0.25])[0].predictions(x=1.0, u=2.0)
         (2.5, 0.5)

@@ -30,7 +30,7 @@ def times_of_sigmas(sigmas, scheduler: Scheduler, num_steps: int | None = None) 
     Raises:
         ValueError: if these are no decreasing levels, or two of them are the same time of this scheduler (beyond its ends).
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> times = times_of_sigmas([14.6, 2.7, 1.0, 0.4], bj.schedulers.CondOT())  # t = 1 / (1 + sigma), but for the first
         >>> times.round(3).tolist()
@@ -66,7 +66,7 @@ def sigmas_of_steps(steps, betas) -> np.ndarray:
     Raises:
         ValueError: if a step is not one of 0..N-1, or a variance not within (0, 1).
 
-    Example:
+    Examples:
         >>> betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
         >>> sigmas_of_steps([999, 850, 736], betas).round(3).tolist()  # of Align Your Steps
         [14.615, 6.475, 3.864]
@@ -90,7 +90,7 @@ def multistep(intervals, coefficients, dtype=jnp.float32) -> SolverTable:
     Raises:
         ValueError: for other shapes, numbers that are not finite, or intervals that are none of [0, 1].
 
-    Example:
+    Examples:
         >>> multistep([0.5, 0.5], [[0, 0], [-0.5, 0]]).b.tolist()  # Adams-Bashforth
         [[0.5, 0.0], [0.25, 0.75]]
     """
@@ -124,7 +124,7 @@ def solver_search(nfe: int, dtype=jnp.float32) -> SolverTable:
     Raises:
         ValueError: for another number.
 
-    Example:
+    Examples:
         >>> [round(float(t), 4) for t in solver_search(5).t]
         [0.0, 0.0521, 0.1996, 0.411, 0.6907]
     """

@@ -39,7 +39,7 @@ def runge_kutta(
     Raises:
         ValueError: if `nfe` is no positive multiple of S, or the grid is none.
 
-    Example:
+    Examples:
         >>> runge_kutta(2, nodes=[0, 0.75], matrix=[[0, 0], [0.75, 0]], weights=[0.25, 0.75], name="mine").b.tolist()
         [[0.75, 0.0], [0.25, 0.75]]
     """
@@ -63,7 +63,7 @@ def runge_kutta(
 def euler(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
     """Euler's method: order 1, one evaluation a step.
 
-    Example:
+    Examples:
         >>> euler(2, grid="quadratic").b.tolist()
         [[0.75, 0.0], [0.75, 0.25]]
     """
@@ -73,7 +73,7 @@ def euler(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler |
 def midpoint(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
     """The midpoint method: order 2, two evaluations a step.
 
-    Example:
+    Examples:
         >>> midpoint(2).t.tolist()
         [0.0, 0.5]
     """
@@ -83,7 +83,7 @@ def midpoint(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Schedule
 def heun(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
     """Heun's method (explicit trapezium): order 2, two evaluations a step. On the velocity; EDM's own is `edm_heun`.
 
-    Example:
+    Examples:
         >>> heun(2).b.tolist()
         [[1.0, 0.0], [0.5, 0.5]]
     """
@@ -93,7 +93,7 @@ def heun(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | 
 def rk4(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
     """The classical Runge-Kutta method: order 4, four evaluations a step.
 
-    Example:
+    Examples:
         >>> rk4(8).t.tolist()
         [0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0]
     """

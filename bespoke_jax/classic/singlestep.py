@@ -42,7 +42,7 @@ def dpm_solver_2(nfe: int, scheduler: Scheduler, *, grid="log_snr", dtype=jnp.fl
             others have `nfe`, of which a step spans as many as it has evaluations, as in the authors' code.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> dpm_solver_2(5, bj.schedulers.VariancePreserving()).nfe
         5
@@ -61,7 +61,7 @@ def dpm_solver_3(nfe: int, scheduler: Scheduler, *, grid="log_snr", dtype=jnp.fl
         grid: as for `dpm_solver_2`.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> dpm_solver_3(9, bj.schedulers.VariancePreserving()).nfe  # orders 3, 3, 2, 1
         9
@@ -81,7 +81,7 @@ def dpm_solver_pp_2s(nfe: int, scheduler: Scheduler, *, grid="log_snr", dtype=jn
         grid: as for `dpm_solver_2`.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> dpm_solver_pp_2s(4, bj.schedulers.CondOT()).nfe
         4
@@ -181,7 +181,7 @@ def edm_heun(
         grid: in place of those levels, a name or the n + 1 times between which it steps, see `time_grid`.
         dtype: of the table.
 
-    Example:
+    Examples:
         >>> import bespoke_jax as bj
         >>> [round(float(t), 3) for t in edm_heun(7, bj.schedulers.CondOT()).t]
         [0.0, 0.093, 0.093, 0.68, 0.68, 0.998, 0.998]

@@ -20,7 +20,7 @@ class Unrolling:
     Attributes:
         x0: the noise, the state to start from.
 
-    Example:
+    Examples:
         >>> run = Unrolling(2)
         >>> half = run.x0 + 0.5 * run.velocity(0.0, run.x0)
         >>> run.table(run.x0 + 1.0 * run.velocity(0.5, half)).b.tolist()  # the midpoint method

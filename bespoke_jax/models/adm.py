@@ -45,7 +45,7 @@ class ADM(nn.Module):
     `2 ** (len(channels) - 1)`. Returns [B, H, W, out_channels] in x's dtype. A conditional network has its label as the variable
     `condition/label`, [num_classes] or [B, num_classes], zeros (no class) from `init`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> net = ADM(channels=(8, 16), num_blocks=1, heads=(0, 2), middle_heads=2, time_channels=8, groups=4)
         >>> out, variables = jax.eval_shape(net.init_with_output, jax.random.key(0), 0.5, jnp.zeros((3, 8, 8, 3)))

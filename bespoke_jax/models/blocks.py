@@ -29,7 +29,7 @@ def frequencies(count: int, shift: int = 0, max_period: float = 10000.0):
     Args:
         shift: 1 if the last of them is to be exactly `1 / max_period` (DDPM), 0 if the one after it would be (ADM).
 
-    Example:
+    Examples:
         >>> [round(float(f), 4) for f in frequencies(3, shift=1)]
         [1.0, 0.01, 0.0001]
     """
@@ -43,7 +43,7 @@ def resample(x, direction: str, taps: tuple[int, ...] = (1, 1), padded: bool = F
         taps: the filter, symmetric, of even length. (1, 1) is the mean of two pixels, or each of them repeated.
         padded: `x` has the margin that the filter reaches beyond the edges; else zeros are put there.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> image = jnp.arange(4.0).reshape(1, 2, 2, 1)
         >>> resample(image, "down").ravel().tolist(), resample(image, "up").shape

@@ -33,7 +33,7 @@ class ConvClassifier(nn.Module):
     Convolutions, each of which halves the sides; the features are the last one's, averaged over the image, and the logits are
     linear in them. No sample is normalised by others.
 
-    Example:
+    Examples:
         >>> net = ConvClassifier(channels=(4, 6), num_classes=3)
         >>> out, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
         >>> [leaf.shape for leaf in out]
@@ -103,7 +103,7 @@ def save_classifier(path, classifier: Classifier) -> None:
 
     Give it the statistics of the rounded weights: those of `load_classifier` of a file without any.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> net = ConvClassifier(channels=(4,), num_classes=3)
         >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
@@ -132,7 +132,7 @@ def load_classifier(name) -> Classifier:
         ValueError: for another name, or a file that is truncated or no classifier's.
         FileNotFoundError: if there is no such file.
 
-    Example:
+    Examples:
         >>> classifier = load_classifier("fashion_classifier")
         >>> classifier.features(jnp.zeros((2, 28, 28, 1))).shape, classifier.statistics.count
         ((2, 64), 10000)

@@ -58,7 +58,7 @@ class Preconditioning:
     def ddpm(cls, betas, prediction: str = "noise"):
         """Of a network trained on the steps 0..N-1 that add the variances `betas` (Ho et al. 2020, arXiv:2006.11239).
 
-        Example:
+        Examples:
             >>> linear = Preconditioning.ddpm(np.linspace(1e-4, 0.02, 1000))
             >>> round(linear.sigma_min, 4), round(linear.sigma_max)
             (0.01, 157)
@@ -133,7 +133,7 @@ class Denoiser:
     Attributes:
         num_classes: length of its class label; 0 if unconditional.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from bespoke_jax.models import ADM
         >>> net = ADM(channels=(8,), num_blocks=1, heads=(0,), middle_heads=0, time_channels=8, num_classes=10)

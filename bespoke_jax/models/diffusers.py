@@ -73,7 +73,7 @@ def load(path, scheduler=None, labels=None, dtype=None, remat: bool = False) -> 
         ValueError: if the network is of a kind not supported here (names the option), if the file is truncated or asks for code
             to be run, or if tensors are missing, left over, or of other shapes than the network's.
 
-    Example:
+    Examples:
         >>> load("nowhere")
         Traceback (most recent call last):
         FileNotFoundError: nowhere: no such file or folder.

@@ -34,7 +34,7 @@ def load(path, dtype=None, remat: bool = False) -> Denoiser:
         ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing, left over, or of other
             shapes than the network's.
 
-    Example:
+    Examples:
         >>> load("nowhere.pkl")
         Traceback (most recent call last):
         FileNotFoundError: nowhere.pkl: no such file.

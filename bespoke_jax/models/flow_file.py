@@ -48,7 +48,7 @@ def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
     Raises:
         ValueError: if none was learned for these; names those that were.
 
-    Example:
+    Examples:
         >>> shipped_solver("fashion_fmot", "rk2", num_steps=5).nfe
         10
     """
@@ -94,7 +94,7 @@ def save_flow(
     Raises:
         ValueError: for a network, scheduler or prediction of another kind.
 
-    Example:
+    Examples:
         >>> import jax, tempfile
         >>> net = UNet(channels=(8,), num_blocks=(1,), head_channels=4, num_heads=0)
         >>> shapes = jax.eval_shape(net.init, jax.random.key(0), 0.5, jnp.zeros((1, 4, 4, 1)))
@@ -164,7 +164,7 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
             network does not have.
         FileNotFoundError: if there is no such file.
 
-    Example:
+    Examples:
         >>> flow = load_flow("fashion_fmot")
         >>> flow.event_shape
         (28, 28, 1)

@@ -26,7 +26,7 @@ CONVENTIONS = ("pytorch-fid", "tensorflow")
 class InceptionV3(nn.Module):
     """x [B, H, W, 3] in about [-1, 1], sides from 75 -> the features of pool3, [B, 2048]. Modules have the names of the file.
 
-    Example:
+    Examples:
         >>> shapes = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
         >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
         21785568
@@ -132,7 +132,7 @@ def resize(x, convention: str = "pytorch-fid"):
         convention: where output pixel i of 299 lies among H input pixels: at (i + 1/2) H / 299 - 1/2 ("pytorch-fid": centres of
             pixels), or at i H / 299 ("tensorflow": what the graph of 2015 does). Beyond the edges, the pixel at the edge.
 
-    Example:
+    Examples:
         >>> x = jnp.arange(2.0).reshape(1, 1, 2, 1)
         >>> [round(float(resize(x, c)[0, 0, 100, 0]), 3) for c in CONVENTIONS]
         [0.172, 0.669]
@@ -197,7 +197,7 @@ def load(path, convention: str = "pytorch-fid") -> InceptionFeatures:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing or of other shapes.
 
-    Example:
+    Examples:
         >>> load("nowhere.pth")
         Traceback (most recent call last):
         FileNotFoundError: nowhere.pth: no such file.

@@ -23,7 +23,7 @@ def with_labels(variables: dict, labels, num_classes: int) -> dict:
         ValueError: if a class is out of range (as far as it is known; not under a trace), labels are of another shape, or the
             network is unconditional.
 
-    Example:
+    Examples:
         >>> with_labels({"params": {}}, 2, num_classes=4)["condition"]["label"].tolist()
         [0.0, 0.0, 1.0, 0.0]
     """

@@ -32,7 +32,7 @@ class SongUNet(nn.Module):
     divisible by `2 ** (len(channels) - 1)`. Returns [B, H, W, out_channels] in x's dtype. A conditional network has its label as
     the variable `condition/label`, [num_classes] or [B, num_classes], zeros (no class) from `init`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> net = SongUNet(stem_channels=8, channels=(8, 8), num_blocks=1, noise_channels=8)
         >>> out, variables = jax.eval_shape(net.init_with_output, jax.random.key(0), 0.5, jnp.zeros((3, 8, 8, 3)))

@@ -59,7 +59,7 @@ def read_torch_file(path) -> Any:
         ValueError: if the file is truncated or foreign, or asks for a function or class that is not one of a few harmless
             ones (the error names it).
 
-    Example:
+    Examples:
         >>> import os, pickle, tempfile
         >>> class Malicious:
         ...     def __reduce__(self):

@@ -59,7 +59,7 @@ def load(
         ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing, left over, or of other
             shapes than the network's; if the class does not fit.
 
-    Example:
+    Examples:
         >>> load("nowhere.pt")
         Traceback (most recent call last):
         FileNotFoundError: nowhere.pt: no such file.

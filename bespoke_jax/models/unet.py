@@ -92,7 +92,7 @@ class UNet(nn.Module):
     `patch_size * 2 ** (len(channels) - 1)`. Returns an array of x's shape. A conditional network has its label as the variable
     `condition/label`, [num_classes] or [B, num_classes], zeros (no class) from `init`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> net = UNet(channels=(8, 16), num_blocks=(1, 1))
         >>> out, params = jax.eval_shape(net.init_with_output, jax.random.key(0), 0.5, jnp.zeros((3, 8, 8, 1)))

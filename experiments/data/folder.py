@@ -62,7 +62,7 @@ def cropped(image: Image.Image, size: int) -> Image.Image:
 
     Halved by averages as often as the shorter side stays above `size`, brought to it by cubic interpolation, and cropped.
 
-    Example:
+    Examples:
         >>> cropped(Image.new("RGB", (100, 70)), 32).size
         (32, 32)
     """

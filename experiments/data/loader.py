@@ -54,7 +54,7 @@ def batches(
     Raises:
         ValueError: of an image that cannot be read, when its batch's turn has come.
 
-    Example:
+    Examples:
         >>> numbers = np.arange(6, dtype=np.uint8)[:, None, None, None]
         >>> dataset = DataSet.in_memory(numbers, np.zeros(6), num_classes=1, source="numbers")
         >>> seen = [int(i) for images, _ in batches(dataset, 0, range(3), batch_size=2) for i in images.ravel()]
