@@ -1,5 +1,6 @@
 """A fit for a given number of velocity evaluations, the true ends and everything else included."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -17,12 +18,11 @@ __all__ = ["frugal", "reference"]
 
 # Found on the shipped flows, rk2 of five steps; what they reach: benchmarks/README.md.
 # What limits a fit is how far a quadratic holds, not how well it is known: many steps from few samples each.
-_BATCH = 6
+_METHOD = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, shrink=8.0, memory=0.94, gradient_memory=0.91)
+_STAGE = Stage("endpoint", 1, _METHOD, batch_size=6, chunk_size=6, probes=1, keep_activations=True)
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
 _PASSES_OVER_PATHS = 3
-_METHOD = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, shrink=8.0, memory=0.94, gradient_memory=0.91)
-_PROBES = 1
 
 
 def reference(flow: Flow, nfe: int) -> SolverTable:
@@ -65,27 +65,17 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
     held_out = _NUM_VALIDATION * (truth.nfe + 2 * nfe)  # looked at before and after
 
     def num_paths(iterations):
-        return max(_NUM_START_PATHS, iterations * _BATCH // _PASSES_OVER_PATHS)
+        return max(_NUM_START_PATHS, iterations * _STAGE.batch_size // _PASSES_OVER_PATHS)
 
     def cost(iterations):
-        updates = iterations * _BATCH * nfe * (3 + _PROBES + _METHOD.tries)
+        updates = iterations * _STAGE.batch_size * nfe * (_STAGE.passes(theta) + _METHOD.tries)
         return choice + held_out + num_paths(iterations) * truth.nfe + updates
 
     if budget < cost(1):
         raise ValueError(f"budget: got {budget!r}, wanted at least {cost(1)} for a solver of {nfe} evaluations.")
     iterations = next(count - 1 for count in itertools.count(2) if cost(count) > budget)
-    stage = Stage(
-        "endpoint",
-        iterations,
-        _METHOD,
-        _BATCH,
-        chunk_size=_BATCH,
-        probes=_PROBES,
-        keep_activations=True,
-        validate_every=iterations,
-    )
     return dict(
-        stages=(stage,),
+        stages=(dataclasses.replace(_STAGE, num_iterations=iterations, validate_every=iterations),),
         num_paths=num_paths(iterations),
         num_validation=_NUM_VALIDATION,
         num_start_paths=_NUM_START_PATHS,

@@ -92,6 +92,20 @@ class Stage:
         """Keyword arguments of the loss."""
         return {"lipschitz": self.lipschitz} if self.loss == "rmse_bound" else {}
 
+    def passes(self, theta) -> int:
+        """Network passes of a second-order update for each velocity evaluation of a sample; each try is one more.
+
+        Examples:
+            >>> import bespoke_jax as bj
+            >>> theta = bj.init_theta("rk2", num_steps=5)
+            >>> [Stage(probes=2, keep_activations=keep).passes(theta) for keep in (False, True)]
+            [6, 5]
+        """
+        terms = terms_of(self.loss)
+        if terms.per_step:
+            return 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
+        return (3 if self.keep_activations else 4) + (0 if terms.distance.features is None else self.probes)
+
     def update(self, flow, theta, opt_state, paths, key, first: int, count: int):
         """`count` updates from number `first` on: (theta, opt_state, mean loss, velocity evaluations).
 
@@ -162,14 +176,9 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
         return curvature.evaluate(stage.loss, flow, theta.with_raw(raw), batch, **options)
 
     raw, state = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
-    terms = terms_of(stage.loss)
-    if terms.per_step:
-        passes = 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
-    else:
-        passes = (3 if stage.keep_activations else 4) + (0 if terms.distance.features is None else stage.probes)
     # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
     value = quadratic.value if quadratic.is_finite else np.nan
-    return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (passes + tried)
+    return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (stage.passes(theta) + tried)
 
 
 _BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1
