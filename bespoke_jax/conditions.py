@@ -20,6 +20,7 @@ __all__ = [
     "condition_of",
     "condition_of_one",
     "dealt",
+    "each_at_its_time",
     "given",
     "has_condition",
     "in_turn",
@@ -155,14 +156,28 @@ def dealt(flow: Flow, key, count: int) -> Flow:
 
 def like_any(flow: Flow) -> Flow:
     """The flow at one condition that means nothing but is the same for all flows, by which to know it again."""
-    one = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), condition_of_one(flow, "flow"))
-    return Flow(velocity_of_one(flow), {**flow.params, CONDITION: one}, flow.event_shape, flow.scheduler)
+    return _of_one(flow, jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), condition_of_one(flow, "flow")))
 
 
 def check_size(flow: Flow, count: int, name: str) -> None:
     """Raise ValueError unless there are conditions for `count` samples."""
     if is_given(flow):
         _check_size(condition_of(flow), count, name)
+
+
+def each_at_its_time(flow: Flow, times, x):
+    """u_{t_b}(x_b) of samples x [B, *event] at times [B].
+
+    Examples:
+        >>> flow = Flow(lambda p, t, x: t * x, None, ())
+        >>> each_at_its_time(flow, jnp.array([0.0, 0.5]), jnp.array([2.0, 2.0])).tolist()
+        [0.0, 1.0]
+    """
+
+    def velocity(condition, t, x):
+        return (flow if condition is None else _of_one(flow, condition))(t, x[None])[0]
+
+    return jax.vmap(velocity)(condition_of(flow), times, x)
 
 
 def _size(conditions):
@@ -178,9 +193,15 @@ def _check_size(conditions, count, name):
 
 
 def _with(flow, conditions):
-    return Flow(
-        PerSample(velocity_of_one(flow)), {**flow.params, CONDITION: conditions}, flow.event_shape, flow.scheduler
-    )
+    return _of(PerSample(velocity_of_one(flow)), flow, conditions)
+
+
+def _of_one(flow, condition):
+    return _of(velocity_of_one(flow), flow, condition)
+
+
+def _of(velocity, flow, condition):
+    return Flow(velocity, {**flow.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
 
 
 @dataclasses.dataclass(frozen=True)

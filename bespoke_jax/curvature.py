@@ -4,9 +4,10 @@ A loss E sum_i phi(m_i), m_i = mean_j e_ij^2, with phi concave, lies below E sum
 the weights phi'(m_i) are held fixed (iteratively reweighted least squares). That quadratic has the loss's own gradient, and its
 Gauss-Newton matrix is 2 E sum_i phi'(m_i) mean_j (de_ij/dtheta)^T (de_ij/dtheta).
 
-The losses of whole solves get both from the adjoint: the gradient from the cotangent e, the matrix, unbiased, from random
-cotangents v with E v v^T = 1, since E (v^T J)^T (v^T J) = J^T J. A few per sample do, for there are many samples and few numbers.
-The losses of single steps depend on few numbers each, and forward mode gives them exactly.
+The losses of whole solves get both from the adjoint. The cotangent e gives the gradient, and with it what the matrix J^T J has
+along e, exactly; the rest comes, unbiased, from random cotangents v across e with E v v^T = 1 - e e^T / |e|^2, as E (v^T J)^T (v^T J)
+is J^T (E v v^T) J. One per sample does, for there are many samples and few numbers. The losses of single steps depend on few
+numbers each, and forward mode gives them exactly.
 """
 
 import functools
@@ -59,7 +60,7 @@ def linearise(
         loss: a name in `losses.LOSSES`, or a `losses.Distance`.
         flow, solver, paths: as for the loss.
         key: of the random cotangents; the losses of single steps, and a distance without features, use none.
-        probes: random cotangents per sample. An evaluation costs 4 + `probes` network passes, 4 if there are none; `rmse_bound`
+        probes: random cotangents per sample. An evaluation costs 3 + `probes` network passes, 3 if there are none; `rmse_bound`
             and `local` cost 7 (rk1) or 11 (rk2) forward-mode passes.
         batch_size: paths that are in memory together.
         keep_activations: keep those of all evaluations of the solver until its adjoint needs them, in place of one evaluation's
@@ -132,15 +133,18 @@ def _table_and_jacobian(solver):
 def _cotangents(distance, x, x1, key, probes):
     """Distances [B] and cotangents of x [1 + K, B, *event]: half the distances' gradient, and `probes` random ones or none.
 
-    With d errors e per sample they are e / d and random signs over sqrt(d), taken back from the features to x.
+    With d errors e per sample they are e / d, and random signs over sqrt(d) less their part along e; all taken back from the
+    features to x.
     """
     if distance.features is None:
         squares, pullback = jax.vjp(lambda x: distance.between(x, x1), x)
         return squares, pullback(jnp.full_like(squares, 0.5))[0][None]
     error, pullback = jax.vjp(lambda x: distance.difference(x, x1), x)
-    size = error[0].size
-    draws = _signs(key, (probes, *error.shape), error.dtype)
-    (cotangents,) = jax.vmap(pullback)(jnp.concatenate([error[None] / size, draws / size**0.5]))
+    size, of_sample = error[0].size, range(-error.ndim + 1, 0)
+    draws = _signs(key, (probes, *error.shape), error.dtype) / size**0.5
+    norms = jnp.sum(error**2, of_sample, keepdims=True)
+    along = jnp.sum(draws * error, of_sample, keepdims=True) / jnp.where(norms > 0, norms, 1)
+    (cotangents,) = jax.vmap(pullback)(jnp.concatenate([error[None] / size, draws - along * error]))
     return mean_square(error, error.ndim - 1), cotangents
 
 
@@ -164,15 +168,16 @@ def _chain(gradients, jacobian):
 
 
 def _sums(squares, values, slopes, rows):
-    """Sums over samples of the value, the gradient and the matrix; rows [1 + K, B, P], the first half the squares' gradient."""
+    """Sums over samples of the value, the gradient and the matrix; rows [1 + K, B, P], the first half the squares' gradient.
+
+    The matrix along the error is made of the gradients of the roots; without probes, of one error per sample, that is all.
+    """
     weights = 2 * slopes.astype(np.float64)
-    probes = rows[1:]
-    if len(probes) == 0:  # one error per sample, the root: its gradient
-        roots = np.sqrt(squares.astype(np.float64))
-        probes = rows / np.where(roots > 0, roots, 1)[:, None]
-    flat = probes.reshape(-1, rows.shape[-1])
-    matrix = (np.tile(weights, len(probes))[:, None] * flat).T @ flat / len(probes)
-    return np.sum(values), weights @ rows[0], matrix
+    roots = np.sqrt(squares.astype(np.float64))
+    along = rows[:1] / np.where(roots > 0, roots, 1)[:, None]
+    across = rows[1:] / np.sqrt(max(len(rows) - 1, 1))
+    flat = np.concatenate([along, across]).reshape(-1, rows.shape[-1])
+    return np.sum(values), weights @ rows[0], (np.tile(weights, len(rows))[:, None] * flat).T @ flat
 
 
 @functools.partial(jax.jit, static_argnums=0)

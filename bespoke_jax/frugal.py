@@ -18,8 +18,8 @@ __all__ = ["frugal", "reference"]
 
 # Found on the shipped flows, rk2 of five steps; what they reach: benchmarks/README.md.
 # What limits a fit is how far a quadratic holds, not how well it is known: many steps from few samples each.
-_METHOD = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, shrink=8.0, memory=0.94, gradient_memory=0.91)
-_STAGE = Stage("endpoint", 1, _METHOD, batch_size=6, chunk_size=6, probes=1, keep_activations=True)
+_METHOD = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, memory=0.96, gradient_memory=0.94)
+_STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, probes=1, keep_activations=True)
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
 _PASSES_OVER_PATHS = 3

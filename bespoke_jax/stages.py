@@ -99,12 +99,12 @@ class Stage:
             >>> import bespoke_jax as bj
             >>> theta = bj.init_theta("rk2", num_steps=5)
             >>> [Stage(probes=2, keep_activations=keep).passes(theta) for keep in (False, True)]
-            [6, 5]
+            [5, 4]
         """
         terms = terms_of(self.loss)
         if terms.per_step:
             return 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
-        return (3 if self.keep_activations else 4) + (0 if terms.distance.features is None else self.probes)
+        return (2 if self.keep_activations else 3) + (0 if terms.distance.features is None else self.probes)
 
     def update(self, flow, theta, opt_state, paths, key, first: int, count: int):
         """`count` updates from number `first` on: (theta, opt_state, mean loss, velocity evaluations).

@@ -6,6 +6,7 @@ programs that all solvers share (see `programs`), whatever their family and NFE.
 linear in all but the velocity), and keeps the states alone, or what the network computed as well.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from bespoke_jax import programs
 from bespoke_jax.classic.genie import TaylorSolver
-from bespoke_jax.conditions import check_size, of_samples
+from bespoke_jax.conditions import check_size, each_at_its_time, of_samples
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 from bespoke_jax.programs import combine
@@ -32,13 +33,13 @@ class Trace(NamedTuple):
         x1: [B, *event] where it ends.
         states: x_0 to x_{m-1}, each [B, *event].
         velocities: u at those, each [B, *event].
-        slopes: pairs (pullback of u in x, du/dt) at those, or None where they are to be computed again.
+        pullbacks: of u in (t, x) at those, or None where they are to be computed again.
     """
 
     x1: jax.Array
     states: list[jax.Array]
     velocities: list[jax.Array]
-    slopes: list[tuple[Callable, jax.Array]] | None = None
+    pullbacks: list[Callable] | None = None
 
 
 def run(flow: Flow, table: SolverTable, x0, keep_activations: bool = False) -> Trace:
@@ -54,17 +55,17 @@ def run(flow: Flow, table: SolverTable, x0, keep_activations: bool = False) -> T
     """
     x0 = spread(flow, x0)
     times, a, b = _numbers(table, x0)
-    x, states, velocities, slopes = x0, [], [], []
+    x, states, velocities, pullbacks = x0, [], [], []
     for i in range(table.nfe):
         states.append(x)
         if keep_activations:
-            velocity, *slope = _linearised(flow, times[i], x)
-            slopes.append(slope)
+            velocity, pullback = _linearised(flow, times[i], x)
+            pullbacks.append(pullback)
         else:
             velocity = programs.velocity(flow, times[i], x)
         velocities.append(velocity)
         x = combine([a[i], *b[i, : i + 1]], [x0, *velocities])
-    return Trace(x, states, velocities, slopes if keep_activations else None)
+    return Trace(x, states, velocities, pullbacks if keep_activations else None)
 
 
 def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) -> SolverTable:
@@ -81,7 +82,7 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
     Returns:
         A `SolverTable` of gradients, NumPy's: t and a [K, B, m], b [K, B, m, m].
 
-    Each evaluation costs two passes of the network, one if `run` has kept the activations, and one more per cotangent.
+    Each evaluation costs a pass of the network per cotangent, and one more unless `run` has kept the activations.
     """
     m = table.nfe
     times, _, b = _numbers(table, trace.x1)
@@ -91,14 +92,14 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
         by_a.append(_inner(after[0], trace.states[0]))
         by_b.append([_inner(after[0], velocity) for velocity in trace.velocities[: i + 1]])
         factors = combine(b[i:, i], after)
-        if trace.slopes is None:
-            _, pullback, slope = _linearised(flow, times[i], trace.states[i])
+        if trace.pullbacks is None:
+            _, pullback = _linearised(flow, times[i], trace.states[i])
         else:
-            pullback, slope = trace.slopes[i]
-        by_t.append(_inner(factors, slope))
-        if i:
-            # One cotangent after the other: on CPUs a batch of them takes half as long again, and more.
-            after.insert(0, _stacked([_apply(pullback, w) for w in _unstacked(factors)]))
+            pullback = trace.pullbacks[i]
+        # One cotangent after the other: on CPUs a batch of them takes half as long again, and more.
+        in_t, in_x = zip(*(_apply(pullback, w) for w in _unstacked(factors)), strict=True)
+        by_t.append(_stacked(in_t))
+        after.insert(0, _stacked(in_x))
     by_t, by_a, by_b = jax.device_get(gather(flow, (by_t[::-1], by_a[::-1], by_b[::-1])))
     rows = np.zeros((*cotangents.shape[:2], m, m), cotangents.dtype)
     for i, row in enumerate(by_b):
@@ -108,8 +109,8 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
 
 def finite(flow: Flow, t, x, velocity):
     """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are: [2]."""
-    _, pullback, slope = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
-    return _all_finite((velocity,), (slope, _apply(pullback, jnp.ones_like(x))))
+    _, pullback = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
+    return _all_finite((velocity,), _apply(pullback, jnp.ones_like(x)))
 
 
 def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
@@ -147,17 +148,16 @@ def _numbers(table, x):
 
 @jax.jit
 def _linearised(flow, t, x):
-    """(u, w -> w^T du/dx with what it keeps of the network's activations, du/dt).
+    """u [B, *event], and w -> (w^T du/dt [B], w^T du/dx) with what it keeps of the network's activations.
 
-    All samples share t, so du/dt comes by forward mode: the reverse would sum over them.
+    Each sample has a copy of t, for reverse mode sums over whatever shares one; forward mode would take a pass more.
     """
-    velocity, pullback = jax.vjp(lambda x: flow(t, x), x)
-    return velocity, pullback, jax.jvp(lambda t: flow(t, x), (t,), (jnp.ones_like(t),))[1]
+    return jax.vjp(functools.partial(each_at_its_time, flow), jnp.broadcast_to(t, x.shape[:1]), x)
 
 
 @jax.jit
 def _apply(pullback, w):
-    return pullback(w)[0]
+    return pullback(w)
 
 
 @jax.jit

@@ -7,7 +7,8 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax import losses
-from bespoke_jax.curvature import evaluate, linearise
+from bespoke_jax.curvature import _cotangents, evaluate, linearise
+from bespoke_jax.distance import MEAN_SQUARE
 from tests import quick, reference
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -86,6 +87,23 @@ def test_losses_of_ends_against_the_whole_jacobian(base, name, flow, paths):
     estimate = np.mean([found.matrix for found in draws], axis=0)
     assert np.max(np.abs(estimate - matrix) / np.outer(scale, scale)) < 0.2
     assert_near(evaluate(name, flow, theta, paths, batch_size=2), value, 1e-10)
+
+
+def test_along_the_error_the_matrix_is_exact():
+    """So is all of it where there is no other direction, whatever the probes, and even without any error."""
+    flow = bj.Flow(lambda p, t, x: p * jnp.sin(3 * t) * x - 0.3 * x**3 + t, jnp.float64(0.8), (1,))
+    paths = bj.ground_truth(flow, jnp.asarray([[-1.0], [0.3], [2.0]]), 1e-7, 1e-7)
+    _, _, gradient, matrix = wanted("rmse", "rk2", flow, paths)
+    for key in jax.random.split(KEY, 2):
+        found = linearise("rmse", flow, random_theta("rk2"), paths, key, probes=1)
+        assert_near(found.gradient, gradient, 1e-6)
+        assert_near(found.matrix, matrix, 1e-6)
+
+
+def test_without_an_error_the_probes_go_everywhere():
+    squares, cotangents = _cotangents(MEAN_SQUARE, jnp.ones((2, 3)), jnp.ones((2, 3)), KEY, 4)
+    assert np.all(squares == 0) and np.all(cotangents[0] == 0)
+    np.testing.assert_allclose(np.abs(cotangents[1:]), 3**-0.5)
 
 
 def test_the_probes_belong_to_the_key(flow, paths):

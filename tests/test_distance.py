@@ -127,7 +127,7 @@ def test_it_costs_no_probes_where_there_are_none(flow, paths):
         stage = bj.Stage(distance, 1, bj.LevenbergMarquardt(tries=1))
         state = stage.optimizer.init(SOLVER.raw)
         spent.append(stage.update(flow, SOLVER, state, paths[0], KEY, 0, 1)[-1])
-    assert spent == [64 * 4 * (4 + stage.probes + 1), 64 * 4 * (4 + 1)]
+    assert spent == [64 * 4 * (3 + stage.probes + 1), 64 * 4 * (3 + 1)]
 
 
 def test_stages_of_either_order_take_it():
