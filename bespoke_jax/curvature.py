@@ -5,9 +5,9 @@ the weights phi'(m_i) are held fixed (iteratively reweighted least squares). Tha
 Gauss-Newton matrix is 2 E sum_i phi'(m_i) mean_j (de_ij/dtheta)^T (de_ij/dtheta).
 
 The losses of whole solves get both from the adjoint. The cotangent e gives the gradient, and with it what the matrix J^T J has
-along e, exactly; the rest comes, unbiased, from random cotangents v across e with E v v^T = 1 - e e^T / |e|^2, as E (v^T J)^T (v^T J)
-is J^T (E v v^T) J. One per sample does, for there are many samples and few numbers. The losses of single steps depend on few
-numbers each, and forward mode gives them exactly.
+along e, exactly. The rest comes, unbiased, from random cotangents v across e, with E v v^T = 1 - e e^T / |e|^2, for
+E (v^T J)^T (v^T J) = J^T (E v v^T) J. One per sample does: there are many samples and few numbers. The losses of single steps
+depend on few numbers each, and forward mode gives them exactly.
 """
 
 import functools
