@@ -21,9 +21,10 @@ class Flow:
     `jit`, `vmap`, `pmap`, sharded and donated like any tree of arrays.
 
     Args:
-        velocity: `velocity(params, t, x) -> array of x's shape`, traceable by JAX; t is a scalar of x's dtype (float32 at
-            least), x is [B, *event_shape] with exactly one batch axis, whatever batch shape the caller used. It must treat
-            the samples of a batch independently. It may compute in a lower precision (bfloat16): its result is cast to x's dtype.
+        velocity: `velocity(params, t, x) -> array of x's shape`, traceable by JAX, under `vmap` too; t is a scalar of x's dtype
+            (float32 at least), x is [B, *event_shape] with exactly one batch axis, whatever batch shape the caller used. It
+            must treat the samples of a batch independently. It may compute in a lower precision (bfloat16): its result is cast
+            to x's dtype.
         params: the network's parameters, any pytree of arrays.
         event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars.
         scheduler: the scheduler that the flow was trained with, if known. It sets the scale of the noise (for `EDM`)
