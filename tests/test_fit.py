@@ -150,7 +150,7 @@ def test_cost_counts_paths_updates_and_validation(flow, paths):
     assert result.cost == truth + 5 * 8 * 3 * 3 + 64 * 3
 
 
-@pytest.mark.parametrize("keep, passes", [(False, 4 + 2), (True, 3 + 2)])
+@pytest.mark.parametrize("keep, passes", [(False, 3 + 2), (True, 2 + 2)])
 def test_cost_of_second_order_counts_tries(flow, paths, monkeypatch, keep, passes):
     tries = []
     evaluate = curvature.evaluate
