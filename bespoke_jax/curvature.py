@@ -142,8 +142,8 @@ def _cotangents(distance, x, x1, key, probes):
     error, pullback = jax.vjp(lambda x: distance.difference(x, x1), x)
     size, of_sample = error[0].size, range(-error.ndim + 1, 0)
     draws = _signs(key, (probes, *error.shape), error.dtype) / size**0.5
-    norms = jnp.sum(error**2, of_sample, keepdims=True)
-    along = jnp.sum(draws * error, of_sample, keepdims=True) / jnp.where(norms > 0, norms, 1)
+    squared_norms = jnp.sum(error**2, of_sample, keepdims=True)
+    along = jnp.sum(draws * error, of_sample, keepdims=True) / jnp.where(squared_norms > 0, squared_norms, 1)
     (cotangents,) = jax.vmap(pullback)(jnp.concatenate([error[None] / size, draws - along * error]))
     return mean_square(error, error.ndim - 1), cotangents
 
