@@ -16,7 +16,7 @@ import bespoke_jax as bj
 from benchmarks.sampling import seconds
 from bespoke_jax import programs
 
-STAGES = (bj.Stage("endpoint", 4, batch_size=32), bj.Stage("endpoint", 2, batch_size=64))
+STAGES = (bj.Stage("endpoint", 32),)
 NUM_PATHS, NUM_VALIDATION, BATCH = 96, 64, 32
 ROUNDS = 20
 

@@ -17,7 +17,7 @@ from experiments.compare import compare
 NFES = (4, 6, 8, 10, 16, 20)
 # Stages, paths to fit to, paths to hold out.
 DEFAULT = (bj.DEFAULT_STAGES, 128, 64)
-RMSE = ((bj.Stage("rmse", 12, batch_size=512, chunk_size=512),), 2048, 512)
+RMSE = ((bj.Stage("rmse", batch_size=128, chunk_size=128),), 2048, 512)
 
 
 def row(name: str, flow, nfe: int, stages, x0, x1, paths, validation) -> str:

@@ -14,7 +14,6 @@ from benchmarks.fit_defaults import figure
 from experiments.command_line import use_all_cores
 
 STARTS = ("midpoint/karras", "deis-2/karras", "dpm_solver-2/karras", "ipndm_noise-3/karras")
-STAGES = (bj.Stage("endpoint", 10),)
 
 
 def main(nfe: int = 4):
@@ -29,7 +28,7 @@ def main(nfe: int = 4):
     print("|---|---|---|---|")
     for name in STARTS:
         theta = bj.LearnedTable.of(tables[name])
-        fitted = bj.fit(flow, theta, key, stages=STAGES, paths=paths, validation=validation, choose_start=False).theta
+        fitted = bj.fit(flow, theta, key, paths=paths, validation=validation, choose_start=False).theta
         times = ", ".join(f"{t:.2f}" for t in np.asarray(bj.to_table(fitted).t))
         print(f"| {name} | {figure(flow, theta, test)} | {figure(flow, fitted, test)} | {times} |", flush=True)
 

@@ -17,13 +17,14 @@ from bespoke_jax.scale_time import theta_from_curve, transfer
 from bespoke_jax.second_order import LevenbergMarquardt
 from bespoke_jax.solve import sample, solve
 from bespoke_jax.solver_file import load_solver, save_solver
-from bespoke_jax.stages import DEFAULT_STAGES, Stage, paper_stages
+from bespoke_jax.stages import DEFAULT_STAGES, SMALL_STEPS, Stage, paper_stages
 from bespoke_jax.steps import step_lipschitz, step_theta
 from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import Knots, Theta, theta_from_knots
 
 __all__ = [
     "DEFAULT_STAGES",
+    "SMALL_STEPS",
     "FitError",
     "FitResult",
     "FitState",

@@ -184,22 +184,24 @@ def fit(
             if int(state.iteration) >= first + count:  # done before the interruption
                 records.append(_record(stage.name, state, len(records), data_range))
                 continue
-            new_theta, opt_state, loss, spent = stage.update(
+            new_theta, opt_state, losses, spent = stage.update(
                 flow, state.theta, state.opt_states[number], paths, key, first, count
             )
-            loss = float(loss)
-            if not (np.isfinite(loss) and np.all(np.isfinite(new_theta.raw))):
-                number = f"{first + 1}" if count == 1 else f"{first + 1} to {first + count}"
+            good, moved = np.isfinite(losses), np.all(np.isfinite(new_theta.raw))
+            if not (np.all(good) and moved):
+                last = count if np.all(good) else 1 + np.argmin(good)
+                # Levenberg-Marquardt stands still where it found no finite loss.
+                where = new_theta if moved else state.theta
                 raise FitError(
-                    f"fit: loss {stage.name!r} or its gradient is not finite in iteration {number}. "
-                    f"{_cause(flow, state.theta, paths, stage.chunk_size)} This error's .state.best is the best theta before.",
+                    f"fit: loss {stage.name!r} or its gradient is not finite in iteration {first + last}. "
+                    f"{_cause(flow, where, paths, stage.chunk_size)} This error's .state.best is the best theta before.",
                     state,
                 )
             opt_states = (*state.opt_states[:number], opt_state, *state.opt_states[number + 1 :])
             iteration = np.asarray(first + count, np.int32)
             state = state._replace(theta=new_theta, opt_states=opt_states, iteration=iteration)
             spent += records[-1]["evaluations"] + validation.num_paths * theta.nfe
-            state = look(stage.name, state, loss, spent)
+            state = look(stage.name, state, np.mean(losses), spent)
         done += stage.num_iterations
     cost = records[-1]["evaluations"]
     return FitResult(state.best, records, cost, cost * flow.calls_per_evaluation, list(starts)[int(state.start)], state)
@@ -312,7 +314,7 @@ def _cause(flow, theta, paths, batch_size) -> str:
                 "divides by alpha_t or sigma_t, or has a root or a logarithm at 0."
             )
     return (
-        f"The velocity and its derivatives are finite at all {theta.nfe} evaluations of the theta before this update, so the "
+        f"The velocity and its derivatives are finite at all {theta.nfe} evaluations of the theta before it, so the "
         "update went too far: lower the learning rate."
     )
 

@@ -9,17 +9,16 @@ import numpy as np
 from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
-from bespoke_jax.second_order import LevenbergMarquardt
-from bespoke_jax.stages import Stage
+from bespoke_jax.stages import SMALL_STEPS, Stage
 from bespoke_jax.starts import cost_of_choice, start_thetas
 from bespoke_jax.table import SolverTable
 
 __all__ = ["frugal", "reference"]
 
 # Found on the shipped flows, rk2 of five steps; what they reach: benchmarks/README.md.
-# What limits a fit is how far a quadratic holds, not how well it is known: many steps from few samples each.
-_METHOD = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, memory=0.96, gradient_memory=0.94)
-_STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, probes=1, keep_activations=True)
+# Still smaller steps than the default's, of fewer paths each, and a longer memory of them.
+_METHOD = dataclasses.replace(SMALL_STEPS, memory=0.96, gradient_memory=0.94)
+_STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, keep_activations=True)
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
 _PASSES_OVER_PATHS = 3

@@ -17,10 +17,14 @@ from bespoke_jax.second_order import LevenbergMarquardt
 from bespoke_jax.sharding import everywhere_over, gather, mesh_of, spread_over
 from bespoke_jax.theta import Theta
 
-__all__ = ["DEFAULT_STAGES", "Stage", "paper_stages"]
+__all__ = ["DEFAULT_STAGES", "SMALL_STEPS", "Stage", "paper_stages"]
 
+SMALL_STEPS = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, memory=0.9, gradient_memory=0.85)
+"""Levenberg-Marquardt for many steps of few paths each, which remembers the quadratics of some hundred paths before.
 
-_SECOND_ORDER = LevenbergMarquardt()
+A quadratic holds no further than a step, so many steps pay more than well-known ones. For few steps of many paths, or of always
+the same, `LevenbergMarquardt()`.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,26 +35,26 @@ class Stage:
         loss: a name in `losses.LOSSES`, a `losses.Distance` of your own, or any `loss(flow, theta, paths) -> scalar`, which only
             first-order optimisers take.
         num_iterations: updates.
-        optimizer: `LevenbergMarquardt()`, or an optax transformation.
+        optimizer: `SMALL_STEPS`, another `LevenbergMarquardt`, or an optax transformation.
         batch_size: paths per update, drawn anew for each.
         chunk_size: how many of them are in the network together; first-order optimisers take all of them. One size for all
             that a fit does, held-out paths and ends by a `reference` included, is compiled once.
         probes: random cotangents per path for the Gauss-Newton matrix (`curvature.linearise`).
         keep_activations: Levenberg-Marquardt on a loss of ends keeps the network's activations at all NFE evaluations of a
             chunk: an update costs a pass less, and NFE times the memory.
-        validate_every: updates between two looks at the held-out paths; those of a first-order optimiser run in one
-            compiled call.
+        validate_every: updates between two looks at the held-out paths, each of which costs about as much as an update; those
+            of a first-order optimiser run in one compiled call.
         lipschitz: L_tau of `rmse_bound`.
     """
 
     loss: str | Distance | Callable = "endpoint"
-    num_iterations: int = 12
-    optimizer: Any = _SECOND_ORDER
-    batch_size: int = 64
-    chunk_size: int = 32
-    probes: int = 4
+    num_iterations: int = 64
+    optimizer: Any = SMALL_STEPS
+    batch_size: int = 16
+    chunk_size: int = 16
+    probes: int = 1
     keep_activations: bool = False
-    validate_every: int = 1
+    validate_every: int = 8
     lipschitz: float = 1.0
 
     def __post_init__(self):
@@ -107,7 +111,9 @@ class Stage:
         return (2 if self.keep_activations else 3) + (0 if terms.distance.features is None else self.probes)
 
     def update(self, flow, theta, opt_state, paths, key, first: int, count: int):
-        """`count` updates from number `first` on: (theta, opt_state, mean loss, velocity evaluations).
+        """`count` updates from number `first` on: (theta, opt_state, losses, velocity evaluations).
+
+        Of second order they end at a loss that is not finite.
 
         A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
         a cotangent 1. What rematerialisation computes a second time is not counted.
@@ -123,13 +129,15 @@ class Stage:
         values, evaluations = [], 0
         for number in range(first, first + count):
             theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number)
-            values.append(value)
+            values.append(float(value))
             evaluations += spent
-        return *gather(flow, (theta, opt_state)), sum(values) / count, evaluations
+            if not np.isfinite(value):
+                break
+        return *gather(flow, (theta, opt_state)), np.array(values), evaluations
 
 
-DEFAULT_STAGES = (Stage("endpoint", 12),)
-"""Levenberg-Marquardt on the end-point loss; docs/fitting.md has the evidence."""
+DEFAULT_STAGES = (Stage("endpoint"),)
+"""Small steps on the end-point loss; docs/fitting.md has the evidence."""
 
 
 def paper_stages(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40) -> tuple[Stage, ...]:
@@ -142,7 +150,7 @@ def paper_stages(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
-    """`count` updates in one compiled call: (theta, opt_state, mean loss)."""
+    """`count` updates in one compiled call: (theta, opt_state, losses [count])."""
 
     def loss(raw, batch):
         function = stage.loss if callable(stage.loss) else LOSSES[stage.loss].function
@@ -158,7 +166,7 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
         return (optax.apply_updates(raw, updates), opt_state), value
 
     (raw, opt_state), values = jax.lax.scan(update, (theta.raw, opt_state), first + jnp.arange(count))
-    return theta.with_raw(raw), opt_state, jnp.mean(values)
+    return theta.with_raw(raw), opt_state, values
 
 
 def _second_order(stage, flow, theta, state, paths, key, iteration):

@@ -15,8 +15,8 @@ from experiments.checks import fields, integer, one_of, positive
 
 __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 
-# Cached, for equal stages share what is compiled and two optax.adam(1e-2) are not equal.
-_OPTIMIZERS = {"lm": functools.cache(lambda _: bj.LevenbergMarquardt()), "adam": functools.cache(optax.adam)}
+# Adam cached, for equal stages share what is compiled and two optax.adam(1e-2) are not equal.
+_OPTIMIZERS = {"lm": lambda _: bj.SMALL_STEPS, "adam": functools.cache(optax.adam)}
 _STAGE_FIELDS = (
     "loss",
     "optimizer",

@@ -124,7 +124,7 @@ def test_a_fit_lowers_the_distance_on_fresh_noise(flow, paths, distance):
 def test_it_costs_no_probes_where_there_are_none(flow, paths):
     spent = []
     for distance in (Distance(features=identity), Distance(squares)):
-        stage = bj.Stage(distance, 1, bj.LevenbergMarquardt(tries=1))
+        stage = bj.Stage(distance, 1, batch_size=64)
         state = stage.optimizer.init(SOLVER.raw)
         spent.append(stage.update(flow, SOLVER, state, paths[0], KEY, 0, 1)[-1])
     assert spent == [64 * 4 * (3 + stage.probes + 1), 64 * 4 * (3 + 1)]

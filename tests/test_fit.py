@@ -155,10 +155,10 @@ def test_cost_of_second_order_counts_tries(flow, paths, monkeypatch, keep, passe
     tries = []
     evaluate = curvature.evaluate
     monkeypatch.setattr(curvature, "evaluate", lambda *args, **options: tries.append(0) or evaluate(*args, **options))
-    stage = bj.Stage("endpoint", 3, batch_size=32, probes=2, keep_activations=keep)
+    stage = bj.Stage("endpoint", 3, bj.LevenbergMarquardt(), batch_size=32, probes=2, keep_activations=keep)
     result = bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
     truth = int(paths[0].evaluations.sum() + paths[1].evaluations.sum())
-    assert result.cost == truth + 3 * 32 * 3 * passes + len(tries) * 32 * 3 + 3 * 64 * 3
+    assert result.cost == truth + 3 * 32 * 3 * passes + len(tries) * 32 * 3 + 64 * 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(paths):

@@ -8,13 +8,13 @@ import ml_collections
 
 from experiments.configs import fashion_fmot
 
-# Evaluations per path and step: 3 of Adam, 8 and 1 a look of Levenberg-Marquardt on ends, 13 and 1 a look on single steps.
-_ADAM = dict(optimizer="adam", learning_rate=1e-2, batch_size=16, num_iterations=64, validate_every=16)
-_LM = dict(optimizer="lm", batch_size=48, validate_every=1)
+# Evaluations per path and step: 3 of Adam, 5 of Levenberg-Marquardt on ends, 14 on single steps.
+_ADAM = dict(optimizer="adam", batch_size=16, num_iterations=64, validate_every=16)
+_LM = dict(optimizer="lm", validate_every=9)
 _FITS = {
     **{f"{loss}-adam": dict(loss=loss, **_ADAM) for loss in ("rmse_bound", "local", "rmse", "endpoint")},
-    **{f"{loss}-lm": dict(loss=loss, num_iterations=5, **_LM) for loss in ("rmse_bound", "local")},
-    **{f"{loss}-lm": dict(loss=loss, num_iterations=7, **_LM) for loss in ("rmse", "endpoint")},
+    **{f"{loss}-lm": dict(loss=loss, batch_size=8, num_iterations=27, **_LM) for loss in ("rmse_bound", "local")},
+    **{f"{loss}-lm": dict(loss=loss, batch_size=16, num_iterations=36, **_LM) for loss in ("rmse", "endpoint")},
 }
 _PARTS = ("rmse_bound-adam", "endpoint-lm")  # also with time or scale alone
 

@@ -12,5 +12,5 @@ def get_config():
     config.flow = dict(name="mixture", image_size=8, num_components=12, std=0.25, seed=0)
     config.solvers = dict(rk1=(4, 8), rk2=(2, 4), table=(4,))
     config.paths.update(num_train=32, num_validation=32, num_test=64)
-    config.fit.stage1.num_iterations = 4
+    config.fit.stage1.num_iterations = 16
     return config
