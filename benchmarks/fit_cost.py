@@ -67,7 +67,7 @@ def table(name: str, with_converged: bool):
 
     def converged():
         """From the best that is known, on many paths."""
-        stages = (bj.Stage("endpoint", 16, batch_size=128),)
+        stages = (bj.Stage("endpoint", 128, batch_size=64),)
         return fitted(shipped, stages=stages, num_paths=512, num_validation=128, reference=truth)
 
     there = {
