@@ -134,7 +134,7 @@ def fit(
     Examples:
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3)
-        >>> result = fit(flow, bj.init_theta("rk1", num_steps=3), jax.random.key(0), stages=(Stage("endpoint", 4),))
+        >>> result = fit(flow, bj.init_theta("rk1", num_steps=3), jax.random.key(0), stages=(Stage("endpoint", 16),))
         >>> result.history[-1]["rmse"] < 0.1 * result.history[0]["rmse"]
         True
     """
