@@ -168,6 +168,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(paths):
     assert np.array_equal(caught.value.state.best.raw, START.raw)
 
 
+def test_of_many_updates_in_one_call_the_first_that_failed_is_named(flow, paths):
+    """The first moves theta to no number, of which the second finds the loss."""
+    stage = bj.Stage("endpoint", 5, optax.sgd(np.nan), validate_every=5)
+    with pytest.raises(bj.FitError, match=r"in iteration 2\. .*the update went too far"):
+        bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
+
+
 def test_a_derivative_that_is_not_finite_stops_too(paths):
     """The root of what is 0 in one component: a velocity like any other, with a slope of 0 / 0."""
 
