@@ -187,11 +187,11 @@ def fit(
             new_theta, opt_state, losses, spent = stage.update(
                 flow, state.theta, state.opt_states[number], paths, key, first, count
             )
-            good, moved = np.isfinite(losses), np.all(np.isfinite(new_theta.raw))
-            if not (np.all(good) and moved):
+            good, there_is_theta = np.isfinite(losses), np.all(np.isfinite(new_theta.raw))
+            if not (np.all(good) and there_is_theta):
                 last = count if np.all(good) else 1 + np.argmin(good)
                 # Levenberg-Marquardt stands still where it found no finite loss.
-                where = new_theta if moved else state.theta
+                where = new_theta if there_is_theta else state.theta
                 raise FitError(
                     f"fit: loss {stage.name!r} or its gradient is not finite in iteration {first + last}. "
                     f"{_cause(flow, where, paths, stage.chunk_size)} This error's .state.best is the best theta before.",
