@@ -33,7 +33,7 @@ class LevenbergMarquardtState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LevenbergMarquardt:
-    """Levenberg-Marquardt: steps (G + damping D) step = -gradient, taken only if they lower the loss; D is made of G's diagonal.
+    """Levenberg-Marquardt: steps (G + damping D) step = -gradient, taken if they lower the loss; D is made of G's diagonal.
 
     It runs in Python and NumPy around compiled functions, not inside one: `update` evaluates the loss as often as it must and no
     oftener, and neither the loss nor the step need be compiled for it.
@@ -43,7 +43,7 @@ class LevenbergMarquardt:
         scaling: D = mean(d) (d / mean(d))^scaling, d the diagonal of G. 1 is Marquardt's, in which the units of the parameters do
             not matter; 0 is Levenberg's multiple of the identity, which holds what hardly moves the loss as firmly as the rest.
         tries: dampings tried at a step, each `grow` times the one before, until one lowers the loss by `trust` times what the
-            quadratic promised, or by less than the one before it; the best is taken.
+            quadratic promised, or by less than the one before it; the best is taken. 0 takes every step unseen.
         grow, trust: see above.
         shrink: the damping is divided by it after a step that was taken.
         limit: no parameter moves further than this in one step; keeps a near-singular G from throwing it out.
@@ -88,13 +88,13 @@ class LevenbergMarquardt:
     def update(
         self, quadratic: Quadratic, state: LevenbergMarquardtState, params: Any, value_fn: Callable
     ) -> tuple[Any, LevenbergMarquardtState]:
-        """(new parameters, state). The parameters stay where they are if no step lowers the loss.
+        """(new parameters, state). The parameters stay where they are if no step that is tried lowers the loss.
 
         Args:
             quadratic: the loss near `params`.
             state: what `init` or the last update returned.
             params: any pytree; the gradient and matrix are in the order of `ravel_pytree`.
-            value_fn: `value_fn(params) -> scalar`, the loss on the data of `quadratic.value`.
+            value_fn: `value_fn(params) -> scalar`, the loss on the data of `quadratic.value`; called once a try.
         """
         flat, unravel = _ravel(params)
         state = LevenbergMarquardtState(*(np.asarray(value) for value in state))
@@ -110,6 +110,9 @@ class LevenbergMarquardt:
         mean = matrix.astype(np.float64) / weight
         moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
         gradient = past.astype(np.float64) / gradient_weight + mean @ moved
+        if not self.tries:
+            step, _ = _step(mean, gradient, damping, self.scaling, self.limit)
+            return unravel(flat + step), state._replace(damping=_bounded(damping / self.shrink))
         # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
         best, least, after = params, float(quadratic.value), damping * self.grow
         for _ in range(self.tries):

@@ -55,6 +55,23 @@ def test_rosenbrock():
     assert values[-1] < 1e-12
 
 
+def test_without_tries_the_loss_is_never_asked_for_and_the_damping_falls_by_itself():
+    method = bj.LevenbergMarquardt(damping=8.0, scaling=0.0, tries=0, shrink=2.0, memory=0.0)
+    state, start = method.init(jnp.zeros(1)), jnp.ones(1)
+
+    def ask(params):
+        raise AssertionError("asked for the loss")
+
+    # (1 + damping) step = -1, for the matrix is 1 and the gradient 1, then half of the damping.
+    moved, state = method.update(Quadratic(0.0, jnp.ones(1), jnp.eye(1)), state, start, ask)
+    np.testing.assert_allclose(moved, 1 - 1 / 9, atol=1e-5)
+    moved, state = method.update(Quadratic(0.0, jnp.ones(1), jnp.eye(1)), state, start, ask)
+    np.testing.assert_allclose(moved, 1 - 1 / 5, atol=1e-5)
+    assert state.damping == 2.0
+    still, state = method.update(Quadratic(0.0, jnp.full(1, jnp.nan), jnp.eye(1)), state, start, ask)
+    assert still is start and state.damping > 2.0
+
+
 @pytest.mark.parametrize(
     "residual, start",
     [
