@@ -24,6 +24,7 @@ _STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, keep_activati
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
 _PASSES_OVER_PATHS = 3
+_LOOKS = 4  # at the held-out paths, besides the one at the start
 
 
 def reference(flow: Flow, nfe: int) -> SolverTable:
@@ -63,7 +64,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         raise TypeError(f"budget: wanted an integer, got {budget!r}.")
     truth, nfe = reference(flow, theta.nfe), theta.nfe
     choice = cost_of_choice(len(start_thetas(flow, theta)), nfe, _NUM_START_PATHS) if choose_start else 0
-    held_out = _NUM_VALIDATION * (truth.nfe + 2 * nfe)  # looked at before and after
+    held_out = _NUM_VALIDATION * (truth.nfe + (1 + _LOOKS) * nfe)
 
     def num_paths(iterations):
         return max(_NUM_START_PATHS, iterations * _STAGE.batch_size // _PASSES_OVER_PATHS)
@@ -76,8 +77,9 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         raise ValueError(f"budget: got {budget!r}, wanted at least {cost(1)} for a solver of {nfe} evaluations.")
     iterations = next(count - 1 for count in itertools.count(2) if cost(count) > budget)
     method = dataclasses.replace(_METHOD, shrink=_DAMPING_FALLS ** (1 / iterations))
+    every = -(-iterations // _LOOKS)
     return dict(
-        stages=(dataclasses.replace(_STAGE, num_iterations=iterations, optimizer=method, validate_every=iterations),),
+        stages=(dataclasses.replace(_STAGE, num_iterations=iterations, optimizer=method, validate_every=every),),
         num_paths=num_paths(iterations),
         num_validation=_NUM_VALIDATION,
         num_start_paths=_NUM_START_PATHS,

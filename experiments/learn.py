@@ -12,7 +12,7 @@ from experiments.runs import Run
 from experiments.settings import Job, Plan
 from experiments.truth import Truth
 
-__all__ = ["Learned", "learn", "learn_all"]
+__all__ = ["Learned", "check_budget", "learn", "learn_all"]
 
 
 class Learned(NamedTuple):
@@ -36,6 +36,28 @@ def learn_all(flow: bj.Flow, plan: Plan, truth: Truth, run: Run) -> tuple[dict[J
     return learned, failed
 
 
+def check_budget(flow: bj.Flow, plan: Plan):
+    """Raise ValueError if the plan's budget does not suffice for one of its solvers."""
+    for job in plan.jobs if plan.budget else ():
+        try:
+            bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
+        except ValueError as error:
+            raise ValueError(f"config.fit.{error} It is {job.name}.") from None
+
+
+def _how(flow, job, plan, truth) -> dict:
+    """Arguments for `bj.fit` that say how, and to which paths."""
+    if plan.budget:
+        return bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
+    return dict(
+        stages=plan.stages,
+        choose_start=plan.choose_start,
+        paths=truth.train,
+        validation=truth.validation,
+        best_by="psnr",
+    )
+
+
 def _keep_best(flow, job, run, state) -> str:
     """Write the best theta of a fit that failed; says where it is and how good."""
     rmse, psnr = float(state.best_rmse), float(bj.metrics.psnr(state.best_rmse))
@@ -48,16 +70,18 @@ def _keep_best(flow, job, run, state) -> str:
 
 def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: str) -> Learned:
     """Learn one solver, from its last checkpoint if there is one; at once if it is finished."""
-    bar = processes.bar(total=plan.num_iterations, desc=label, unit="it")
+    how = _how(flow, job, plan, truth)
+    num_iterations = sum(stage.num_iterations for stage in how["stages"])
+    bar = processes.bar(total=num_iterations, desc=label, unit="it")
     if finished := run.finished(job.name):
         theta, info = finished
         with bar:
-            bar.update(plan.num_iterations)
-            bar.set_postfix_str(f"from an earlier start: PSNR {_best(info['history'])['psnr']:.2f} dB")
+            bar.update(num_iterations)
+            bar.set_postfix_str(f"from an earlier start: PSNR {info['validation']['psnr']:.2f} dB")
         return Learned(theta, info["history"], info["cost"])
 
     with bar, run.checkpoints(job.name) as checkpoints:
-        state = checkpoints.restore(bj.init_state(job.start, plan.stages))
+        state = checkpoints.restore(bj.init_state(job.start, how["stages"]))
         done = 0 if state is None else int(state.iteration)
         bar.update(done)
         bar.set_postfix_str(f"from iteration {done}; compiling first")
@@ -76,19 +100,9 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
                 bar.set_postfix_str(f"{record['stage']}: PSNR {record['psnr']:.2f} dB, best {best:.2f} dB")
                 stopping.stop_if_asked()
 
-            result = bj.fit(
-                flow,
-                job.start,
-                plan.key("fit", job.index),
-                stages=plan.stages,
-                paths=truth.train,
-                validation=truth.validation,
-                choose_start=plan.choose_start,
-                state=state,
-                callback=keep,
-            )
+            result = bj.fit(flow, job.start, plan.key("fit", job.index), state=state, callback=keep, **how)
     history = [_for_json(record) for record in result.history]
-    info = dict(cost=result.cost, start=result.start, validation=_best(history), history=history)
+    info = dict(cost=result.cost, start=result.start, validation=_best(history, how["best_by"]), history=history)
     theta = _as_kept(result.theta)
     run.finish(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)
@@ -104,6 +118,6 @@ def _as_kept(theta):
     return theta if isinstance(theta, bj.Theta) else bj.to_table(theta)
 
 
-def _best(history: list[dict]) -> dict:
+def _best(history: list[dict], by: str) -> dict:
     """The record whose theta is the one kept."""
-    return min((record for record in history if record["rmse"] is not None), key=lambda record: record["rmse"])
+    return max((record for record in history if record[by] is not None), key=lambda record: record[by])

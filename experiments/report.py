@@ -47,7 +47,7 @@ def write(
             f'<h2>{heading}</h2>\n<figure><img alt="{heading}" src="data:image/png;base64,{picture}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-    sections.append(_learning(learned, flow.calls_per_evaluation))
+    sections.append(_learning(learned, flow.calls_per_evaluation, plan.budget))
     _write_page(run, sections)
 
 
@@ -83,7 +83,8 @@ def _error_figures(plan, learned, rows):
     for job, result in learned.items():
         columns = zip(*((record["iteration"], record["rmse"] or np.nan) for record in result.history), strict=True)
         panels.setdefault(job.solver, {})[job.num_steps] = tuple(columns)
-    begins = np.cumsum([stage.num_iterations for stage in plan.stages[:-1]]).tolist()
+    stages = () if plan.budget else plan.stages[:-1]  # a budget is spent in one
+    begins = np.cumsum([stage.num_iterations for stage in stages]).tolist()
     yield (
         "error_against_iteration", "Error while learning", plots.error_against_iteration(panels, begins),
         "On held-out paths. Iteration 0: the start curve. Dotted: a new stage, which begins at the best theta so far.",
@@ -157,7 +158,7 @@ def _failures(failed):
     return "".join(f'<p class="failed"><b>{job.name} failed.</b> {html.escape(why)}</p>' for job, why in failed.items())
 
 
-def _learning(learned, calls):
+def _learning(learned, calls, budget):
     body = [
         f"<th>{job.name}</th><td>{job.nfe}</td><td>{result.theta.num_parameters}</td><td>{result.cost:,}</td>"
         f"<td>{calls * result.cost:,}</td>"
@@ -166,7 +167,9 @@ def _learning(learned, calls):
     return (
         "<h2>What learning cost</h2>"
         + _table(["<th>solver</th><th>NFE</th><th>parameters</th><th>evaluations</th><th>network calls</th>"], body)
-        + "\n<p>Velocity evaluations of single samples; the shared true paths are counted for each solver.</p>"
+        + "\n<p>Velocity evaluations of single samples; "
+        + ("true ends included" if budget else "the shared true paths are counted for each solver")
+        + ".</p>"
     )
 
 

@@ -76,16 +76,12 @@ class Plan(NamedTuple):
     seed: int
     jobs: tuple[Job, ...]
     stages: tuple[bj.Stage, ...]
+    budget: int  # velocity evaluations per solver, by `bj.frugal` in place of the stages; 0 for no limit
     choose_start: bool
     num_paths: dict[str, int]
     rtol: float
     atol: float
     num_samples: int
-
-    @property
-    def num_iterations(self) -> int:
-        """Updates per solver, over all stages."""
-        return sum(stage.num_iterations for stage in self.stages)
 
     def key(self, purpose: str, index: int = 0):
         """The random key for a purpose: a function of the seed alone, so that a resumed run draws the same numbers."""
@@ -110,6 +106,7 @@ def read(config: ConfigDict) -> Plan:
         seed=integer("config.seed", config.seed, 0),
         jobs=_jobs(config),
         stages=stages,
+        budget=integer("config.fit.budget", config.fit.budget, 0),
         choose_start=bool(config.fit.choose_start),
         num_paths=num_paths,
         rtol=positive("config.paths.rtol", config.paths.rtol),
@@ -139,6 +136,10 @@ def read_fits(config: ConfigDict) -> dict[str, Plan]:
             plan = read(ConfigDict(shared | dict(fit=fit)))
         except ValueError as error:
             raise ValueError(str(error).replace("config.fit", f"config.fits.{name}", 1)) from None
+        if plan.budget:
+            raise ValueError(
+                f"config.fits.{name}.budget: got {plan.budget}, wanted 0: an ablation compares fits to the same paths."
+            )
         plans[name] = plan._replace(jobs=tuple(job._replace(fit=name) for job in plan.jobs))
     return plans
 
@@ -177,10 +178,10 @@ def _learning(job, learned) -> Job:
 def _stages(fit) -> tuple[bj.Stage, ...]:
     if not isinstance(fit, ConfigDict):
         raise ValueError(
-            f"config.fit: got {fit!r}, wanted a ConfigDict with learned, choose_start, stage1, stage2, ..."
+            f"config.fit: got {fit!r}, wanted a ConfigDict with learned, choose_start, budget, stage1, stage2, ..."
         )
-    names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 2))]
-    fields("config.fit", fit, ("learned", "choose_start", *names))
+    names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 3))]
+    fields("config.fit", fit, ("learned", "choose_start", "budget", *names))
     one_of("config.fit.learned", fit.learned, LEARNED)
     stages = []
     for name in names:

@@ -8,6 +8,7 @@ def prepare(config, workdir):
     """(plan, flow, run) of a config. Whatever is wrong with the user's input is an error here, before any work."""
     plan = settings.read(config)
     flow = flows.load(config.flow)
+    learn.check_budget(flow, plan)
     stamp = settings.stamp(config, flows.fingerprint(flow))
     return plan, flow, runs.open_run(workdir, stamp)
 

@@ -28,15 +28,15 @@ class TestSet(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """The true paths of a run, from three independent sets of noises."""
+    """The true paths of a run, from three independent sets of noises. Under a budget each fit has its own of the first two."""
 
-    train: bj.Paths
-    validation: bj.Paths
+    train: bj.Paths | None
+    validation: bj.Paths | None
     test: TestSet
 
 
 def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
-    """Solve the three sets, or read those that the run has solved already."""
+    """Solve the sets, or read those that the run has solved already."""
 
     def whole(purpose):
         def compute():
@@ -48,8 +48,8 @@ def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
         condition = bj.sharding.gather(flow, conditions.condition_of(dealt(flow, plan, purpose)))
         return bj.Paths(**arrays, batch_shape=(plan.num_paths[purpose],), condition=condition)
 
-    sets = {}
-    with processes.bar(("train", "validation", "test"), desc="true paths") as progress:
+    sets = dict(train=None, validation=None)
+    with processes.bar(("test",) if plan.budget else ("train", "validation", "test"), desc="true paths") as progress:
         for purpose in progress:
             progress.set_postfix_str(f"{purpose}: {plan.num_paths[purpose]}")
             sets[purpose] = test_set(flow, plan, run) if purpose == "test" else whole(purpose)

@@ -143,6 +143,13 @@ def test_names_choose_fits_of_the_shipped_config():
         fashion_ablation.get_config("rmse-ml")
 
 
+def test_a_budget_is_refused(tmp_path):
+    config = ablation_config()
+    config.fits["one"]["budget"] = 5000
+    with pytest.raises(ValueError, match=r"config\.fits\.one\.budget: got 5000, wanted 0"):
+        ablate.prepare(config, tmp_path / "new")
+
+
 def test_train_learns_a_part_too(tmp_path):
     config = small_config()
     config.fit.learned = "scale"

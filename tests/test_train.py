@@ -17,7 +17,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
-from experiments import flows, learn, measure, plots, report, runs, settings, train, truth
+from experiments import flows, learn, measure, plots, report, runs, settings, stopping, train, truth
 from tests.small_run import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -209,6 +209,8 @@ class TestRefusals:
             ({"fit.stage1.num_iterations": 0, "fit.stage2.num_iterations": 0}, r"config\.fit: num_iterations is 0"),
             ({"fit.stage1.lossy": 1}, r"config\.fit\.stage1\.lossy: no such field"),
             ({"fit.stage4": {}}, r"config\.fit\.stage4: no such field"),
+            ({"fit.budget": -1}, r"config\.fit\.budget: got -1, wanted an integer >= 0"),
+            ({"fit.budget": 700}, r"config\.fit\.budget: got 700, wanted at least \d+ .* It is rk2-bespoke-n2"),
             ({"solvers.rk3": (4,)}, r"config\.solvers: got 'rk3', wanted one of .*'rk2'"),
             ({"solvers.rk2": (4, 4)}, r"config\.solvers: .* none twice"),
             ({"solvers.rk2": (0,)}, r"config\.solvers\.rk2: got 0"),
@@ -324,6 +326,32 @@ class TestParts:
         report.write(run, flow, plan, paths, {job: learn.Learned(theta, [record], 1)}, {}, measure.Measured(rows, {}))
         assert not (tmp_path / "figures" / "samples_rk1.png").exists()
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
+
+
+def test_a_budget_is_kept_without_paths_of_the_run_and_after_an_interruption(tmp_path, config):
+    config.fit.budget = 4000
+    config.solvers = dict(rk2=(2,))
+    assert train.main(config, tmp_path / "whole") == 0
+    assert [path.name for path in (tmp_path / "whole" / "paths").iterdir()] == ["test.npz"]
+    info = json.loads((tmp_path / "whole" / "solvers" / "rk2-bespoke-n2.json").read_text())["info"]
+    assert 3600 < info["cost"] <= 4000 and len(info["history"]) == 5
+    assert info["validation"]["mean_psnr"] == max(record["mean_psnr"] for record in info["history"])
+    assert info["validation"]["mean_psnr"] > info["history"][0]["mean_psnr"] + 3
+    assert "true ends included" in (tmp_path / "whole" / "report.html").read_text()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    looks = iter([lambda: None, lambda: None, lambda: None, interrupt])  # after the test set, and twice in the fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopping, "stop_if_asked", lambda: next(looks)())
+        with pytest.raises(KeyboardInterrupt):
+            train.main(config, tmp_path / "resumed")
+    assert train.main(config, tmp_path / "resumed") == 0
+    whole, resumed = (
+        (tmp_path / name / "solvers" / "rk2-bespoke-n2.json").read_bytes() for name in ("whole", "resumed")
+    )
+    assert whole == resumed
 
 
 @pytest.mark.usefixtures("no_report")

@@ -27,7 +27,7 @@ def get_config(names: str = ""):
     usual = config.fit.stage1.to_dict()
 
     def fit(name, learned="both"):
-        return dict(learned=learned, choose_start=False, stage1=usual | _FITS[name])
+        return dict(learned=learned, choose_start=False, budget=0, stage1=usual | _FITS[name])
 
     fits = {name: fit(name) for name in _FITS}
     fits |= {f"{name}-{learned}": fit(name, learned) for name in _PARTS for learned in ("time", "scale")}

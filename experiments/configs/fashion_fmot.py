@@ -30,6 +30,9 @@ def get_config():
             fit=dict(
                 learned="both",
                 choose_start=True,
+                # > 0: learn each solver for so many velocity evaluations, true ends included, by bj.frugal. It needs neither the
+                # stages nor the training and validation paths.
+                budget=0,
                 stage1=dict(num_iterations=32, **stage),
                 stage2=dict(num_iterations=0, **stage),
             ),
