@@ -15,9 +15,10 @@ __all__ = ["LearnedTable"]
 class LearnedTable:
     """A table of m evaluations whose times and factors are learned; all corrections 0 is exactly the reference.
 
-    The times are free of the factors (the "model time" is decoupled) and of each other: each moves by its own logit,
-    t_j = sigmoid(logit(t_ref_j) + raw_j), so it stays in [0, 1] whatever the number; the first stays where it is. The factors
-    are a_ref + raw and b_ref + raw. No step is divided by a difference of times, so none can collide.
+    The times are free of the factors (the "model time" is decoupled) and of each other: each moves by its own angle,
+    t_j = sin^2(arcsin(sqrt(t_ref_j)) + raw_j), so it stays in [0, 1] whatever the number, and is turned back at 0 and 1, where a
+    logit would be lost for good; the first stays where it is. The factors are a_ref + raw and b_ref + raw. No step is divided by
+    a difference of times, so none can collide.
 
     Attributes:
         raw: [m (m + 5) / 2 - 1] corrections: m - 1 of times, m of a, m (m + 1) / 2 of b by rows.
@@ -71,12 +72,11 @@ class LearnedTable:
         """The table as it stands."""
         m, t = self.nfe, self.reference.t
         by_time, by_a, by_b = jnp.split(self.raw, (m - 1, 2 * m - 1))
-        # sigmoid(logit(t) + x) without the logits, which are infinite at 0 and 1.
-        odds = t[1:] * jnp.exp(jnp.clip(by_time, -_LARGEST, _LARGEST))
-        times = jnp.concatenate([t[:1], odds / (1 - t[1:] + odds)])
+        # As t + sin(x) sin(2 phi + x), phi the reference's angle: exactly t where x is 0. sin(2 phi) = 2 sqrt(t (1 - t)).
+        tiny = jnp.finfo(t.dtype).tiny  # a root has no derivative at 0
+        sine, cosine = 2 * jnp.sqrt(jnp.maximum(t[1:] * (1 - t[1:]), tiny)), 1 - 2 * t[1:]
+        moved = t[1:] + jnp.sin(by_time) * (sine * jnp.cos(by_time) + cosine * jnp.sin(by_time))
+        times = jnp.concatenate([t[:1], jnp.clip(moved, 0, 1)])
         return SolverTable(
             times, self.reference.a + by_a, self.reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True)
         )
-
-
-_LARGEST = 20.0
