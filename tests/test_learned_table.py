@@ -49,6 +49,24 @@ def test_times_stay_between_the_ends(raw):
     assert np.all(np.isfinite(slopes))
 
 
+def test_a_time_moves_by_its_angle_and_comes_back_from_the_end():
+    reference = bj.SolverTable(jnp.array([0.0, 0.25, 1.0]), jnp.ones(3), jnp.tril(jnp.ones((3, 3))))
+    learned = bj.LearnedTable.of(reference)
+
+    def times(angle):
+        return np.asarray(learned.with_raw(learned.raw.at[0].set(angle).at[1].set(angle)).table().t, np.float64)
+
+    # sin^2 of 30 degrees is 1/4; of 60, 3/4; 90 degrees beyond the end is the other end.
+    for degrees in (-60, -30, -10, 0, 15, 30, 60):
+        wanted = np.sin(np.radians([30 + degrees, 90 + degrees])) ** 2
+        np.testing.assert_allclose(times(np.radians(degrees))[1:], wanted, atol=3e-7)
+    # Past the end it is on its way back.
+    assert times(np.radians(-31))[1] > times(np.radians(-30))[1] < times(np.radians(-29))[1]
+    # A time at an end, and the reference itself, have finite derivatives.
+    gradient = jax.grad(lambda learned: jnp.sum(learned.table().t))(learned)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
 def test_the_reference_is_carried_and_not_learned():
     learned = bj.init_theta("table", num_steps=3)
     state = bj.init_state(learned)
