@@ -1,7 +1,7 @@
 """Solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), trained by `pretrain` with fashion_fmot_pretrain.py.
 
 Cost: 3 minutes on 2 AMD EPYC cores.
-Expect: at NFE 8 PSNR 34.6 dB from rk2-bespoke and 38.5 from a learned table, where rk2 has 28.3; rk4 at NFE 16 has 33.2.
+Expect: at NFE 8 PSNR 34.6 dB from rk2-bespoke and 38.3 from a learned table, where rk2 has 28.3; rk4 at NFE 16 has 33.2.
 """
 
 import ml_collections
