@@ -52,6 +52,10 @@ class LevenbergMarquardt:
         gradient_memory: the same for the gradients, each carried by G from where it was taken to where the parameters are now.
             With it a step minimises the average of the quadratics of all batches so far, not that of the last alone (incremental
             Gauss-Newton, the extended Kalman filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)): small batches do.
+        powers: takes the place of both memories: after k steps the matrix and the gradient of step j weigh about (j / k)^power,
+            each with its own power. They reach back over a share 1 / (1 + power) of all steps so far: not far at first, while
+            the parameters move much; far at the end, when it is scatter that keeps them from the minimum (polynomial-decay
+            averaging: Shamir and Zhang 2013, ICML).
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -75,6 +79,7 @@ class LevenbergMarquardt:
     limit: float = 1.0
     memory: float = 0.5
     gradient_memory: float = 0.0
+    powers: tuple[float, float] | None = None
 
     def init(self, params) -> LevenbergMarquardtState:
         """The state before the first step."""
@@ -101,11 +106,14 @@ class LevenbergMarquardt:
         damping = state.damping
         if not quadratic.is_finite:  # must not stay in the averages
             return params, state._replace(damping=_bounded(damping * self.grow))
-        matrix, weight = _averaged(self.memory, state.matrix, state.weight, quadratic.matrix)
-        past, gradient_weight = _averaged(
-            self.gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient
-        )
-        place, _ = _averaged(self.gradient_memory, state.place, state.gradient_weight, flat)
+        if self.powers is None:
+            memory, gradient_memory = self.memory, self.gradient_memory
+        else:
+            weights = state.weight, state.gradient_weight
+            memory, gradient_memory = (_memory_of(*pair) for pair in zip(self.powers, weights, strict=True))
+        matrix, weight = _averaged(memory, state.matrix, state.weight, quadratic.matrix)
+        past, gradient_weight = _averaged(gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient)
+        place, _ = _averaged(gradient_memory, state.place, state.gradient_weight, flat)
         state = LevenbergMarquardtState(damping, matrix, weight, past, place, gradient_weight)
         mean = matrix.astype(np.float64) / weight
         moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
@@ -128,6 +136,15 @@ class LevenbergMarquardt:
                 break
             damping = damping * self.grow
         return best, state._replace(damping=_bounded(after))
+
+
+def _memory_of(power, weight):
+    """k / (k + power) after k values, whose weights k (k - 1) ... / ((k + power) ...) go like (j / k)^power.
+
+    k is in the sum of the weights: that of k values is (k + power) / (1 + power).
+    """
+    count = np.round((1 + power) * weight - power) if weight > 0 else 0.0
+    return count / (count + power) if count else 0.0
 
 
 def _averaged(memory, total, weight, value):

@@ -1,5 +1,7 @@
 """Levenberg-Marquardt on problems whose minimum is known."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,35 @@ def test_without_tries_the_loss_is_never_asked_for_and_the_damping_falls_by_itse
     assert state.damping == 2.0
     still, state = method.update(Quadratic(0.0, jnp.full(1, jnp.nan), jnp.eye(1)), state, start, ask)
     assert still is start and state.damping > 2.0
+
+
+@pytest.mark.parametrize("power", [0, 1, 3])
+def test_powers_weigh_the_steps_so_far(power):
+    # The weights are those of the rising factorials: 1 all, then j / k, ..., j (j + 1) (j + 2) / (k (k + 1) (k + 2)).
+    rng = np.random.default_rng(4)
+    factors = 1.0 + rng.random(7)
+    method, params = bj.LevenbergMarquardt(tries=0, damping=1e6, powers=(power, 1)), jnp.zeros(2)
+    state = method.init(params)
+    for factor in factors:
+        params, state = method.update(Quadratic(0.0, factor * jnp.ones(2), factor * jnp.eye(2)), state, params, None)
+    rising = np.array([math.prod(range(j, j + power)) for j in range(1, 8)])
+    np.testing.assert_allclose(state.matrix[0, 0] / state.weight, np.average(factors, weights=rising), rtol=1e-6)
+    linear = np.average(factors, weights=np.arange(1, 8))
+    np.testing.assert_allclose(state.gradient / state.gradient_weight, linear, rtol=1e-6)
+
+
+def test_a_growing_memory_ends_nearer_to_the_minimum_of_many_noisy_steps():
+    # Gradients p + noise of variance 1: the minimum is 0. A memory of 0.5 averages three of them, powers of 2 a third of 200.
+    def distance(**memory):
+        rng = np.random.default_rng(5)
+        method, params = bj.LevenbergMarquardt(tries=0, damping=1e-6, shrink=1.0, limit=10.0, **memory), jnp.ones(50)
+        state = method.init(params)
+        for _ in range(200):
+            noisy = Quadratic(0.0, params + rng.standard_normal(50), jnp.eye(50))
+            params, state = method.update(noisy, state, params, None)
+        return np.sqrt(np.mean(np.square(params)))
+
+    assert distance(powers=(2, 2)) < 0.3 * distance(memory=0.5, gradient_memory=0.5)
 
 
 @pytest.mark.parametrize(
