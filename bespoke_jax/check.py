@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import classic, metrics, stepwise
-from bespoke_jax.classic.checks import check_count, check_positive
+from bespoke_jax.checks import check_count, check_key, check_positive
 from bespoke_jax.conditions import dealt
 from bespoke_jax.families import LearnedSolver
-from bespoke_jax.flow import Flow, check_key
+from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import ground_truth
 from bespoke_jax.table import SolverTable
 

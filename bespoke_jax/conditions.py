@@ -215,6 +215,11 @@ class PerSample:
         """That of the velocity itself."""
         return getattr(self.velocity, "calls_per_evaluation", 1)
 
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """That of the velocity itself."""
+        return getattr(self.velocity, "time_range", (0.0, 1.0))
+
     def __call__(self, params, t, x):
         _check_size(params[CONDITION], len(x), "x")
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import metrics, stepwise
+from bespoke_jax.checks import check_count, check_key
 from bespoke_jax.conditions import dealt, of_paths, of_samples
 from bespoke_jax.families import LearnedSolver
-from bespoke_jax.flow import Flow, check_key
+from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import Paths, ground_truth
 from bespoke_jax.losses import LOSSES
 from bespoke_jax.sharding import everywhere, gather
@@ -342,9 +343,8 @@ def _check(flow, theta, key, stages, num_paths, num_validation, reference, best_
     check_key(key)
     if not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise TypeError(f"stages: wanted a non-empty tuple of Stage, got {stages!r}.")
-    for name, value in dict(num_paths=num_paths, num_validation=num_validation).items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: wanted an integer >= 1, got {value!r}.")
+    check_count("num_paths", num_paths)
+    check_count("num_validation", num_validation)
     if best_by not in ("psnr", "mean_psnr"):
         raise ValueError(f"best_by: wanted 'psnr' or 'mean_psnr', got {best_by!r}.")
     if reference is not None:

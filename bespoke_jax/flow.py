@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.checks import check_key, check_shape
 from bespoke_jax.dtypes import promote
 from bespoke_jax.schedulers import Scheduler
 
@@ -47,15 +48,9 @@ class Flow:
             raise TypeError(f"Flow: velocity must be a function of (params, t, x), got {type(velocity).__name__}.")
         if scheduler is not None and not isinstance(scheduler, Scheduler):
             raise TypeError(f"Flow: scheduler must be a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
-        try:
-            event_shape = tuple(int(size) for size in event_shape)
-        except TypeError:
-            raise TypeError(f"Flow: event_shape must be a tuple of integers, got {event_shape!r}.") from None
-        if any(size < 1 for size in event_shape):
-            raise ValueError(f"Flow: event_shape must hold positive sizes, got {event_shape}.")
         self.velocity = velocity
         self.params = params
-        self.event_shape = event_shape
+        self.event_shape = check_shape("event_shape", event_shape)
         self.scheduler = scheduler
 
     def tree_flatten_with_keys(self):
@@ -79,6 +74,15 @@ class Flow:
         NFE and every cost here count velocity evaluations; times this they are network calls.
         """
         return getattr(self.velocity, "calls_per_evaluation", 1)
+
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """(first, last) time at which the velocity is evaluated; a time outside is replaced by the nearer of them.
+
+        (0, 1) unless `from_prediction` keeps a margin from a singular end. A program that runs a solver without this flow has to
+        keep to it: `save_solver(..., flow=flow)` writes such times.
+        """
+        return getattr(self.velocity, "time_range", (0.0, 1.0))
 
     def batch_shape(self, x, name: str = "x") -> tuple[int, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`."""
@@ -154,15 +158,6 @@ class Flow:
         return cls(network, params, event_shape, scheduler)
 
 
-def check_key(key, name: str = "key"):
-    """Raise TypeError unless `key` is one JAX random key (typed, or the raw uint32 pair)."""
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
-    raw = dtype == jnp.uint32 and key.ndim == 1
-    if not (typed or raw):
-        raise TypeError(f"{name}: wanted one JAX random key such as jax.random.key(0), got {key!r}.")
-
-
 # prediction -> (x1, x0/sigma) from (output, x, alpha, sigma). x0/sigma = -score stays finite where sigma goes to 0.
 
 
@@ -195,6 +190,11 @@ class _PredictionVelocity:
     scheduler: Scheduler
     prediction: str
     time_margin: float
+
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """What times are clipped to."""
+        return self.time_margin, 1 - self.time_margin
 
     def __call__(self, params, t, x):
         t = jnp.clip(jnp.asarray(t, promote(x.dtype, jnp.float32)), self.time_margin, 1 - self.time_margin)

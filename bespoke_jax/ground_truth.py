@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import programs
+from bespoke_jax.checks import check_count
 from bespoke_jax.conditions import check_size, condition_of, of_samples
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
@@ -200,9 +201,7 @@ def ground_truth(flow: Flow, x0, rtol=1e-5, atol=1e-5, *, batch_size: int = 256,
     for name, value in dict(rtol=rtol, atol=atol).items():
         if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
             raise ValueError(f"{name}: wanted a tolerance > 0 such as 1e-5, got {value!r}.")
-    for name, value in dict(batch_size=batch_size, max_steps=max_steps).items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: wanted an integer > 0, got {value!r}.")
+    batch_size, max_steps = check_count("batch_size", batch_size), check_count("max_steps", max_steps)
     batch_shape = flow.batch_shape(x0, "x0")
     flat = jnp.reshape(x0, (-1, *flow.event_shape))
     if flat.shape[0] == 0:

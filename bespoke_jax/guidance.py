@@ -66,6 +66,11 @@ class _Guided:
     velocity: Callable
     calls_per_evaluation: int = dataclasses.field(default=2, init=False)
 
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """That of the velocity itself."""
+        return getattr(self.velocity, "time_range", (0.0, 1.0))
+
     def __call__(self, params, t, x):
         pair = jax.tree.map(lambda *values: jnp.stack(values), params[CONDITION], params["unconditional"])
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.classic.checks import check_count
+from bespoke_jax.checks import check_count
 from bespoke_jax.scale_time import Curve, read_curves
 from bespoke_jax.table import SolverTable, table_from_knots
 from bespoke_jax.theta import BASES, Knots, check_base

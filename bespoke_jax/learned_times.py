@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_choice, check_count
 from bespoke_jax.classic import time_grid
-from bespoke_jax.classic.checks import check_choice, check_count, check_scheduler
+from bespoke_jax.classic.levels import check_scheduler
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import SolverTable
 from bespoke_jax.tables_of_times import METHODS

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_count
 from bespoke_jax.conditions import check_size, num_conditions
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.files import write_whole
@@ -69,10 +70,8 @@ def save_sampler(
         raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
     if not isinstance(solver, LearnedSolver | SolverTable):
         raise TypeError(f"solver: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
-    if batch_size is not None and (
-        isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1
-    ):
-        raise ValueError(f"batch_size: wanted an integer >= 1, or None for any, got {batch_size!r}.")
+    if batch_size is not None:
+        batch_size = check_count("batch_size", batch_size)
     platforms = (jax.export.default_export_platform(),) if platforms is None else platforms
     if batch_size is None:
         batch_size = num_conditions(flow)

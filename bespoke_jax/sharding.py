@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bespoke_jax.checks import check_count
 from bespoke_jax.flow import Flow
 
 __all__ = [
@@ -67,8 +68,7 @@ def shard_params(flow: Flow, devices: Sequence[jax.Device] | None = None, min_si
         >>> split.params.addressable_shards[0].data.size == 1024**2 // jax.device_count()
         True
     """
-    if isinstance(min_size, bool) or not isinstance(min_size, int | np.integer) or min_size < 1:
-        raise ValueError(f"min_size: wanted an integer >= 1, got {min_size!r}.")
+    min_size = check_count("min_size", min_size)
     mesh = _mesh(devices)
 
     def place(leaf):

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from bespoke_jax import programs
+from bespoke_jax.checks import check_count, check_key
 from bespoke_jax.classic.genie import TaylorSolver
 from bespoke_jax.conditions import check_size, in_turn
 from bespoke_jax.dtypes import promote
 from bespoke_jax.families import LearnedSolver
-from bespoke_jax.flow import Flow, check_key
+from bespoke_jax.flow import Flow
 from bespoke_jax.sharding import spread
 from bespoke_jax.steps import step_from_knots
 from bespoke_jax.table import SolverTable, to_table
@@ -127,10 +128,8 @@ def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples
         (5, 2)
     """
     check_key(key)
-    if num_samples is not None and (
-        isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1
-    ):
-        raise ValueError(f"num_samples: wanted an integer >= 1 or None, got {num_samples!r}.")
+    if num_samples is not None:
+        num_samples = check_count("num_samples", num_samples)
     if not isinstance(params, Flow):
         raise TypeError(
             f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}."

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_count
 from bespoke_jax.dtypes import promote
 
 __all__ = ["BASES", "LEARNED", "Knots", "Theta", "init_theta", "theta_from_knots"]
@@ -166,9 +167,7 @@ def _check_base(base):
 def check_base(base, num_steps) -> int:
     """Raise ValueError unless a solver of this base and number of steps exists; the number as a Python integer."""
     _check_base(base)
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
-        raise ValueError(f"num_steps: wanted an integer >= 1, got {num_steps!r}.")
-    return int(num_steps)
+    return check_count("num_steps", num_steps)
 
 
 def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:

@@ -4,11 +4,11 @@ from functools import partial
 
 import jax.numpy as jnp
 
+from bespoke_jax.checks import check_count
 from bespoke_jax.classic.adams import deis, ipndm
-from bespoke_jax.classic.checks import check_count, check_scheduler
 from bespoke_jax.classic.exponential import ddim, dpm_solver_pp, unipc
 from bespoke_jax.classic.grids import GRIDS, NEED_NO_SCHEDULER, time_grid
-from bespoke_jax.classic.levels import levels
+from bespoke_jax.classic.levels import check_scheduler, levels
 from bespoke_jax.classic.published import SEARCHED, solver_search
 from bespoke_jax.classic.runge_kutta import euler, heun, midpoint, rk4
 from bespoke_jax.classic.singlestep import dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, edm_heun

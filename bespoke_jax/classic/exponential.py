@@ -13,9 +13,9 @@ from itertools import pairwise
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.classic.checks import check_choice, check_count, check_flag, check_order, check_scheduler
+from bespoke_jax.checks import check_choice, check_count, check_flag, check_order
 from bespoke_jax.classic.grids import time_grid
-from bespoke_jax.classic.levels import Level, levels
+from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import Unrolling, data_step, data_weight
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import SolverTable

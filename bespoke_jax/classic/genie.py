@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.classic.checks import check_count, check_scheduler
+from bespoke_jax.checks import check_count
 from bespoke_jax.classic.grids import time_grid
-from bespoke_jax.classic.levels import Level, levels
+from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import data_step, noise_step
 from bespoke_jax.schedulers import Scheduler
 

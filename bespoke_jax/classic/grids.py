@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from bespoke_jax.classic.checks import check_choice, check_count, check_scheduler
-from bespoke_jax.classic.levels import levels, times_of_snr
+from bespoke_jax.checks import check_choice, check_count
+from bespoke_jax.classic.levels import check_scheduler, levels, times_of_snr
 from bespoke_jax.schedulers import Scheduler
 
 __all__ = ["GRIDS", "NEED_NO_SCHEDULER", "karras_snr", "time_grid"]

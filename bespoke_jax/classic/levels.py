@@ -15,12 +15,19 @@ import numpy as np
 
 from bespoke_jax.schedulers import Scheduler
 
-__all__ = ["Level", "level_at_snr", "levels", "times_of_snr"]
+__all__ = ["Level", "check_scheduler", "level_at_snr", "levels", "times_of_snr"]
 
 # Log-SNR beyond this counts as infinite: no polynomial in log-SNR can reach there. It only chooses between methods (the
 # VP scheduler's sigma_1 = 1e-6 stands for 0); alpha and sigma are always used as they are.
 _INFINITE_LOG_SNR = math.log(1e5)
 _CHUNK = 128  # times go through the compiled functions in chunks of one size, so that they are compiled once
+
+
+def check_scheduler(scheduler, wanted_by: str) -> Scheduler:
+    """`scheduler`, if it is one."""
+    if not isinstance(scheduler, Scheduler):
+        raise ValueError(f"scheduler: {wanted_by} needs a bespoke_jax.schedulers.Scheduler, got {scheduler!r}.")
+    return scheduler
 
 
 @dataclasses.dataclass(frozen=True)

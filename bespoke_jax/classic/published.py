@@ -7,8 +7,8 @@ import json
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.classic.checks import check_choice, check_count, check_scheduler
-from bespoke_jax.classic.levels import times_of_snr
+from bespoke_jax.checks import check_choice, check_count
+from bespoke_jax.classic.levels import check_scheduler, times_of_snr
 from bespoke_jax.classic.unroll import Unrolling
 from bespoke_jax.schedulers import Scheduler, ddpm_levels
 from bespoke_jax.table import SolverTable

@@ -16,9 +16,9 @@ from itertools import pairwise
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.classic.checks import check_count, check_positive, check_scheduler
+from bespoke_jax.checks import check_count, check_positive
 from bespoke_jax.classic.grids import karras_snr, time_grid
-from bespoke_jax.classic.levels import Level, level_at_snr, levels, times_of_snr
+from bespoke_jax.classic.levels import Level, check_scheduler, level_at_snr, levels, times_of_snr
 from bespoke_jax.classic.unroll import Unrolling, data_step, noise_step
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import SolverTable

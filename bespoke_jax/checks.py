@@ -1,0 +1,155 @@
+"""Checks of arguments, before anything runs: one function for each kind of argument, one dialect for every error.
+
+An error names the argument, what was wanted and what came: ``num_paths: wanted an integer >= 1, got -3.`` A value of the wrong
+kind that a number could have (a float where an integer belongs, NaN) is a ValueError; an object of the wrong type a TypeError.
+Each check returns the value as the plain Python type that it stands for, so that what is static stays hashable.
+"""
+
+import math
+import numbers
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_flag",
+    "check_float_dtype",
+    "check_key",
+    "check_number",
+    "check_order",
+    "check_positive",
+    "check_shape",
+    "check_type",
+]
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_count(name: str, value, least: int = 1, most: float = math.inf) -> int:
+    """`value`, if it is an integer from `least` to `most`.
+
+    Examples:
+        >>> check_count("num_paths", 2.5)
+        Traceback (most recent call last):
+        ValueError: num_paths: wanted an integer >= 1, got 2.5.
+    """
+    if not _is_integer(value) or not least <= value <= most:
+        wanted = f"an integer >= {least}" if most == math.inf else f"an integer from {least} to {most}"
+        raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
+    return int(value)
+
+
+def check_order(value, highest: int) -> int:
+    """`value`, if it is one of the orders 1..highest."""
+    return check_count("order", value, 1, highest)
+
+
+def check_number(name: str, value, least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> float:
+    """`value`, if it is a finite number from `least` to `most`; with `above`, one above `least`.
+
+    Examples:
+        >>> check_number("scaling", float("nan"), 0, 1)
+        Traceback (most recent call last):
+        ValueError: scaling: wanted a number from 0 to 1, got nan.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    if not number or not math.isfinite(value) or not least <= value <= most or (above and value == least):
+        if most < math.inf:
+            wanted = f"a number above {least} and up to {most}" if above else f"a number from {least} to {most}"
+        elif least > -math.inf:
+            wanted = f"a finite number {'>' if above else '>='} {least}"
+        else:
+            wanted = "a finite number"
+        raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
+    return float(value)
+
+
+def check_positive(name: str, value) -> float:
+    """`value`, if it is a positive finite number."""
+    return check_number(name, value, 0, above=True)
+
+
+def check_choice(name: str, value, choices) -> str:
+    """`value`, if it is one of these strings."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: wanted one of {sorted(choices)}, got {value!r}.")
+    return value
+
+
+def check_flag(name: str, value) -> bool:
+    """`value`, if it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: wanted True or False, got {value!r}.")
+    return bool(value)
+
+
+def check_type(name: str, value, kinds, wanted: str):
+    """`value`, if it is an instance of `kinds`; a TypeError says that `wanted` was wanted.
+
+    Examples:
+        >>> check_type("flow", 3, str, "a bespoke_jax.Flow")
+        Traceback (most recent call last):
+        TypeError: flow: wanted a bespoke_jax.Flow, got int.
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}.")
+    return value
+
+
+def check_shape(name: str, value) -> tuple[int, ...]:
+    """`value`, if it is a tuple or list of positive integers: the shape of an array that holds something.
+
+    Examples:
+        >>> check_shape("event_shape", [32, 32, 3])
+        (32, 32, 3)
+    """
+    if isinstance(value, dict):
+        raise TypeError(
+            f"{name}: wanted a tuple of integers, got a dict. A state is one array: flatten a tree into one, "
+            "and take it apart in the velocity (jax.flatten_util.ravel_pytree)."
+        )
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        remedy = f"; did you mean ({value!r},)?" if _is_integer(value) else ""
+        raise TypeError(f"{name}: wanted a tuple of integers, got {value!r}{remedy}.")
+    try:
+        if any(isinstance(size, bool | np.bool_) for size in value):
+            raise TypeError
+        shape = tuple(operator.index(size) for size in value)
+    except TypeError:
+        raise TypeError(f"{name}: wanted a tuple of integers, got {value!r}.") from None
+    if any(size < 1 for size in shape):
+        raise ValueError(f"{name}: wanted positive sizes, got {shape}.")
+    return shape
+
+
+def check_float_dtype(name: str, value) -> np.dtype:
+    """`value` as a dtype, if it is that of floating-point numbers.
+
+    Examples:
+        >>> check_float_dtype("dtype", int)
+        Traceback (most recent call last):
+        TypeError: dtype: wanted a floating dtype such as float32, got <class 'int'>.
+    """
+    try:
+        floating = value is not None and jnp.issubdtype(value, jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise TypeError(f"{name}: wanted a floating dtype such as float32, got {value!r}.")
+    return jnp.dtype(value)
+
+
+def check_key(key, name: str = "key"):
+    """`key`, if it is one JAX random key: typed, or the raw pair of uint32."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
+    raw = dtype == jnp.uint32 and key.ndim == 1
+    if not (typed or raw):
+        raise TypeError(f"{name}: wanted one JAX random key such as jax.random.key(0), got {key!r}.")
+    return key
