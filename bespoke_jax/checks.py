@@ -14,16 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "check_array",
     "check_choice",
     "check_count",
     "check_flag",
     "check_float_dtype",
     "check_key",
     "check_number",
+    "check_numbers",
     "check_order",
     "check_positive",
     "check_shape",
     "check_type",
+    "known",
 ]
 
 
@@ -126,6 +129,68 @@ def check_shape(name: str, value) -> tuple[int, ...]:
     if any(size < 1 for size in shape):
         raise ValueError(f"{name}: wanted positive sizes, got {shape}.")
     return shape
+
+
+def check_array(name: str, value, shape: tuple[int | str, ...]):
+    """`value`, if it is a floating array of this shape, NumPy's or JAX's, whose numbers are finite where they are `known`.
+
+    Args:
+        name, value: the argument.
+        shape: its sizes; a letter stands for any size of at least 1.
+
+    Examples:
+        >>> check_array("table.t", np.zeros((2, 4)), ("m",))
+        Traceback (most recent call last):
+        ValueError: table.t: wanted shape [m], got [2, 4].
+    """
+    wanted = f"[{', '.join(map(str, shape))}]"
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        got = f"dtype {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+        raise TypeError(f"{name}: wanted a floating array of shape {wanted}, got {got}.")
+    pairs = zip(value.shape, shape, strict=False)
+    if len(value.shape) != len(shape) or any(n < 1 if isinstance(size, str) else n != size for n, size in pairs):
+        raise ValueError(f"{name}: wanted shape {wanted}, got {list(value.shape)}.")
+    numbers_now = known(value)
+    if numbers_now is not None and not np.all(np.isfinite(numbers_now)):
+        raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity.")
+    return value
+
+
+def check_numbers(name: str, values, shape: tuple[int | str, ...]) -> np.ndarray:
+    """`values` in float64, if they are finite real numbers of this shape: an array, or lists of numbers.
+
+    Args:
+        name, values: the argument.
+        shape: as for `check_array`.
+
+    Examples:
+        >>> check_numbers("grid", [0, 0.5, 1], ("n",)).tolist()
+        [0.0, 0.5, 1.0]
+        >>> check_numbers("grid", ["0", "1"], ("n",))
+        Traceback (most recent call last):
+        ValueError: grid: wanted numbers of shape [n], got ['0', '1'].
+    """
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # ragged lists, traced arrays
+        array = np.array(None)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise ValueError(f"{name}: wanted numbers of shape [{', '.join(map(str, shape))}], got {values!r:.200}.")
+    return check_array(name, array.astype(np.float64), shape)
+
+
+def known(value) -> np.ndarray | None:
+    """The numbers of an array; None where there are none to look at: of a tracer, a shape, or parts on other machines.
+
+    Examples:
+        >>> known(jnp.ones(2)).tolist(), jax.eval_shape(lambda x: jnp.sum(x) if known(x) is None else x, jnp.ones(2)).shape
+        ([1.0, 1.0], ())
+    """
+    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray):
+        return None
+    if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
+        return None
+    return np.asarray(value)
 
 
 def check_float_dtype(name: str, value) -> np.dtype:
