@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count
+from bespoke_jax.checks import check_array, check_count, check_float_dtype, check_type
 from bespoke_jax.scale_time import Curve, read_curves
 from bespoke_jax.table import SolverTable, table_from_knots
 from bespoke_jax.theta import BASES, Knots, check_base
@@ -54,7 +54,13 @@ class LearnedCurve:
             ValueError: for another base solver, or numbers that are no positive integers.
         """
         n, degree = check_base(method, num_steps), check_count("degree", degree)
-        return cls(jnp.zeros(2 * degree - 1, dtype), method, n)
+        return cls(jnp.zeros(2 * degree - 1, check_float_dtype("dtype", dtype)), method, n)
+
+    def check(self, name: str) -> None:
+        """Raise TypeError or ValueError unless the method exists and the numbers are a curve's; as `SolverTable.check`."""
+        check_base(self.method, self.num_steps)
+        if check_array(f"{name}.raw", self.raw, ("2 K - 1",)).shape[0] % 2 == 0:
+            raise ValueError(f"{name}.raw: wanted shape [2 K - 1], an odd length, got {list(self.raw.shape)}.")
 
     @property
     def base(self) -> str:
@@ -88,8 +94,10 @@ class LearnedCurve:
         """The Bezier curve nearest to a concrete (not traced) `curve`, by least squares, as far as degree and bounds allow.
 
         Raises:
+            TypeError: if it is no `Curve`.
             ValueError: if the curve is not finite, or s not positive.
         """
+        check_type("curve", curve, Curve, "a scale_time.Curve")
         r = np.linspace(0, 1, 32)
         t, _, s, _ = read_curves((curve,), r)[0]
         if not (np.all(np.isfinite(t)) and np.all(np.isfinite(s)) and np.all(s > 0) and t[-1] > t[0]):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.checks import check_array, check_type
 from bespoke_jax.table import SolverTable
 
 __all__ = ["LearnedTable"]
@@ -36,13 +37,22 @@ class LearnedTable:
 
     @classmethod
     def of(cls, reference: SolverTable) -> "LearnedTable":
-        """The learned table that is `reference` before it learns."""
-        if not isinstance(reference, SolverTable):
-            raise TypeError(
-                f"reference: wanted a SolverTable, got {type(reference).__name__}; use bespoke_jax.to_table."
-            )
+        """The learned table that is `reference` before it learns.
+
+        Raises:
+            TypeError: if it is no table; `to_table` makes one of another solver.
+            ValueError: if its arrays disagree, as `SolverTable.check`.
+        """
+        check_type("reference", reference, SolverTable, "a SolverTable (bespoke_jax.to_table makes one)")
+        reference.check("reference")
         m = reference.nfe
         return cls(jnp.zeros(m * (m + 5) // 2 - 1, reference.t.dtype), reference)
+
+    def check(self, name: str) -> None:
+        """Raise TypeError or ValueError unless the reference is a table and has as many corrections; as `SolverTable.check`."""
+        check_type(f"{name}.reference", self.reference, SolverTable, "a SolverTable").check(f"{name}.reference")
+        m = self.nfe
+        check_array(f"{name}.raw", self.raw, (m * (m + 5) // 2 - 1,))
 
     @property
     def base(self) -> str:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_choice, check_count
+from bespoke_jax.checks import check_array, check_choice, check_count, check_float_dtype, known
 from bespoke_jax.classic import time_grid
 from bespoke_jax.classic.levels import check_scheduler
 from bespoke_jax.schedulers import Scheduler
@@ -68,7 +68,7 @@ class LearnedTimes:
             ValueError: for another method, a missing scheduler, a wrong grid, or one with gaps too small for `dtype`.
         """
         check_choice("method", method, METHODS)
-        n = check_count("num_steps", num_steps, 2)
+        n, dtype = check_count("num_steps", num_steps, 2), check_float_dtype("dtype", dtype)
         if METHODS[method].needs_scheduler or scheduler is not None:
             check_scheduler(scheduler, f"the method {method!r}")
         times = jnp.asarray(time_grid(grid, n, scheduler), dtype)
@@ -77,6 +77,18 @@ class LearnedTimes:
             raise ValueError(f"grid: wanted gaps of at least {least:.1e} in {jnp.dtype(dtype).name}, got {gap:.1e}.")
         kept = scheduler if METHODS[method].needs_scheduler else None
         return cls(jnp.zeros(n - 1, dtype), times, method, kept)
+
+    def check(self, name: str) -> None:
+        """Raise TypeError or ValueError unless arrays and method agree and the grid increases; as `SolverTable.check`."""
+        check_choice(f"{name}.method", self.method, METHODS)
+        if METHODS[self.method].needs_scheduler:
+            check_scheduler(self.scheduler, f"the method {self.method!r}")
+        grid = known(check_array(f"{name}.grid", self.grid, ("n + 1",)))
+        check_array(f"{name}.raw", self.raw, (self.num_steps - 1,))
+        if grid is not None and not (grid[0] == 0 and grid[-1] == 1 and np.all(np.diff(grid) > 0)):
+            raise ValueError(
+                f"{name}.grid: wanted times that increase from exactly 0 to exactly 1, got {grid.tolist()}."
+            )
 
     @property
     def base(self) -> str:

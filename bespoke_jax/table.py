@@ -4,10 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from bespoke_jax.checks import check_array, known
 from bespoke_jax.theta import BASES, Knots, Theta
 
-__all__ = ["SolverTable", "table_from_knots", "to_table"]
+__all__ = ["SolverTable", "check_times", "table_from_knots", "to_table"]
 
 
 @jax.tree_util.register_dataclass
@@ -30,6 +32,29 @@ class SolverTable:
     a: jax.Array
     b: jax.Array
 
+    def check(self, name: str) -> None:
+        """Raise unless the arrays agree and, where their numbers are known, describe a solver; `name` is what errors call it.
+
+        Times lie within [0, 1], in any order: RK4 repeats them, and learned ones need not increase. This is asked where a table
+        is run, written or learned, not where it is made, for batches of tables and gradients are held in this class too.
+
+        Raises:
+            TypeError: if a field is no floating array.
+            ValueError: for shapes that disagree, NaN, infinity, a time outside [0, 1], or b that is not lower triangular.
+
+        Examples:
+            >>> SolverTable(jnp.zeros(3), jnp.ones(3), jnp.zeros((3, 5))).check("solver")
+            Traceback (most recent call last):
+            ValueError: solver.b: wanted shape [3, 3], got [3, 5].
+        """
+        m = check_times(f"{name}.t", check_array(f"{name}.t", self.t, ("m",))).shape[0]
+        check_array(f"{name}.a", self.a, (m,))
+        b = known(check_array(f"{name}.b", self.b, (m, m)))
+        if b is not None and np.any(np.triu(b != 0, 1)):
+            raise ValueError(
+                f"{name}.b: wanted a lower triangular matrix; a state has no velocity that is yet to come."
+            )
+
     @property
     def nfe(self) -> int:
         """Velocity evaluations per sample, m."""
@@ -41,17 +66,32 @@ class SolverTable:
         return self.nfe * (self.nfe + 5) // 2 - 1
 
 
+def check_times(name: str, t):
+    """`t`, if its times lie within [0, 1] where they are `known`."""
+    times = known(t)
+    if times is not None and not np.all((times >= 0) & (times <= 1)):
+        raise ValueError(f"{name}: wanted times within [0, 1], got {times.tolist()}.")
+    return t
+
+
 def to_table(solver) -> SolverTable:
     """The table of a learned solver: the same numbers, unrolled. Exact up to rounding. A table is its own.
 
     Of a Bespoke solver each state is a combination of x0 and the velocities so far; stepping through (17) or (19)-(20) with
     coefficient vectors in place of states gives the rows.
 
+    Raises:
+        TypeError: if it is no solver, or one without a table (`classic.TaylorSolver`).
+        ValueError: for arrays that disagree, as `SolverTable.check`.
+
     Examples:
         >>> import bespoke_jax as bj
         >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
         [[0.5, 0.0], [0.0, 1.0]]
     """
+    if not isinstance(solver, Theta | SolverTable) and not hasattr(solver, "table"):
+        raise TypeError(f"solver: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
+    solver.check("solver")
     if isinstance(solver, Theta):
         return table_from_knots(solver.base, solver.knots(), 1.0 / solver.num_steps)
     return solver if isinstance(solver, SolverTable) else solver.table()

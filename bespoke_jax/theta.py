@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count
+from bespoke_jax.checks import check_array, check_choice, check_count, check_float_dtype, check_numbers
 from bespoke_jax.dtypes import promote
 
 __all__ = ["BASES", "LEARNED", "Knots", "Theta", "init_theta", "theta_from_knots"]
@@ -82,6 +82,28 @@ class Theta:
     learned: str = dataclasses.field(default="both", metadata=dict(static=True))
     held: jax.Array | None = None
 
+    def check(self, name: str) -> None:
+        """Raise unless base and steps exist and there are as many numbers as they have; `name` is what errors call it.
+
+        Raises:
+            TypeError: if the numbers are no floating array.
+            ValueError: for anything else, NaN and infinity among it where the numbers are known.
+
+        Examples:
+            >>> init_theta("rk1", num_steps=4).with_raw(jnp.zeros(31)).check("theta")
+            Traceback (most recent call last):
+            ValueError: theta.raw: wanted shape [15], got [31].
+        """
+        check_choice(f"{name}.base", self.base, BASES)
+        check_count(f"{name}.num_steps", self.num_steps)
+        check_choice(f"{name}.learned", self.learned, LEARNED)
+        check_array(f"{name}.raw", self.raw, (self.num_parameters,))
+        others = 4 * self.num_intervals - 1 - self.num_parameters
+        if others:
+            check_array(f"{name}.held", self.held, (others,))
+        elif self.held is not None:
+            raise ValueError(f"{name}.held: wanted None, for both parts are learned; Theta.learning sets it.")
+
     @property
     def num_intervals(self) -> int:
         """Knot intervals N."""
@@ -104,11 +126,7 @@ class Theta:
 
     def numbers(self) -> jax.Array:
         """All 4N - 1 unconstrained numbers, learned or held: those of time, then those of scale."""
-        if self.raw.shape[-1] != self.num_parameters:
-            raise ValueError(
-                f"theta.raw: {self.base} with {self.num_steps} steps has {self.num_parameters} parameters, "
-                f"got shape {self.raw.shape}."
-            )
+        self.check("theta")
         if self.learned == "both":
             return self.raw
         return jnp.concatenate([self.raw, self.held] if self.learned == "time" else [self.held, self.raw])
@@ -128,8 +146,7 @@ class Theta:
             >>> bool((moved.knots().s == theta.knots().s).all()), bool((moved.knots().dt == theta.knots().dt).any())
             (True, False)
         """
-        if learned not in LEARNED:
-            raise ValueError(f"learned: wanted one of {LEARNED}, got {learned!r}.")
+        check_choice("learned", learned, LEARNED)
         numbers = self.numbers()
         time, scale = jnp.split(numbers, (2 * self.num_intervals - 1,))
         raw, held = {"both": (numbers, None), "time": (time, scale), "scale": (scale, time)}[learned]
@@ -159,14 +176,9 @@ def _soft_bound_inverse(y, bound):
     return bound * np.arctanh(y / bound)
 
 
-def _check_base(base):
-    if base not in BASES:
-        raise ValueError(f"base: wanted one of {sorted(BASES)}, got {base!r}.")
-
-
 def check_base(base, num_steps) -> int:
     """Raise ValueError unless a solver of this base and number of steps exists; the number as a Python integer."""
-    _check_base(base)
+    check_choice("base", base, BASES)
     return check_count("num_steps", num_steps)
 
 
@@ -174,13 +186,14 @@ def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
     """The start: exactly Euler ("rk1") or midpoint ("rk2") with `num_steps` equal steps.
 
     Raises:
+        TypeError: for a dtype that is not floating.
         ValueError: for another base, or `num_steps` that is no positive integer.
 
     Examples:
         >>> [float(t) for t in init_theta("rk1", num_steps=4).knots().t]
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    num_steps = check_base(base, num_steps)
+    num_steps, dtype = check_base(base, num_steps), check_float_dtype("dtype", dtype)
     return Theta(jnp.zeros(4 * BASES[base] * num_steps - 1, dtype), base, num_steps)
 
 
@@ -189,10 +202,11 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
 
     Args:
         base: "rk1" or "rk2".
-        t, s: [N + 1], dt, ds: [N], as in `Knots`; N = n for rk1, N = 2n for rk2.
+        t, s: [N + 1], dt, ds: [N], as in `Knots`, arrays or lists; N = n for rk1, N = 2n for rk2.
         dtype: of the parameters; that of `t` (at least float32) if not given.
 
     Raises:
+        TypeError: for a dtype that is not floating.
         ValueError: if lengths disagree, N is odd for rk2, t does not increase from 0 to 1 with intervals of at least
             1/1000 of an even share, s[0] is not 1, s or dt is not positive, or a number is not finite or too large.
 
@@ -201,20 +215,18 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
         >>> theta_from_knots("rk2", *theta.knots()).num_steps
         3
     """
-    _check_base(base)
-    if dtype is None:
-        dtype = promote(jnp.result_type(t), jnp.float32)
-    arrays = {name: np.asarray(value, np.float64) for name, value in dict(t=t, dt=dt, s=s, ds=ds).items()}
-    t, dt, s, ds = arrays.values()
-    n = len(dt) if dt.ndim == 1 else -1
-    if n < 1 or dt.shape != (n,) or ds.shape != (n,) or t.shape != (n + 1,) or s.shape != (n + 1,):
-        shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
-        raise ValueError(f"knots: wanted t and s of shape [N + 1], dt and ds of shape [N], got {shapes}.")
+    check_choice("base", base, BASES)
+    dtype = promote(getattr(t, "dtype", float), jnp.float32) if dtype is None else check_float_dtype("dtype", dtype)
+    t, s = (check_numbers(name, value, ("N + 1",)) for name, value in dict(t=t, s=s).items())
+    dt, ds = (check_numbers(name, value, ("N",)) for name, value in dict(dt=dt, ds=ds).items())
+    n = len(dt)
+    if not len(t) == len(s) == len(ds) + 1 == n + 1:
+        raise ValueError(
+            f"knots: wanted t and s of shape [N + 1], dt and ds of shape [N], got t [{len(t)}], dt [{n}], s [{len(s)}], "
+            f"ds [{len(ds)}]."
+        )
     if n % BASES[base]:
         raise ValueError(f"knots: {base} takes {BASES[base]} intervals a step, so N must be even; got N = {n}.")
-    for name, value in arrays.items():
-        if not np.all(np.isfinite(value)):
-            raise ValueError(f"{name}: wanted finite numbers, got {value}.")
     increments = np.diff(t)
     share = (increments - _SHORTEST / n) / (1 - _SHORTEST)
     if abs(t[0]) > 1e-6 or abs(t[-1] - 1) > 1e-6 or np.any(share <= 0):

@@ -262,10 +262,10 @@ def test_rk2_needs_an_even_number_of_intervals():
 def test_knots_of_the_wrong_length(name):
     knots = with_entry("t", 0, 0.0)
     knots[name] = knots[name][:-1]
-    with pytest.raises(ValueError, match=rf"knots: wanted t and s of shape \[N \+ 1\].*{name} \("):
+    with pytest.raises(ValueError, match=rf"knots: wanted t and s of shape \[N \+ 1\].*{name} \["):
         bj.theta_from_knots("rk2", **knots)
 
 
 def test_raw_of_the_wrong_length():
-    with pytest.raises(ValueError, match=r"theta.raw: rk2 with 3 steps has 23 parameters, got shape \(22,\)"):
+    with pytest.raises(ValueError, match=r"theta.raw: wanted shape \[23\], got \[22\]"):
         bj.Theta(jnp.zeros(22), "rk2", 3).knots()

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count
+from bespoke_jax.checks import check_array, check_count
 from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import data_step, noise_step
 from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.table import check_times
 
 __all__ = ["TaylorSolver", "genie"]
 
@@ -31,6 +32,11 @@ class TaylorSolver:
 
     t: jax.Array
     c: jax.Array
+
+    def check(self, name: str) -> None:
+        """Raise TypeError or ValueError unless its arrays agree and its times lie within [0, 1]; as `SolverTable.check`."""
+        n = check_times(f"{name}.t", check_array(f"{name}.t", self.t, ("n",))).shape[0]
+        check_array(f"{name}.c", self.c, (n, 3))
 
     @property
     def num_steps(self) -> int:
