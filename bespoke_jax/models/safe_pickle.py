@@ -3,19 +3,24 @@
 It looks up the few names that files of tensors and containers need among the functions and classes here; any other name ends the
 reading with an error that says which. Networks saved as objects (EDM's files carry their own source code) become inert records
 of their attributes.
+
+What a pickle may cost is bounded by its length, and looked at before anything is built: see `check_program`.
 """
 
 import collections
 import dataclasses
 import math
 import pickle
+import pickletools
+import re
+import types
 from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["Record", "Refused", "Storage", "Tensor", "Unpickler"]
+__all__ = ["Record", "Refused", "Storage", "Tensor", "Unpickler", "check_program"]
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -36,6 +41,77 @@ class Refused(pickle.UnpicklingError):
     """The pickle asks for something that a file of weights has no need of."""
 
 
+def check_program(file) -> None:
+    """Raise Refused if the pickle that begins here would take more memory or time than its length gives reason to.
+
+    A few bytes can name a place in the memo that makes it fill all memory, or a tuple of tuples that has 2^50 items when it is
+    hashed. This reads the program without running it: which tuples it makes, of what depth and of how many items all told.
+
+    Examples:
+        >>> import io
+        >>> check_program(io.BytesIO(pickle.dumps({"weight": (1, 2)})))
+        >>> check_program(io.BytesIO(b"Nr\\xff\\xff\\xff\\x7f."))
+        Traceback (most recent call last):
+        bespoke_jax.models.safe_pickle.Refused: it numbers what it keeps up to 2147483647 in a program of 2 steps
+    """
+    plain = (0, 1)  # depth as a tuple, items all told
+    stack, memo, spent = [], {}, 0
+    for count, (code, argument, _) in enumerate(pickletools.genops(file), start=1):
+        before, after = code.stack_before, code.stack_after
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = len(memo) if argument is None else argument
+            if place > count:
+                raise Refused(f"it numbers what it keeps up to {place} in a program of {count} steps")
+            memo[place] = stack[-1]
+        elif code.name in ("GET", "BINGET", "LONG_BINGET", "DUP"):
+            stack.append(stack[-1] if argument is None else memo[argument])
+            spent += stack[-1][1]
+        elif code.name == "LONG4":
+            raise Refused("it has an integer of more than 255 bytes")
+        elif code.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            items = _taken_from(stack, before)
+            stack.append((1 + max((depth for depth, _ in items), default=0), 1 + sum(size for _, size in items)))
+            spent += stack[-1][1]
+            if stack[-1][0] > _DEEPEST:
+                raise Refused(f"it has tuples in tuples, more than {_DEEPEST} deep")
+        elif code.name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"):
+            _taken_from(stack, before[1:])  # what is changed stays where it is
+        elif code.name == "POP":
+            stack.pop()
+        else:
+            _taken_from(stack, before)
+            stack.extend(None if item is pickletools.markobject else plain for item in after)
+        if spent > _FREE + _ITEMS_A_STEP * count:
+            raise Refused(f"it has tuples of {spent} items all told, after {count} steps")
+
+
+_DEEPEST = 100
+_FREE, _ITEMS_A_STEP = 100_000, 100
+
+
+def _taken_from(stack: list, before: list) -> list:
+    """Take from the simulated stack what a step takes that finds `before` there; what was above the mark, or all of it."""
+    if pickletools.markobject not in before:
+        taken = stack[len(stack) - len(before) :]
+        del stack[len(stack) - len(before) :]
+        return taken
+    mark = len(stack) - 1 - stack[::-1].index(None)
+    taken = stack[mark + 1 :]
+    del stack[mark - before.index(pickletools.markobject) :]
+    return taken
+
+
+def _refuse_change(*_):
+    raise Refused("it changes a function or class that it was given")
+
+
+class _Fixed:
+    """What a pickle cannot give attributes of its own."""
+
+    def __setstate__(self, state):
+        pass
+
+
 class Record:
     """An object of a class that is not known here: what it was called, and its attributes as a dictionary."""
 
@@ -50,18 +126,19 @@ class Record:
         self.state = state if isinstance(state, dict) else {}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """The numbers behind one or several tensors; `read` gets their bytes when they are wanted."""
+    """The numbers behind one or several tensors: `size()` bytes of them, of which `read(start, stop)` gets some."""
 
     dtype: Any
-    read: Callable[[], bytes]
+    size: Callable[[], int]
+    read: Callable[[int, int], bytes]
 
     def __setstate__(self, state):
         raise Refused("it changes a storage that it was given")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
     """A tensor that has not been read yet: `numpy()` reads it."""
 
@@ -75,44 +152,64 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The values, a copy. Raises ValueError if the storage is too small for them."""
-        data, dtype = self.storage.read(), np.dtype(self.storage.dtype)
-        values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
+        dtype = np.dtype(self.storage.dtype)
         sizes = (self.offset, *self.shape, *self.strides)
         if len(self.shape) != len(self.strides) or any(type(n) is not int or n < 0 for n in sizes):
             raise ValueError(
                 f"a tensor of impossible shape {self.shape}, strides {self.strides}, offset {self.offset}."
             )
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        if 0 in self.shape:
+            return np.zeros(self.shape, dtype)
+        stop = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) + 1
+        held = self.storage.size() // dtype.itemsize
         # The second condition also stops strides of 0, by which a few bytes would fill all memory.
-        if 0 not in self.shape and max(last + 1, math.prod(self.shape)) > len(values):
-            raise ValueError(f"a tensor of shape {self.shape} in a storage of {len(values)} numbers: truncated.")
-        steps = tuple(step * values.itemsize for step in self.strides)
-        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
+        if max(stop, math.prod(self.shape)) > held:
+            raise ValueError(f"a tensor of shape {self.shape} in a storage of {held} numbers: truncated.")
+        data = self.storage.read(self.offset * dtype.itemsize, stop * dtype.itemsize)
+        if len(data) < (stop - self.offset) * dtype.itemsize:
+            raise ValueError(f"a tensor of shape {self.shape}, of which {len(data)} bytes are there: truncated.")
+        steps = tuple(step * dtype.itemsize for step in self.strides)
+        view = np.lib.stride_tricks.as_strided(np.frombuffer(data, dtype), self.shape, steps, writeable=False)
         return view.copy()
 
 
-def _known_names(load_bytes):
-    """(module, name) -> what stands for it. Made anew for each file: a pickle can set attributes of what it is given."""
+def _known_names(load_bytes, spend):
+    """(module, name) -> what stands for it. Made anew for each file.
+
+    Args:
+        load_bytes: bytes -> content, of a pickle within the pickle.
+        spend: called with the size of what is copied; ends the reading where a file has the same bytes copied again and again.
+    """
 
     def rebuild_tensor(storage, offset, size, stride, *_):
         if not isinstance(storage, Storage):
             raise Refused(f"it makes a tensor of a {type(storage).__name__}")
-        return Tensor(storage, offset, tuple(size), tuple(stride))
+        return Tensor(storage, offset, torch_size(size), torch_size(stride))
 
     def rebuild_parameter(data, *_):
+        if not isinstance(data, Tensor):
+            raise Refused(f"it makes a parameter of a {type(data).__name__}")
         return data
 
     def reconstruct_persistent(meta):
         # meta["module_src"] is source code that the original would execute here.
-        record = Record()
-        record.class_name, record.state = str(meta.get("class_name")), dict(meta.get("state", {}))
+        record, name = Record(), meta.get("class_name")
+        record.class_name = name if isinstance(name, str) else "?"
+        record.__setstate__(meta.get("state", {}))
         return record
 
+    def storage_of_bytes(data):
+        spend(len(data))
+        storage = load_bytes(data)
+        if not isinstance(storage, Storage):
+            raise Refused(f"it has a pickle within the pickle, of a {type(storage).__name__}")
+        return storage
+
     def numpy_dtype(text, *_):
-        found = np.dtype(text)
-        if found.hasobject:
-            raise Refused("it has a numpy array of objects")
-        return NumpyDtype(found)
+        text = text.decode("latin1") if isinstance(text, bytes) else text
+        if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?([biufcSUV]\d{0,4}|[?])", text):
+            raise Refused("it has a numpy array of objects, or of another kind that no weights have")
+        return NumpyDtype(np.dtype(text))
 
     def numpy_scalar(dtype, data):
         return np.frombuffer(data, dtype.dtype)[0].item()
@@ -135,16 +232,29 @@ def _known_names(load_bytes):
     def numpy_array(*_):
         return NumpyArray()
 
-    class EasyDict(dict):
-        pass
+    class EasyDict(_Fixed, dict):
+        def __init__(self, items=()):
+            spend(len(items))
+            super().__init__(items)
 
-    class OrderedDict(collections.OrderedDict):
-        pass
+    class OrderedDict(_Fixed, collections.OrderedDict):
+        def __init__(self, items=()):
+            spend(len(items))
+            super().__init__(items)
 
-    def size(sizes=()):
+    def torch_size(sizes=()):
+        if not isinstance(sizes, tuple | list) or len(sizes) > 32 or any(type(size) is not int for size in sizes):
+            raise Refused("it has the shape of a tensor that is no tuple of integers")
         return tuple(sizes)
 
+    def names_set(names=()):  # of old protocols, and in EDM's modules: the names of what is not saved
+        if not isinstance(names, list | tuple) or any(type(name) is not str for name in names):
+            raise Refused("it has a set of other things than strings")
+        spend(len(names))
+        return frozenset(names)
+
     def encode(text, encoding="latin1"):  # how old protocols write bytes
+        spend(len(text))
         return text.encode("latin1")
 
     names = {
@@ -154,19 +264,24 @@ def _known_names(load_bytes):
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): reconstruct_persistent,
         ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
-        ("torch.storage", "_load_from_bytes"): lambda data: load_bytes(data),
-        ("torch", "Size"): size,
+        ("torch.storage", "_load_from_bytes"): storage_of_bytes,
+        ("torch", "Size"): torch_size,
         ("torch", "device"): lambda *_: None,
         ("_codecs", "encode"): encode,
         ("numpy", "dtype"): numpy_dtype,
-        ("numpy", "ndarray"): type("ndarray", (), {}),
+        ("numpy", "ndarray"): type("ndarray", (_Fixed,), {}),
     }
+    for module in ("builtins", "__builtin__"):
+        names[module, "set"] = names[module, "frozenset"] = names_set
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         names[module, "scalar"], names[module, "_reconstruct"] = numpy_scalar, numpy_array
     for name in ("ModuleDict", "ModuleList", "Sequential"):
         names["torch.nn.modules.container", name] = type(name, (Record,), {"class_name": name})
     for name, dtype in _STORAGES.items():
-        names["torch", name] = names["torch.storage", name] = type(name, (), {"dtype": dtype})
+        names["torch", name] = names["torch.storage", name] = type(name, (_Fixed,), {"dtype": dtype})
+    for known in names.values():
+        if isinstance(known, types.FunctionType):  # whatever else stands for a name is a class, which refuses by itself
+            known.__setstate__ = _refuse_change
     return names
 
 
@@ -182,18 +297,35 @@ class Unpickler(pickle.Unpickler):
 
     def __init__(self, file, load_bytes, storage=None, encoding="ASCII"):
         super().__init__(file, encoding=encoding)
-        self._names = _known_names(load_bytes)
+        self._file = file
+        self._names = _known_names(load_bytes, self._spend)
         self._storage = storage
+        self._copied = self._length = 0
+
+    def load(self):
+        """The content. Raises Refused, or any error there is of bytes that are no pickle."""
+        start = self._file.tell()
+        check_program(self._file)
+        self._length = self._file.tell() - start
+        self._file.seek(start)
+        return super().load()
+
+    def _spend(self, size: int):
+        self._copied += size
+        if self._copied > self._length:
+            raise Refused("it copies the same data again and again")
 
     def find_class(self, module, name):
         try:
             return self._names[module, name]
         except KeyError:
-            raise Refused(f"it asks for {module}.{name}, which a file of weights has no need of") from None
+            raise Refused(f"it asks for {module}.{name}, which a file of weights has no need of"[:200]) from None
 
     def persistent_load(self, pid):
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or self._storage is None:
-            raise pickle.UnpicklingError(f"data outside the pickle, {pid!r:.100}")
+            raise pickle.UnpicklingError("data outside the pickle")
         if len(pid) > 5 and pid[5] is not None:  # before torch 0.4
             raise pickle.UnpicklingError("a storage that is part of another")
+        if not isinstance(pid[2], str | int):
+            raise pickle.UnpicklingError(f"a storage whose key is a {type(pid[2]).__name__}")
         return self._storage(str(pid[2]), pid[1].dtype)

@@ -15,6 +15,7 @@ from bespoke_jax.models.safe_pickle import Record, Refused, Storage, Tensor, Unp
 __all__ = ["Record", "Tensor", "read_torch_file"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_MOST_UNPACKED, _FREE = 16, 2**24  # a zip file may unpack to so many times its size, and so many bytes more
 
 
 def _read_legacy(data: bytes):
@@ -28,7 +29,7 @@ def _read_legacy(data: bytes):
 
     def storage(key, dtype):
         dtypes.setdefault(key, np.dtype(dtype))
-        return Storage(dtype, lambda: found[key])
+        return Storage(dtype, lambda: len(found[key]), lambda start, stop: found[key][start:stop])
 
     content = Unpickler(file, _read_legacy, storage).load()
     for key in Unpickler(file, _read_legacy).load():
@@ -41,12 +42,22 @@ def _read_zip(path):
     archive = zipfile.ZipFile(path)
     (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl")
     folder = pickled.removesuffix("data.pkl")
+    unpacked, packed = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+    if unpacked > _MOST_UNPACKED * packed + _FREE:
+        raise Refused(f"its {packed} bytes unpack to {unpacked} (torch.save does not compress)")
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
         raise ValueError("numbers in big-endian order")
     # Numbers stay in the file until `Tensor.numpy` wants them: a checkpoint holds the optimiser's state too.
 
     def storage(key, dtype):
-        return Storage(dtype, lambda: archive.read(f"{folder}data/{key}"))
+        name = f"{folder}data/{key}"
+
+        def read(start, stop):
+            with archive.open(name) as member:
+                member.seek(start)
+                return member.read(stop - start)
+
+        return Storage(dtype, lambda: archive.getinfo(name).file_size, read)
 
     return Unpickler(io.BytesIO(archive.read(pickled)), _read_legacy, storage).load()
 
@@ -57,7 +68,7 @@ def read_torch_file(path) -> Any:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is truncated or foreign, or asks for a function or class that is not one of a few harmless
-            ones (the error names it).
+            ones (the error names it), or for more memory or time than its size gives reason to.
 
     Examples:
         >>> import os, pickle, tempfile
@@ -89,4 +100,6 @@ def read_torch_file(path) -> Any:
             "as a plain state dictionary."
         ) from None
     except Exception as error:  # bytes that are no pickle fail in every way there is
-        raise ValueError(f"{path}: truncated, or no pickle of tensors ({type(error).__name__}: {error}).") from None
+        raise ValueError(
+            f"{path}: truncated, or no pickle of tensors ({type(error).__name__}: {str(error)[:200]})."
+        ) from None

@@ -3,6 +3,8 @@
 import io
 import os
 import pickle
+import struct
+import time
 import zipfile
 
 import ml_dtypes
@@ -94,7 +96,8 @@ def test_one_file_cannot_change_what_the_next_one_is_given(tmp_path, module, nam
     path = tmp_path / "weights.pkl"
     known = b"\x80\x04" + text(module) + text(name) + b"\x93"
     path.write_bytes(known + b"N}" + text("class_name") + text("changed") + b"s\x86b.")
-    assert read_torch_file(path).class_name == "changed"
+    with pytest.raises(ValueError, match=r"changes a function|missing 1 required positional argument"):
+        read_torch_file(path)
     path.write_bytes(known + b".")
     assert getattr(read_torch_file(path), "class_name", None) != "changed"
 
@@ -140,7 +143,7 @@ def test_foreign_files(tmp_path):
 
 
 def test_tensors_larger_than_their_storage():
-    storage = Storage(np.float32, lambda: bytes(16))
+    storage = Storage(np.float32, lambda: 16, lambda start, stop: bytes(16)[start:stop])
     for offset, shape, strides in [
         (0, (5,), (1,)),
         (3, (2,), (1,)),
@@ -151,3 +154,105 @@ def test_tensors_larger_than_their_storage():
         with pytest.raises(ValueError, match="tensor of"):
             Tensor(storage, offset, shape, strides).numpy()
     assert Tensor(storage, 1, (0, 7), (1, 1)).numpy().shape == (0, 7)
+
+
+# --- Files that would cost more than their size gives reason to ---
+
+
+def _text(word):
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+def _name(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+_LAUGHS = b"N\x85q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60))
+
+
+@pytest.mark.parametrize(
+    "program, message",
+    [
+        (b"}h\x00", "truncated"),  # what was never kept
+        (b"}" + _LAUGHS + b"Ns", "it has tuples of .* items all told"),
+        (b"}(h\x00", "truncated"),
+        (b"}" + b")" + b"\x85" * 10**5 + b"Ns", "it has tuples in tuples, more than 100 deep"),
+        (b"}" + b")" + b"\x85Nb" * 10**5 + b"Ns", "it has tuples in tuples, more than 100 deep"),  # BUILD of None
+        (b"Nr\xff\xff\xff\x7f", "it numbers what it keeps up to 2147483647"),
+        (b"Np4000000000\n", "it numbers what it keeps up to 4000000000"),
+        (b"\x8b\xff\xff\xff\x7f", "truncated"),
+        (b"\x8b" + struct.pack("<I", 10**6) + b"\x01" * 10**6, "it has an integer of more than 255 bytes"),
+        (b"L" + b"9" * 10**6 + b"L\n", "truncated"),
+        (b"\x8e" + struct.pack("<Q", 2**60), "truncated"),
+        (b"\x95" + struct.pack("<Q", 2**60) + b"N", "truncated"),
+        (
+            _name("_codecs", "encode") + b"q\x00" + _text("x" * 10**5) + b"q\x01" + b"h\x00h\x01\x85R0" * 10,
+            "again and again",
+        ),
+        (
+            _name("builtins", "set") + b"q\x00](" + _text("x") + b"N" * 10 + b"e\x85R",
+            "a set of other things than strings",
+        ),
+        (
+            _name("collections", "OrderedDict") + b"q\x00](" + b"NN\x86" * 10**4 + b"eq\x01" + b"h\x00h\x01\x85R0" * 99,
+            "again and again",
+        ),
+        (_name("torch._utils", "_rebuild_parameter") + b")\x85R", "it makes a parameter of a tuple"),
+        (_name("torch", "Size") + b"(" + b"N" * 9 + b"t\x85R", "the shape of a tensor that is no tuple of integers"),
+        (_name("torch.storage", "_load_from_bytes") + _text("x") + b"\x85R", "truncated"),
+        (_name("torch" + "h" * 10**5, "Size"), "it asks for torchhh"),
+    ],
+)
+def test_what_would_cost_more_than_its_size_is_refused_at_once(tmp_path, program, message):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02" + program + b".")
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=message) as error:
+        read_torch_file(path)
+    assert time.monotonic() - start < 2 and len(str(error.value)) < 500
+
+
+def test_attributes_that_a_pickle_gives_away_many_times_are_not_copied(tmp_path):
+    """BUILD would copy the dictionary into each of the objects."""
+    attributes = b"}q\x01(" + b"".join(_text(str(i)) + b"N" for i in range(2000)) + b"u0"
+    made = _name("dnnlib.util", "EasyDict") + b"q\x00" + b"h\x00)\x81h\x01b0" * 2000
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x02" + attributes + made + b"h\x00)\x81h\x01b.")
+    content = read_torch_file(path)
+    assert content == {} and not hasattr(content, "0")
+
+
+def test_sets_of_names_are_harmless(tmp_path):
+    path = tmp_path / "weights.pkl"
+    for protocol in range(6):
+        path.write_bytes(pickle.dumps({"names": {"a", "b"}, "none": frozenset()}, protocol))
+        content = read_torch_file(path)
+        assert content["names"] == {"a", "b"} and content["none"] == set()
+
+
+def _zip_of_one_tensor(path, numbers, shape, compression=zipfile.ZIP_DEFLATED):
+    sizes = b"(" + b"".join(b"J" + struct.pack("<i", n) for n in shape) + b"t"
+    storage = b"(" + _text("storage") + _name("torch", "FloatStorage") + _text("0") + _text("cpu") + b"K\x05tQ"
+    tensor = _name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + b"K\x00" + sizes + b"(K\x01t\x89}tR"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}" + _text("w") + tensor + b"s.")
+        archive.writestr("a/data/0", numbers)
+
+
+def test_a_file_that_was_zipped_again_is_read(tmp_path):
+    numbers = np.arange(1000, dtype=np.float32)
+    _zip_of_one_tensor(tmp_path / "w.pt", numbers.tobytes(), (4,))
+    np.testing.assert_array_equal(read_torch_file(tmp_path / "w.pt")["w"].numpy(), [0, 1, 2, 3])
+    _zip_of_one_tensor(tmp_path / "w.pt", numbers.tobytes(), (1000,))
+    np.testing.assert_array_equal(read_torch_file(tmp_path / "w.pt")["w"].numpy(), numbers)
+    _zip_of_one_tensor(tmp_path / "w.pt", numbers.tobytes(), (1001,))
+    with pytest.raises(ValueError, match=r"shape \(1001,\) in a storage of 1000 numbers"):
+        read_torch_file(tmp_path / "w.pt")["w"].numpy()
+
+
+def test_a_zip_file_that_inflates_is_refused_before_it_does(tmp_path):
+    path = tmp_path / "bomb.pt"
+    _zip_of_one_tensor(path, bytes(2**25), (4,))
+    assert path.stat().st_size < 10**5
+    with pytest.raises(ValueError, match=r"bytes unpack to 33554\d\d\d"):
+        read_torch_file(path)
