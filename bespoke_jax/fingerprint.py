@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.conditions import has_condition, is_given, like_any
+from bespoke_jax.files import numbers_of_json
 from bespoke_jax.flow import Flow
 
-__all__ = ["TOLERANCE", "differences", "fingerprint"]
+__all__ = ["TOLERANCE", "check", "differences", "fingerprint"]
 
 TOLERANCE = 0.02
 """Two velocities of one flow may be this far apart, as a share of their RMS.
@@ -94,23 +95,20 @@ def differences(stored: dict, flow: Flow) -> list[str]:
         >>> print(differences(fingerprint(flow), other)[0])
         velocity: RMS at t = 0.1, 0.5, 0.9: 1.58, 2.19, 1.27 stored, 2.27, 3.27, 1.5 found; 34 % apart, up to 2 % may be rounding
     """
-    if not isinstance(stored, dict):
-        raise ValueError(f"flow: wanted a fingerprint, a JSON object, got {type(stored).__name__}.")
-    shape, found_shape = stored.get("event_shape"), list(flow.event_shape)
+    numbers = _read(stored)
+    shape, found_shape = stored["event_shape"], list(flow.event_shape)
     if shape != found_shape:
         return [f"event_shape: {shape} stored, {found_shape} found"]
-    if stored.get("condition") == "any" and has_condition(flow):
+    if "condition" in stored and has_condition(flow):
         flow = like_any(flow)
-    times = _array(stored, "t")
-    noise_std, rms = (_array(stored, name, len(times)) for name in ("noise_std", "rms"))
-    projections = _array(stored, "projections", len(times), ndim=2)
+    times, noise_std, rms, projections = (numbers[name] for name in ("t", "noise_std", "rms", "projections"))
     at_times, lines = f"at t = {_text(times)}", []
     for name, found in zip(("alpha", "sigma"), _scheduler(flow, times), strict=True):
-        if found is not None and stored.get(name) is not None:
-            there = _array(stored, name, len(times))
+        there = numbers.get(name)
+        if found is not None and there is not None:
             if not np.allclose(there, found, rtol=_SCHEDULER_TOLERANCE, atol=_SCHEDULER_TOLERANCE):
                 lines.append(f"scheduler: {name} {at_times}: {_text(there)} stored, {_text(found)} found")
-    found_rms, found_projections = _look(flow, times, noise_std, projections.shape[1])
+    found_rms, found_projections = _look(flow, times, noise_std, _NUM_SAMPLES)
     # Each time counts alike, however large the velocity is there; where it vanishes, nothing but rounding is left of it.
     scale = np.maximum(rms, 0.01 * noise_std)[:, None]
     distance = math.sqrt(np.mean(np.square((projections - found_projections) / scale)))
@@ -161,12 +159,27 @@ def _text(values) -> str:
     return ", ".join(f"{value:.3g}" for value in values)
 
 
-def _array(stored: dict, name: str, rows: int | None = None, ndim: int = 1) -> np.ndarray:
-    """A field of a stored fingerprint: finite numbers, as many rows as there are times."""
-    try:
-        values = np.asarray(stored.get(name), np.float64)
-    except (TypeError, ValueError):
-        values = np.array(math.nan)
-    if values.ndim != ndim or not values.size or rows not in (None, len(values)) or not np.all(np.isfinite(values)):
-        raise ValueError(f"flow.{name}: wanted finite numbers, an entry for each of flow.t, got {stored.get(name)!r}.")
-    return values
+def check(stored) -> None:
+    """Raise ValueError, naming the field, unless this is a fingerprint, as `fingerprint` makes them."""
+    _read(stored)
+
+
+def _read(stored) -> dict[str, np.ndarray]:
+    """The numbers of a stored fingerprint. How many there are is known beforehand: a file does not say how much work it is."""
+    if not isinstance(stored, dict):
+        raise ValueError(f"flow: wanted a fingerprint, a JSON object, got {type(stored).__name__}.")
+    shape = stored.get("event_shape")
+    if not isinstance(shape, list) or any(type(size) is not int or size < 1 for size in shape):
+        raise ValueError(f"flow.event_shape: wanted a list of positive integers, got {shape!r:.50}.")
+    if stored.get("condition", "any") != "any":
+        raise ValueError(f"flow.condition: wanted 'any' or nothing, got {stored['condition']!r:.50}.")
+    n = len(_TIMES)
+    shapes = {"t": (n,), "noise_std": (n,), "rms": (n,), "projections": (n, _NUM_SAMPLES)}
+    shapes |= {name: (n,) for name in ("alpha", "sigma") if stored.get(name) is not None}
+    numbers = {name: numbers_of_json(f"flow.{name}", stored.get(name), shape) for name, shape in shapes.items()}
+    if not np.all((numbers["t"] >= 0) & (numbers["t"] <= 1)):
+        raise ValueError(f"flow.t: wanted times within [0, 1], got {stored['t']}.")
+    for name in ("noise_std", "rms"):
+        if np.any(numbers[name] < 0):
+            raise ValueError(f"flow.{name}: wanted numbers >= 0, got {stored[name]}.")
+    return numbers

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import fingerprint
-from bespoke_jax.families import FAMILIES, LearnedSolver
-from bespoke_jax.files import write_whole
+from bespoke_jax.checks import check_choice, check_count, check_type
+from bespoke_jax.dtypes import promote
+from bespoke_jax.families import FAMILIES, LearnedSolver, check_solver_arrays
+from bespoke_jax.files import check_target, numbers_of_json, parse_json, write_whole
 from bespoke_jax.flow import Flow
 from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import BASES, Theta
@@ -19,6 +21,8 @@ __all__ = ["load_solver", "save_solver"]
 
 _FORMAT = "bespoke_jax solver, version 1"
 _LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations has some 10 MB
+_MOST = 10_000  # evaluations
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
 _ORDERS = {"rk1": 1, "rk2": 2}
 _EDITED = 1e-3  # a larger difference is no rounding
 
@@ -28,18 +32,21 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
 
     The file has: family (one of `families.FAMILIES`), nfe, dtype; the table t, a, b that any program can run (docs/solver_file.md
     has readers in NumPy and PyTorch); of rk1 and rk2 also the order, all raw numbers, what of them is learned, and the knots;
-    "flow" and "info".
+    "flow", "time_range" and "info". What `load_solver` would refuse is not written.
 
     Args:
         path: file name, usually *.json; missing folders are an error.
         theta: the solver. One that is neither rk1 nor rk2 is written as the table that it has become, and read as a table.
-        info: anything that JSON can hold, kept under "info": validation figures, how it was fitted.
+        info: a dict of what JSON can hold, kept under "info": validation figures, how it was fitted.
         flow: what it was fitted to. Its fingerprint goes under "flow" (12 velocity evaluations of single samples), so that
-            `load_solver` can tell another flow. The flow itself is not written.
+            `load_solver` can tell another flow. The flow itself is not written. If it keeps a margin from the ends of time
+            (`Flow.time_range`), so do the times t, for programs that run the network without it.
 
     Raises:
-        TypeError: if `theta` is no solver, or `flow` is none.
-        ValueError: if the solver's numbers, or the flow's velocity on the fingerprint's probe, are not finite.
+        TypeError: if `theta` is no solver, `flow` none, or `info` no dict of what JSON can hold.
+        ValueError: if the solver's arrays disagree, or its numbers, or the flow's velocity on the fingerprint's probe, are not
+            finite; if the file would be larger than 16 MiB.
+        OSError: if the folder is missing, or the file cannot be written.
 
     Examples:
         >>> import tempfile, bespoke_jax as bj
@@ -49,8 +56,11 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
         ...     load_solver(f"{folder}/rk2.json", flow=flow).nfe
         8
     """
-    if not isinstance(theta, LearnedSolver | SolverTable):
-        raise TypeError(f"theta: wanted a learned solver or a SolverTable, got {type(theta).__name__}.")
+    path = check_target(path)
+    check_solver_arrays("theta", theta)
+    if flow is not None:
+        check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    info = _check_info({} if info is None else info)
     table = _unrolled(theta)
     content = dict(
         format=_FORMAT,
@@ -62,11 +72,30 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
         knots = {name: _numbers(value) for name, value in _knots(theta)._asdict().items()}
         content |= dict(order=_ORDERS[theta.base], num_steps=theta.num_steps, learned=theta.learned)
         content |= dict(raw=_numbers(theta.numbers()), knots=knots)
-    if not all(np.all(np.isfinite(content[name])) for name in ("raw", *_TABLE) if name in content):
-        raise ValueError("theta: holds NaN or infinity; such a solver is not written.")
+    if not all(np.all(np.isfinite(content[name])) for name in _TABLE):
+        raise ValueError("theta: its table holds NaN or infinity; such a solver is not written.")
     if flow is not None:
         content["flow"] = fingerprint.fingerprint(flow)
-    write_whole(path, f"{_layout(content | dict(info=info or {}))}\n".encode())
+        if flow.time_range != (0.0, 1.0):
+            content |= dict(t=_within(table.t, flow.time_range), time_range=list(flow.time_range))
+    text = f"{_layout(content | dict(info=info))}\n"
+    _read(path, text)  # nothing is written that is then refused
+    write_whole(path, text.encode())
+
+
+def _check_info(info) -> dict:
+    check_type("info", info, dict, "a dict")
+    try:
+        return parse_json("info", json.dumps(info, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"info: wanted what JSON holds: strings, finite numbers, lists, dicts ({error}).") from None
+
+
+def _within(t, time_range):
+    """The times, or the nearer end of the range: in float32 at least, in which a flow has its times."""
+    t = np.asarray(t, promote(t.dtype, jnp.float32))
+    return _numbers(np.clip(t, *np.asarray(time_range, t.dtype)))
 
 
 _TABLE = ("t", "a", "b")
@@ -106,24 +135,38 @@ def load_solver(path, flow: Flow | None = None) -> Theta | SolverTable:
         FileNotFoundError: if there is no such file.
         TypeError: if `flow` is none.
         ValueError: if it is truncated, foreign or edited into something that is no solver; names the file and the field.
+
+    Refused are strings, booleans, NaN and infinity in the place of numbers, numbers that the dtype does not hold, keys that are
+    there twice, times outside [0, 1], b that is not lower triangular, and counts, shapes, knots or a table that disagree.
     """
-    if flow is not None and not isinstance(flow, Flow):
-        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
+    if flow is not None:
+        check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"load_solver: no file {path}.")
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"{path}: larger than {_LARGEST >> 20} MiB; not a solver file.")
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a complete JSON file ({error}); write it again with save_solver.") from None
+    solver, stored = _read(path, path.read_bytes())
+    if flow is not None:
+        _compare(path, stored, flow)
+    return solver
+
+
+def _read(path, text: str | bytes):
+    """(solver, fingerprint or None) of a solver file of this content."""
+    if len(text) > _LARGEST:
+        raise ValueError(f"{path}: larger than {_LARGEST >> 20} MiB; not a solver file.")
+    content = parse_json(path, text)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path}: not a solver file; wanted a JSON object with format {_FORMAT!r}.")
-    solver = _solver(path, content)
-    if flow is not None:
-        _compare(path, content.get("flow"), flow)
-    return solver
+    try:
+        _check_object("info", content.get("info", {}))
+        stored = content.get("flow")
+        if stored is not None:
+            fingerprint.check(stored)
+        return _solver(content), stored
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _compare(path, stored, flow):
@@ -131,63 +174,73 @@ def _compare(path, stored, flow):
     if stored is None:
         found = [f"{path}: does not say for which flow it was learned (it was saved without flow=)."]
     else:
-        try:
-            found = fingerprint.differences(stored, flow)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        found = fingerprint.differences(stored, flow)
         found = [f"{path}: learned for another flow than this one.", *found] if found else []
     if found:
         remedy = "bespoke_jax.check_solver(flow, solver, key) measures whether it serves this one."
         warnings.warn("\n  ".join([*found, remedy]), UserWarning, stacklevel=3)
 
 
-def _solver(path, content) -> Theta | SolverTable:
-    dtype = content.get("dtype")
-    if dtype not in ("float32", "float64", "bfloat16", "float16"):
-        raise ValueError(f"{path}: dtype: wanted the name of a float type, got {dtype!r}.")
-    family = content.get("family")
-    if family not in FAMILIES:
-        raise ValueError(f"{path}: family: wanted one of {sorted(FAMILIES)}, got {family!r}.")
+def _solver(content) -> Theta | SolverTable:
+    dtype = check_choice("dtype", content.get("dtype"), _DTYPES)
+    family = check_choice("family", content.get("family"), FAMILIES)
+    m = check_count("nfe", content.get("nfe"), 1, _MOST)
+    shapes = {"t": (m,), "a": (m,), "b": (m, m)}
     if family not in BASES:
-        m = _size(path, content, "nfe")
-        arrays = {"t": (m,), "a": (m,), "b": (m, m)}
-        return SolverTable(**{name: _array(path, content, name, shape, dtype) for name, shape in arrays.items()})
-    num_steps = _size(path, content, "num_steps")
-    theta = Theta(_array(path, content, "raw", (4 * BASES[family] * num_steps - 1,), dtype), family, num_steps)
-    _check_derived(path, content, theta, vars(_unrolled(theta)))
-    _check_derived(f"{path}: knots", content.get("knots"), theta, _knots(theta)._asdict())
-    try:
-        return theta.learning(content.get("learned", "both"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        solver = SolverTable(**{name: _array(content, name, shape, dtype) for name, shape in shapes.items()})
+        _check_range(content, np.asarray(solver.t, np.float64))
+        solver.check("table")
+        return solver
+    num_steps = check_count("num_steps", content.get("num_steps"), 1, _MOST)
+    _check_follows("nfe", m, BASES[family] * num_steps)
+    _check_follows("order", content.get("order", _ORDERS[family]), _ORDERS[family])
+    theta = Theta(_array(content, "raw", (4 * m - 1,), dtype), family, num_steps)
+    if not shapes.keys().isdisjoint(content):  # the first files had none
+        # All of the file's before the other: the file's length bounds how large a table is unrolled.
+        found = {name: numbers_of_json(name, content.get(name), shape) for name, shape in shapes.items()}
+        low, high = _check_range(content, found["t"])
+        table = vars(_unrolled(theta))
+        _check_derived(found, table | dict(t=np.clip(table["t"], low, high)))
+    if "knots" in content:
+        wanted = _knots(theta)._asdict()
+        _check_object("knots", content["knots"])
+        stored = {name: content["knots"].get(name) for name in wanted}
+        _check_derived({name: numbers_of_json(name, stored[name], wanted[name].shape) for name in wanted}, wanted)
+    return theta.learning(content.get("learned", "both"))
 
 
-def _check_derived(path, stored, theta, wanted):
+def _check_follows(name, value, wanted):
+    if type(value) is not int or value != wanted:
+        raise ValueError(f"{name}: wanted {wanted}, which follows from family and num_steps, got {value!r:.50}.")
+
+
+def _check_object(name, value):
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: wanted a JSON object, got {type(value).__name__}.")
+
+
+def _check_range(content, t) -> tuple[float, float]:
+    """The range that the times were brought into; they lie there, up to rounding."""
+    low, high = numbers_of_json("time_range", content.get("time_range", [0.0, 1.0]), (2,))
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"time_range: wanted [first, last] within [0, 1], got {[low, high]}.")
+    if not np.all((t >= low - 1e-6) & (t <= high + 1e-6)):
+        raise ValueError(f"t: wanted times within [{low:g}, {high:g}], got some from {np.min(t):g} to {np.max(t):g}.")
+    return low, high
+
+
+def _check_derived(stored, wanted):
     """What follows from the raw numbers of rk1 and rk2 is not read: one edited without the other is an error."""
     for name, value in wanted.items():
-        if not isinstance(stored, dict) or name not in stored:
-            continue
-        found = _array(path, stored, name, value.shape, value.dtype)
-        if not np.allclose(found, value, rtol=0, atol=_EDITED * max(1.0, float(jnp.max(jnp.abs(value))))):
-            raise ValueError(
-                f"{path}: {name}: not what the raw numbers give; edit those, and write it again with save_solver."
-            )
+        value = np.asarray(value, np.float64)
+        if not np.allclose(stored[name], value, rtol=0, atol=_EDITED * max(1.0, float(np.max(np.abs(value))))):
+            raise ValueError(f"{name}: not what the raw numbers give; edit those, and write it again with save_solver.")
 
 
-def _size(path, content, name):
-    value = content.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
-        raise ValueError(f"{path}: {name}: wanted an integer from 1 to 10000, got {value!r}.")
-    return value
-
-
-def _array(path, content, name, shape, dtype):
-    try:
-        values = np.asarray(content.get(name), np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{path}: {name}: wanted numbers of shape {shape}.") from None
-    if values.shape != shape:
-        raise ValueError(f"{path}: {name}: wanted shape {shape}, got {values.shape}.")
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"{path}: {name}: holds NaN or infinity.")
-    return jnp.asarray(values, dtype)
+def _array(content, name, shape, dtype):
+    values = numbers_of_json(name, content.get(name), shape)
+    with np.errstate(over="ignore"):
+        array = jnp.asarray(values, dtype)
+    if not np.all(np.isfinite(np.asarray(array))):
+        raise ValueError(f"{name}: wanted numbers that {array.dtype} holds, got up to {np.max(np.abs(values)):g}.")
+    return array

@@ -143,12 +143,17 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda text: "[1, 2]", "format"),
         (lambda text: text.replace("version 1", "version 9"), "format"),
         (lambda text: text.replace('"rk2"', '"rk7"'), "family"),
-        (lambda text: text.replace('"num_steps": 3', '"num_steps": 4'), "raw"),
+        (lambda text: text.replace('"num_steps": 3', '"num_steps": 4'), "nfe"),
+        (lambda text: text.replace('"num_steps": 3', '"num_steps": 4').replace('"nfe": 6', '"nfe": 8'), "raw"),
         (lambda text: text.replace('"num_steps": 3', '"num_steps": "3"'), "num_steps"),
         (lambda text: text.replace('"num_steps": 3', '"num_steps": 1e9'), "num_steps"),
         (lambda text: text.replace("float32", "complex64"), "dtype"),
-        (lambda text: text.replace('"raw": [', '"raw": [NaN,', 1).replace(",", "", 0), "raw"),
+        (lambda text: text.replace('"raw": [', '"raw": [NaN,', 1), r"complete JSON file \(NaN is no JSON number\)"),
+        (lambda text: text.replace('"raw": [', '"raw": [-Infinity,', 1), r"\(-Infinity is no JSON number\)"),
+        (lambda text: text.replace('"raw": [', '"raw": [1e400,', 1), r"\(1e400 is no JSON number\)"),
         (lambda text: text.replace('"raw": [', '"raw": ["x",', 1), "raw"),
+        (lambda text: text.replace('"info"', '"nfe": 8, "info"'), r"\(the key 'nfe' is there twice\)"),
+        (lambda text: text.replace('"info": {}', '"info": ' + '{"a": ' * 50_000 + "1" + "}" * 50_001), "complete JSON"),
     ],
 )
 def test_an_edited_file_is_refused_with_the_field(tmp_path, theta, edit, message):
@@ -165,8 +170,232 @@ def test_nan_in_the_right_place_is_refused(tmp_path, theta):
     content = json.loads(path.read_text())
     content["raw"][4] = float("nan")
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"raw.*NaN"):
+    with pytest.raises(ValueError, match=r"s\.json: not a complete JSON file \(NaN is no JSON number\)"):
         bj.load_solver(path)
+
+
+def edited(path, solver, **fields):
+    """The file of a solver with other fields; None takes one out."""
+    bj.save_solver(path, solver)
+    content = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(nfe=8), "nfe: wanted 6, which follows from family and num_steps, got 8"),
+        (dict(nfe=6.0), r"nfe: wanted an integer from 1 to 10000, got 6\.0"),
+        (dict(nfe=True), "nfe: wanted an integer from 1 to 10000, got True"),
+        (dict(num_steps=True), "num_steps: wanted an integer from 1 to 10000, got True"),
+        (dict(order=1), "order: wanted 2, which follows from family and num_steps, got 1"),
+        (dict(order=True), "order: wanted 2, .*, got True"),
+        (dict(learned="t"), "learned: wanted one of"),
+        (dict(learned=["time"]), "learned: wanted one of"),
+        (dict(family=["rk2"]), "family: wanted one of"),
+        (dict(dtype=["float32"]), "dtype: wanted one of"),
+        (dict(info="good"), "info: wanted a JSON object, got str"),
+        (dict(flow="mine"), "flow: wanted a fingerprint, a JSON object, got str"),
+        (dict(knots=[1.0]), "knots: wanted a JSON object, got list"),
+        (dict(knots={}), "t: wanted finite numbers"),
+        (dict(b=None), r"b: wanted finite numbers of shape \[6, 6\], got no list but None"),
+        (dict(raw=["0.5"] * 23), r"raw: wanted finite numbers, got '0\.5'"),
+        (dict(raw=[True] * 23), "raw: wanted finite numbers, got True"),
+        (dict(raw=[10**400] * 23), "raw: wanted finite numbers, got 1000"),
+        (dict(raw=[1e39] * 23), r"raw: wanted numbers that float32 holds, got up to 1e\+39"),
+        (dict(time_range=[0.5, 0.25]), r"time_range: wanted \[first, last\] within \[0, 1\]"),
+        (dict(time_range=[0.0]), "time_range: wanted finite numbers"),
+    ],
+)
+def test_a_field_of_a_theta_that_is_wrong(tmp_path, theta, fields, message):
+    with pytest.raises(ValueError, match=rf"s\.json: {message}"):
+        bj.load_solver(edited(tmp_path / "s.json", theta, **fields))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(t=[0.0, 7.0]), r"t: wanted times within \[0, 1\], got some from 0 to 7"),
+        (dict(t=[-0.1, 0.5]), r"t: wanted times within \[0, 1\], got some from -0\.1 to 0\.5"),
+        (dict(t=["0", "0.5"]), "t: wanted finite numbers, got '0'"),
+        (dict(t=[False, True]), "t: wanted finite numbers, got False"),
+        (dict(t=[[0.0], [0.5]]), "t: wanted finite numbers, got list"),
+        (dict(a=[1.0, 1e39]), "a: wanted numbers that float32 holds"),
+        (dict(a=[1.0, 1.0, 1.0]), r"a: wanted finite numbers of shape \[2\], got 3 in place of 2"),
+        (dict(b=[[0.5, 0.1], [0.5, 0.5]]), r"table\.b: wanted a lower triangular matrix"),
+        (dict(b=[[0.5], [0.5, 0.5]]), r"b: wanted finite numbers of shape \[2, 2\], got 1 in place of 2"),
+        (dict(nfe=3), r"t: wanted finite numbers of shape \[3\], got 2 in place of 3"),
+        (dict(nfe=None), "nfe: wanted an integer from 1 to 10000, got None"),
+        (dict(time_range=[0.01, 1.0]), r"t: wanted times within \[0\.01, 1\]"),
+    ],
+)
+def test_a_field_of_a_table_that_is_wrong(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=rf"s\.json: {message}"):
+        bj.load_solver(edited(tmp_path / "s.json", bj.classic.euler(2), **fields))
+
+
+def test_times_that_repeat_or_run_back_are_a_table_all_the_same(tmp_path):
+    t = [1.0, 0.25, 0.25, 0.0]
+    assert bj.load_solver(edited(tmp_path / "s.json", bj.classic.euler(4), t=t)).t.tolist() == t
+
+
+def test_the_first_files_had_no_table(tmp_path, theta):
+    path = edited(tmp_path / "s.json", theta, t=None, a=None, b=None, order=None, learned=None)
+    assert np.array_equal(bj.load_solver(path).raw, theta.raw)
+
+
+def test_a_hostile_file_costs_no_more_than_its_length(tmp_path, monkeypatch):
+    # 20,000 evaluations: their table would have 400 million numbers.
+    theta = bj.init_theta("rk2", 3)
+    many = dict(num_steps=10_000, nfe=20_000, raw=[0] * 79_999, knots=None, a=None, b=None, t=None)
+    path = edited(tmp_path / "s.json", theta, **many)
+    with pytest.raises(ValueError, match="nfe: wanted an integer from 1 to 10000, got 20000"):
+        bj.load_solver(path)
+    path = edited(
+        tmp_path / "s.json", bj.init_theta("rk1", 3), **many | dict(num_steps=10_000, nfe=10_000, raw=[0] * 39_999)
+    )
+    monkeypatch.setattr(bj.solver_file, "_unrolled", None)  # nothing is unrolled
+    assert bj.load_solver(path).nfe == 10_000
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(t=[0] * 10_000)))
+    with pytest.raises(ValueError, match="a: wanted finite numbers"):
+        bj.load_solver(path)
+
+
+SHIPPED = sorted((pathlib.Path(bj.__file__).parent / "models" / "solvers").rglob("*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_solvers_are_read_to_the_bit(path):
+    content, solver = json.loads(path.read_text()), bj.load_solver(path)
+    stored = {"raw": solver.numbers()} if isinstance(solver, bj.Theta) else vars(solver)
+    for name, value in stored.items():
+        np.testing.assert_array_equal(np.asarray(value), np.array(content[name], content["dtype"]))
+
+
+@pytest.mark.parametrize(
+    "info, error, message",
+    [
+        ([1, 2], TypeError, "info: wanted a dict, got list"),
+        ({"loss": float("nan")}, ValueError, "info: wanted what JSON holds"),
+        ({"loss": np.float32(1.0)}, TypeError, "info: wanted what JSON holds"),
+        ({1: "a", "1": "b"}, ValueError, "info: .*the key '1' is there twice"),
+    ],
+)
+def test_an_info_that_json_cannot_hold(tmp_path, theta, info, error, message):
+    with pytest.raises(error, match=message):
+        bj.save_solver(tmp_path / "s.json", theta, info)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(t=[0.0, 7.0]),
+        dict(b=[[0.5, 0.1], [0.5, 0.5]]),
+        dict(a=[1.0]),
+        dict(t=[0.0, float("nan")]),
+    ],
+)
+def test_what_would_be_refused_is_not_written(tmp_path, change):
+    numbers = {name: jnp.asarray(value) for name, value in (vars(bj.classic.euler(2)) | change).items()}
+    with pytest.raises(ValueError, match=r"theta\.[tab]: wanted"):
+        bj.save_solver(tmp_path / "s.json", bj.SolverTable(**numbers))
+    assert not list(tmp_path.iterdir())
+
+
+# --- Whole or not at all. ---
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path, theta, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    bj.save_solver(tmp_path / "s.json", theta)
+    before = (tmp_path / "s.json").read_bytes()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        bj.save_solver(tmp_path / "s.json", bj.init_theta("rk1", 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+    assert (tmp_path / "s.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("length", [251, 255])
+def test_a_name_as_long_as_the_system_takes(tmp_path, theta, length):
+    path = tmp_path / ("n" * (length - 5) + ".json")
+    bj.save_solver(path, theta)
+    assert np.array_equal(bj.load_solver(path).raw, theta.raw)
+    with pytest.raises(OSError, match="name too long"):
+        bj.save_solver(tmp_path / ("n" * 256), theta)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_for_whom_others_are_for(tmp_path, theta):
+    (tmp_path / "other").write_text("")
+    bj.save_solver(tmp_path / "s.json", theta)
+    assert (tmp_path / "s.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_where_no_file_can_be(tmp_path, theta):
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file in it"):
+        bj.save_solver(tmp_path, theta)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing; make it first"):
+        bj.save_solver(tmp_path / "missing" / "s.json", theta)
+    with pytest.raises(TypeError, match="path: wanted the name of a file, got int"):
+        bj.save_solver(3, theta)
+    assert not list(tmp_path.iterdir())
+
+
+# --- A flow that keeps a margin from the ends of time. ---
+
+
+def noise_network(params, t, x):
+    # Not finite where the flow never asks.
+    return jnp.where((t > 0) & (t < 1), 1.0, jnp.nan) * params * x
+
+
+MARGIN = bj.Flow.from_prediction(noise_network, jnp.float32(0.5), (2,), bj.schedulers.Cosine(), time_margin=1e-2)
+
+
+@pytest.mark.parametrize("family", ["rk1", "rk2", "table", "curve"])
+def test_times_are_written_as_the_flow_has_them(tmp_path, family):
+    theta = bj.init_theta(family, 3)
+    theta = theta.with_raw(0.1 * jax.random.normal(jax.random.key(0), theta.raw.shape))
+    last = bj.to_table(bj.classic.rk4(4))  # evaluates at t = 1
+    for solver in (theta, last):
+        bj.save_solver(tmp_path / "s.json", solver, flow=MARGIN)
+        content = json.loads((tmp_path / "s.json").read_text())
+        assert content["time_range"] == [0.01, 0.99]
+        times = np.asarray(jax.jit(bj.to_table)(solver).t, float)
+        np.testing.assert_allclose(content["t"], np.clip(times, 0.01, 0.99), rtol=0, atol=1e-7)
+        x0 = np.asarray(MARGIN.noise(jax.random.key(1), (4,)))
+        back = bj.load_solver(tmp_path / "s.json", flow=MARGIN)
+        np.testing.assert_allclose(bj.solve(MARGIN, back, x0), bj.solve(MARGIN, solver, x0), rtol=1e-5, atol=1e-6)
+        if isinstance(solver, bj.Theta):
+            assert np.array_equal(back.raw, solver.raw)
+        if isinstance(solver, bj.SolverTable):  # the flow would have moved the times that were moved, and no others
+            np.testing.assert_array_equal(bj.solve(MARGIN, back, x0), bj.solve(MARGIN, solver, x0))
+
+
+def test_a_reader_with_the_network_alone_ends_where_the_flow_ends(tmp_path):
+    theta = bj.init_theta("rk2", 3)
+    bj.save_solver(tmp_path / "s.json", theta, flow=MARGIN)
+    numpy = code_of_docs("In NumPy")
+    x0 = np.asarray(MARGIN.noise(jax.random.key(1), (4,)))
+
+    def velocity(t, x):  # u = alphadot (x - sigma e) / alpha + sigmadot e with e = x / 2, not finite at t = 0 and 1
+        e = noise_network(0.5, t, x)
+        alpha, sigma = np.sin(np.pi * t / 2), np.cos(np.pi * t / 2)
+        return np.asarray(np.pi / 2 * (sigma * (x - sigma * e) / alpha - alpha * e))
+
+    found = numpy["sample"](velocity, numpy["read_solver"](tmp_path / "s.json"), x0)
+    np.testing.assert_allclose(found, bj.solve(MARGIN, theta, x0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_without_a_margin_changes_no_file(tmp_path, theta):
+    bj.save_solver(tmp_path / "s.json", theta, flow=FLOW)
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert "time_range" not in content and content["t"] == np.asarray(jax.jit(bj.to_table)(theta).t, float).tolist()
 
 
 # --- The fingerprint of the flow. ---
@@ -246,10 +475,16 @@ def test_a_file_without_fingerprint_loads_and_says_so_only_if_asked(tmp_path, th
     "field, value, message",
     [
         (None, [1], "flow: wanted a fingerprint, a JSON object, got list"),
-        ("t", [], r"flow\.t: wanted finite numbers"),
+        ("t", [], r"flow\.t: wanted finite numbers of shape \[3\], got 0 in place of 3"),
+        ("t", [0.1, 0.5, 7.0], r"flow\.t: wanted times within \[0, 1\]"),
+        ("noise_std", [1.0, -1.0, 1.0], r"flow\.noise_std: wanted numbers >= 0"),
+        ("condition", "none", r"flow\.condition: wanted 'any' or nothing, got 'none'"),
+        ("event_shape", "large", r"flow\.event_shape: wanted a list of positive integers, got 'large'"),
+        ("event_shape", [3.0, 2], r"flow\.event_shape: wanted a list of positive integers"),
+        ("projections", [[0.0] * 1_000_000] * 3, r"flow\.projections: .*\[3, 4\], got 1000000 in place of 4"),
         ("t", "now", r"flow\.t: wanted finite numbers"),
-        ("noise_std", [1.0], r"flow\.noise_std: .* an entry for each of flow\.t, got \[1\.0\]"),
-        ("rms", [1.0, float("nan"), 1.0], r"flow\.rms: wanted finite numbers"),
+        ("noise_std", [1.0], r"flow\.noise_std: wanted finite numbers of shape \[3\]"),
+        ("rms", [1.0, "1.0", 1.0], r"flow\.rms: wanted finite numbers, got '1\.0'"),
         ("rms", None, r"flow\.rms: wanted finite numbers"),
         ("projections", [1.0, 2.0, 3.0], r"flow\.projections"),
         ("projections", [[1.0], [2.0, 3.0], [4.0]], r"flow\.projections"),
@@ -262,17 +497,9 @@ def test_an_edited_fingerprint_is_refused_with_the_field(tmp_path, theta, field,
     content = json.loads(path.read_text())
     content["flow"] = value if field is None else content["flow"] | {field: value}
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"s\.json: {message}"):
-        bj.load_solver(path, flow=flow)
-    assert bj.load_solver(path).nfe == theta.nfe
-
-
-def test_an_edited_event_shape_is_another_flow(path):
-    content = json.loads(path.read_text())
-    content["flow"]["event_shape"] = "large"
-    path.write_text(json.dumps(content))
-    with pytest.warns(UserWarning, match=r"event_shape: large stored, \[3, 2\] found"):
-        bj.load_solver(path, flow=FLOW)
+    for asked in (flow, None):
+        with pytest.raises(ValueError, match=rf"s\.json: {message}"):
+            bj.load_solver(path, flow=asked)
 
 
 def test_a_flow_is_asked_for(tmp_path, theta, path):
