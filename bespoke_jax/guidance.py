@@ -1,12 +1,15 @@
 """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) as one more flow."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from bespoke_jax.checks import check_type, known
 from bespoke_jax.conditions import CONDITION, condition_of, condition_of_one, given, is_given, velocity_of_one
 from bespoke_jax.flow import Flow
 
@@ -26,13 +29,22 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
             conditional networks of `bespoke_jax.models` are such, their label among it. Each sample may be `given` its own.
         guidance_scale: w, a scalar: 0 for the flow as it is, -1 for the unconditional one, above 0 to follow the condition
             more than the data does. (Who writes u(x | nothing) + s (u(x | y) - u(x | nothing)) has s = 1 + w.)
-        unconditional: what stands for no condition, of the condition's structure; None for zeros, as our networks have it. The
-            network must have been trained with it.
+        unconditional: what stands for no condition. The network must have been trained with it.
+
+            - A function: a sample's condition -> the same without what guidance is to follow. The rest of it stays, such as which
+              places are padding: `lambda c: c | {"text": jnp.zeros_like(c["text"])}`, but defined once, at module level, for
+              flows with one function share what is compiled.
+            - A tree like the condition of one sample, the same for all.
+            - None: zeros, as our networks have it. A warning names leaves of booleans and integers, where zeros are an empty mask
+              and the first class.
 
     Raises:
-        TypeError: if `flow` is none.
-        ValueError: if the flow's parameters have no condition, `unconditional` is of another structure, or the scale is not one
-            number.
+        TypeError: if `flow` is none, or `unconditional` a function that cannot be hashed.
+        ValueError: if the flow's parameters have no condition, `unconditional` is of another structure, other shapes or kinds of
+            numbers, or the scale is not one finite number.
+
+    Warns:
+        UserWarning: for `unconditional=None` and a condition with booleans or integers.
 
     Examples:
         >>> def velocity(params, t, x):
@@ -42,21 +54,78 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
         >>> strong(0.0, jnp.zeros(2)).tolist(), strong.calls_per_evaluation
         ([1.5, 3.0], 2)
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"guided: flow must be a bespoke_jax.Flow, got {type(flow).__name__}.")
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     condition = condition_of_one(flow, "guided")
-    scale = jnp.asarray(guidance_scale)
-    if scale.ndim or not jnp.issubdtype(scale.dtype, jnp.number):
-        raise ValueError(f"guided: guidance_scale must be one number, got {guidance_scale!r}.")
-    if unconditional is None:
-        unconditional = jax.tree.map(jnp.zeros_like, condition)
+    network = {name: value for name, value in flow.params.items() if name != CONDITION}
+    params = {"network": network, "guidance_scale": _check_scale(guidance_scale), CONDITION: condition}
+    function = unconditional if callable(unconditional) else None
+    if function is not None:
+        if function.__hash__ is None:
+            raise TypeError(f"unconditional: wanted a function that can be hashed, got {type(function).__name__}.")
+        _check_like(condition, jax.eval_shape(function, condition))
+    elif unconditional is None:
+        _warn_of_zeros(condition)
+        params["unconditional"] = jax.tree.map(jnp.zeros_like, condition)
+    else:
+        _check_like(condition, unconditional)
+        params["unconditional"] = _cast(unconditional, condition)
+    found = Flow(_Guided(velocity_of_one(flow), function), params, flow.event_shape, flow.scheduler)
+    return given(found, condition_of(flow)) if is_given(flow) else found
+
+
+def _check_scale(scale):
+    try:
+        array = jnp.asarray(scale)
+        real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    except (TypeError, ValueError):
+        real = False
+    if real and array.ndim == 0:
+        array = array.astype(jnp.float32)
+        if known(array) is None or np.isfinite(known(array)):
+            return array
+    raise ValueError(f"guidance_scale: wanted one finite number, got {scale!r}.")
+
+
+_KINDS = {"a boolean": jnp.bool_, "an integer": jnp.integer, "a float": jnp.floating}
+
+
+def _kind(leaf) -> str:
+    dtype = jnp.result_type(leaf)
+    return next((name for name, kind in _KINDS.items() if jnp.issubdtype(dtype, kind)), str(dtype))
+
+
+def _check_like(condition, unconditional):
+    """Raise ValueError unless it has the condition's structure and shapes, and numbers that its dtypes hold."""
     wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition, unconditional))
     if got != wanted:
-        raise ValueError(f"guided: unconditional must be like the condition, {wanted}, got {got}.")
-    network = {name: value for name, value in flow.params.items() if name != CONDITION}
-    params = {"network": network, "guidance_scale": scale.astype(jnp.float32), "unconditional": unconditional}
-    found = Flow(_Guided(velocity_of_one(flow)), {**params, CONDITION: condition}, flow.event_shape, flow.scheduler)
-    return given(found, condition_of(flow)) if is_given(flow) else found
+        raise ValueError(
+            f"unconditional: wanted the shapes of one sample's condition, {wanted}, got {got}; what belongs to each sample is "
+            "said by a function of its condition."
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(condition)
+    for (path, own), other in zip(leaves, jax.tree.leaves(unconditional), strict=True):
+        kinds = _kind(own), _kind(other)
+        if kinds[0] != kinds[1] and kinds != ("a float", "an integer"):
+            raise ValueError(f"unconditional{jax.tree_util.keystr(path)}: wanted {kinds[0]}, got {kinds[1]}.")
+
+
+def _cast(unconditional, condition):
+    return jax.tree.map(lambda other, own: jnp.asarray(other, jnp.result_type(own)), unconditional, condition)
+
+
+def _warn_of_zeros(condition):
+    found = [
+        f"condition{jax.tree_util.keystr(path)} ({jnp.result_type(leaf)})"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(condition)
+        if _kind(leaf) != "a float"
+    ]
+    if found:
+        warnings.warn(
+            f"unconditional: None puts zeros in the place of {', '.join(found)}: an empty mask, the first class. Give the tree "
+            "that stands for no condition, or a function of a sample's condition that keeps what is to stay.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +133,12 @@ class _Guided:
     """`velocity(params, t, x)` under guidance. Frozen: equal by value."""
 
     velocity: Callable
-    calls_per_evaluation: int = dataclasses.field(default=2, init=False)
+    unconditional: Callable | None  # or the parameters hold what stands for no condition
+
+    @property
+    def calls_per_evaluation(self) -> int:
+        """Two of the velocity itself, which may be guided too."""
+        return 2 * getattr(self.velocity, "calls_per_evaluation", 1)
 
     @property
     def time_range(self) -> tuple[float, float]:
@@ -72,7 +146,9 @@ class _Guided:
         return getattr(self.velocity, "time_range", (0.0, 1.0))
 
     def __call__(self, params, t, x):
-        pair = jax.tree.map(lambda *values: jnp.stack(values), params[CONDITION], params["unconditional"])
+        own = params[CONDITION]
+        none = params["unconditional"] if self.unconditional is None else _cast(self.unconditional(own), own)
+        pair = jax.tree.map(lambda *values: jnp.stack(values), own, none)
 
         def velocity(condition):
             return self.velocity({**params["network"], CONDITION: condition}, t, x)

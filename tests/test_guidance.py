@@ -107,9 +107,95 @@ def test_what_cannot_be_guided_is_named(variables):
         bj.guided(bj.Flow(pull, {"params": 1.0}, (3,)), 1.0)
     with pytest.raises(ValueError, match="entry 'condition', got NoneType"):
         bj.guided(bj.Flow(pull, None, (3,)), 1.0)
-    with pytest.raises(ValueError, match=r"one number, got \[1.0, 2.0\]"):
-        bj.guided(flow, [1.0, 2.0])
-    with pytest.raises(ValueError, match=r"like the condition, {'label': \(3,\)}, got {'label': \(4,\)}"):
+    for scale in ([1.0, 2.0], np.nan, np.inf, -np.inf, 1j, True, "2", None, 1e39):
+        with pytest.raises(ValueError, match="guidance_scale: wanted one finite number, got "):
+            bj.guided(flow, scale)
+    with pytest.raises(ValueError, match=r"one sample's condition, {'label': \(3,\)}, got {'label': \(4,\)}"):
         bj.guided(flow, 1.0, {"label": jnp.zeros(4)})
-    with pytest.raises(TypeError, match="got UNet"):
+    with pytest.raises(ValueError, match=r"unconditional\['label'\]: wanted a float, got a boolean"):
+        bj.guided(flow, 1.0, {"label": jnp.zeros(3, bool)})
+    with pytest.raises(TypeError, match=r"flow: wanted a bespoke_jax\.Flow, got UNet"):
         bj.guided(NETWORK, 1.0)
+
+
+# --- A condition of which a part stays: the mask of a padded text. ---
+
+
+def masked(params, t, x):
+    return (params["condition"]["text"].sum() * jnp.cos(x) - x) * params["condition"]["mask"]
+
+
+def without_text(condition):
+    return condition | {"text": jnp.zeros_like(condition["text"])}
+
+
+TEXT, MASK = jnp.ones((3, 4)), jnp.arange(8) < jnp.array([[3], [5], [8]])
+MASKED = bj.Flow(masked, {"condition": {"text": TEXT[0], "mask": MASK[0]}}, (8,))
+PADDED = jax.random.normal(jax.random.key(0), (3, 8))
+
+
+@pytest.mark.parametrize("order", ["given, then guided", "guided, then given"])
+def test_a_function_says_what_of_a_condition_goes(order):
+    conditions = {"text": TEXT, "mask": MASK}
+    if order == "given, then guided":
+        flow = bj.guided(bj.given(MASKED, conditions), 1.5, without_text)
+    else:
+        flow = bj.given(bj.guided(MASKED, 1.5, without_text), conditions)
+    wanted = (2.5 * (4 * np.cos(PADDED) - PADDED) - 1.5 * -PADDED) * MASK
+    np.testing.assert_allclose(flow(0.0, PADDED), wanted, rtol=1e-5, atol=1e-5)
+    # The paths of a guided flow of conditions are those of each sample by itself.
+    x1 = bj.solve(flow, bj.classic.euler(3), PADDED)
+    one = bj.guided(bj.Flow(masked, {"condition": {"text": TEXT[1], "mask": MASK[1]}}, (8,)), 1.5, without_text)
+    np.testing.assert_allclose(x1[1], bj.solve(one, bj.classic.euler(3), PADDED[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_flows_with_one_function_share_what_is_compiled():
+    solve = jax.jit(lambda flow, solver, x0: bj.solve(flow, solver, x0))  # a cache of its own
+    for w, text in ((0.5, TEXT[0]), (2.0, 2 * TEXT[0])):
+        flow = bj.Flow(masked, {"condition": {"text": text, "mask": MASK[0]}}, (8,))
+        solve(bj.guided(flow, w, without_text), bj.classic.euler(2), PADDED)
+    assert solve._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("unconditional", "message"),
+    [
+        ({"text": jnp.zeros(4)}, r"unconditional: wanted the shapes of one sample's condition, .*'mask': \(8,\)"),
+        (
+            {"text": jnp.zeros((3, 4)), "mask": MASK},
+            "what belongs to each sample is said by a function of its condition",
+        ),
+        (lambda c: c["text"], "unconditional: wanted the shapes of one sample's condition"),
+        (lambda c: c | {"mask": jnp.zeros(8)}, r"unconditional\['mask'\]: wanted a boolean, got a float"),
+    ],
+)
+def test_what_is_not_like_the_condition(unconditional, message):
+    with pytest.raises(ValueError, match=message):
+        bj.guided(bj.given(MASKED, {"text": TEXT, "mask": MASK}), 1.0, unconditional)
+
+
+def test_zeros_for_masks_and_classes_are_warned_of():
+    with pytest.warns(UserWarning, match=r"zeros in the place of condition\['mask'\] \(bool\): ") as caught:
+        bj.guided(MASKED, 1.0)
+    assert caught[0].filename == __file__
+    of_class = bj.Flow(pull, {"condition": {"label": jnp.int32(3), "place": jnp.zeros(3)}}, (3,))
+    with pytest.warns(UserWarning, match=r"condition\['label'\] \(int32\)"):
+        bj.guided(of_class, 1.0)
+    # Who says so gets zeros, or another class, without a warning.
+    for label in (0, 10):
+        flow = bj.guided(of_class, 1.0, {"label": label, "place": jnp.zeros(3)})
+        assert flow.params["unconditional"]["label"].dtype == jnp.int32
+    with pytest.raises(ValueError, match=r"unconditional\['label'\]: wanted an integer, got a float"):
+        bj.guided(of_class, 1.0, {"label": 0.5, "place": jnp.zeros(3)})
+
+
+def test_guidance_of_guidance_is_four_calls():
+    flow = bj.Flow(pull, {"condition": dict(strength=jnp.float32(2.0), place=jnp.ones(3))}, (3,))
+    inner = bj.guided(flow, 0.5, dict(strength=jnp.float32(2.0), place=jnp.zeros(3)))
+    outer = bj.guided(inner, 2.0, dict(strength=jnp.float32(2.0), place=-jnp.ones(3)))
+    assert (inner.calls_per_evaluation, outer.calls_per_evaluation) == (2, 4)
+    assert bj.given(outer, dict(strength=jnp.ones(2), place=jnp.ones((2, 3)))).calls_per_evaluation == 4
+    x = jnp.array([0.5, 0.0, 1.0])
+    at = {place: 2.0 * (place - x) for place in (1, 0, -1)}
+    wanted = 3 * (1.5 * at[1] - 0.5 * at[0]) - 2 * (1.5 * at[-1] - 0.5 * at[0])
+    np.testing.assert_allclose(outer(0.0, x), wanted, rtol=1e-6)
