@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import processes, stopping
-from experiments.runs import WriteError
+from experiments.errors import ReadError, WriteError
 
 __all__ = ["run", "use_all_cores", "without_stack"]
 
@@ -44,7 +44,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
         try:
             with stopping.listening():
                 return main(loaded, workdir.value or loaded.workdir)
-        except WriteError as error:
+        except (ReadError, WriteError) as error:
             raise SystemExit(str(error)) from None
         except KeyboardInterrupt:
             raise SystemExit("\nInterrupted. The same command goes on from the last checkpoint.") from None

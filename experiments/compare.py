@@ -46,8 +46,7 @@ def learned_solvers(run: Run, flow: bj.Flow, flow_name: str, jobs: Iterable[Job]
     The name is that of the file without its -n5. A file that was written for another flow is a warning.
     """
     folder = run.folder / "solvers"
-    files = sorted(folder.glob("*.json"))
-    if files:
+    if files := run.solver_files():
         found = [(path.stem, bj.load_solver(path, flow=flow)) for path in files]
         where = f"from {folder}"
     else:

@@ -73,7 +73,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
     how = _how(flow, job, plan, truth)
     num_iterations = sum(stage.num_iterations for stage in how["stages"])
     bar = processes.bar(total=num_iterations, desc=label, unit="it")
-    if finished := run.finished(job.name):
+    if finished := run.finished(job.name, job.nfe):
         theta, info = finished
         with bar:
             bar.update(num_iterations)
