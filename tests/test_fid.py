@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import zipfile
 
 import numpy as np
 import pytest
@@ -133,6 +134,21 @@ class TestStatistics:
             FeatureStatistics.of(np.zeros((2, 3, 4)))
         with pytest.raises(ValueError, match="1 of 2 samples have features that are not finite"):
             FeatureStatistics.of([[0.0, 1.0], [np.nan, np.inf]])
+        with pytest.raises(TypeError, match="wanted features that are real numbers, got dtype complex128"):
+            FeatureStatistics.of(np.ones((3, 2)) * 1j)
+        with pytest.raises(TypeError, match="wanted features that are real numbers, got dtype <U1"):
+            FeatureStatistics.of([["1", "2"]])
+        with pytest.raises(ValueError, match="dimension: wanted an integer >= 1, got 0"):
+            FeatureStatistics.empty(0)
+        with pytest.raises(TypeError, match="other: wanted FeatureStatistics, got float"):
+            FeatureStatistics.empty(2).merge(1.0)
+        good = FeatureStatistics.of(features(9, 2))
+        with pytest.raises(TypeError, match="b: wanted FeatureStatistics, got ndarray"):
+            frechet_distance(good, np.zeros((9, 2)))
+        with pytest.raises(ValueError, match=r"a\.scatter: wanted shape \[2, 2\], got \[2\]"):
+            frechet_distance(good._replace(scatter=np.ones(2)), good)
+        with pytest.raises(ValueError, match=r"b\.mean: wanted finite numbers"):
+            frechet_distance(good, good._replace(mean=np.full(2, np.nan)))
         with pytest.raises(ValueError, match="wanted 2 samples or more, got 1"):
             _ = FeatureStatistics.of(np.zeros((1, 2))).covariance
         with pytest.raises(ValueError, match="no batches"):
@@ -155,6 +171,17 @@ class TestFiles:
             (dict(mean=np.zeros(3)), "got neither"),
             (dict(mu=np.full(2, np.nan), sigma=np.zeros((2, 2))), "not finite"),
             (dict(mu=np.array([{}]), sigma=np.zeros((1, 1))), r"no \.npz of statistics"),  # a pickle: not run
+            (dict(mu=np.zeros(2), sigma=np.eye(2) * (1 + 5j)), "sigma: wanted real numbers, got complex128"),
+            (dict(mu=np.zeros(2), sigma=np.eye(2) > 0), "sigma: wanted real numbers, got bool"),
+            (dict(mu=np.array(["1", "2"]), sigma=np.eye(2)), "mu: wanted real numbers, got <U1"),
+            (dict(mu=np.zeros(2), sigma=-np.eye(2)), "sigma: wanted no negative eigenvalues, got -1"),
+            (dict(mu=np.zeros(2), sigma=np.diag([1.0, -0.5])), r"sigma: wanted no negative eigenvalues, got -0\.5"),
+            (
+                dict(mu=np.zeros(2), sigma=[[1.0, 5.0], [0.0, 1.0]]),
+                "sigma: wanted a symmetric matrix, got one that is 5 ",
+            ),
+            (dict(mu=np.zeros(0), sigma=np.zeros((0, 0))), r"no \.npz of statistics"),
+            (dict(mu=np.zeros(()), sigma=np.zeros(())), r"wanted mu \[D\]"),
         ],
     )
     def test_other_files(self, tmp_path, arrays, message):
@@ -168,3 +195,48 @@ class TestFiles:
         (tmp_path / "text.npz").write_text("text")
         with pytest.raises(ValueError, match=r"no \.npz of statistics"):
             load_statistics(tmp_path / "text.npz")
+
+    def test_a_covariance_of_float32_sums(self, tmp_path):
+        # Rounding leaves it a little asymmetric, and with eigenvalues a little below 0.
+        x = features(5, 8).astype(np.float32)
+        sigma = np.cov(x.T) + 1e-6 * np.triu(np.ones((8, 8)))
+        np.savez_compressed(tmp_path / "ref.npz", mu=x.mean(0), sigma=sigma.astype(np.float32))
+        found = load_statistics(tmp_path / "ref.npz")
+        np.testing.assert_allclose(found.covariance, np.cov(x.T), rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(found.covariance, found.covariance.T)
+        assert found.mean.dtype == np.float64
+
+    def test_damage_anywhere_is_told_in_one_line(self, tmp_path):
+        path, random = tmp_path / "ref.npz", np.random.default_rng(1)
+        x = features(40, 30)
+        np.savez_compressed(path, mu=x.mean(0), sigma=np.cov(x.T))
+        whole, wanted = path.read_bytes(), load_statistics(path)
+        for place in random.integers(0, len(whole), 150):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+            try:
+                found = load_statistics(path)
+            except ValueError as error:
+                assert str(error).startswith(str(path)) and "\n" not in str(error)
+            else:  # a date, or another byte that says nothing
+                np.testing.assert_array_equal(found.scatter, wanted.scatter)
+        for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=r"damaged, or no \.npz of statistics"):
+                load_statistics(path)
+
+    def test_a_header_that_claims_more_than_there_is(self, tmp_path):
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000,), }"
+        npy = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n"
+        with zipfile.ZipFile(tmp_path / "ref.npz", "w") as archive:
+            archive.writestr("mu.npy", npy)
+            archive.writestr("sigma.npy", npy)
+        with pytest.raises(
+            ValueError, match=r"mu\.npy: its header claims \(100000000000,\) of float64, 800000000000 bytes, but"
+        ):
+            load_statistics(tmp_path / "ref.npz")
+
+    def test_a_member_larger_than_any_covariance(self, tmp_path, monkeypatch):
+        np.savez_compressed(tmp_path / "ref.npz", mu=np.zeros(60), sigma=np.zeros((60, 60)))
+        monkeypatch.setattr("bespoke_jax.fid._MOST_FEATURES", 30)
+        with pytest.raises(ValueError, match=r"sigma\.npy: wanted at most 30 features, 17200 bytes, got 28928 bytes"):
+            load_statistics(tmp_path / "ref.npz")
