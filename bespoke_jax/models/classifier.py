@@ -15,9 +15,11 @@ import numpy as np
 from flax import linen as nn
 from safetensors.flax import save_file
 
+from bespoke_jax.checks import check_count
 from bespoke_jax.fid import FeatureStatistics
 from bespoke_jax.models.inception import eight_bits
-from bespoke_jax.models.safetensors_file import find_safetensors, read_safetensors
+from bespoke_jax.models.safetensors_file import find_safetensors, read_header, read_safetensors
+from bespoke_jax.models.state_dict import check_variables
 
 __all__ = ["CLASSIFIERS", "Classifier", "ConvClassifier", "load_classifier", "save_classifier"]
 
@@ -139,14 +141,34 @@ def load_classifier(name) -> Classifier:
     """
     path = find_safetensors(name, CLASSIFIERS, "load_classifier")
     flat, metadata = read_safetensors(path)
-    header = json.loads(metadata.get("classifier", "null"))
-    if header is None:
-        raise ValueError(f"{path}: a safetensors file, but not of a classifier; wanted one of save_classifier.")
-    network = ConvClassifier(tuple(header["channels"]), header["num_classes"])
+    header = read_header(path, metadata, "classifier", "not of a classifier; wanted one of save_classifier")
     arrays = {key: np.asarray(value, np.float32) for key, value in flat.items()}
+    network, image_shape = _described(path, header, arrays)
     statistics = None
-    if (count := header.get("count")) is not None:
+    if "count" in header:
+        count, width = check_count(f"{path}: count", header["count"], 2), network.channels[-1]
+        for name, shape in (("mu", (width,)), ("sigma", (width, width))):
+            if (found := arrays[name].shape if name in arrays else "missing") != shape:
+                raise ValueError(f"{path}: {name} of the statistics is {found}, wanted {shape}.")
         mean, covariance = (arrays.pop(name).astype(np.float64) for name in ("mu", "sigma"))
         statistics = FeatureStatistics(count, mean, covariance * (count - 1))
+    check_variables(
+        path, network, jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape))), arrays
+    )
     variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
-    return Classifier(network, variables, tuple(header["image_shape"]), statistics)
+    return Classifier(network, variables, image_shape, statistics)
+
+
+def _described(path, header: dict, arrays: dict) -> tuple[ConvClassifier, tuple[int, int, int]]:
+    """(network, image shape) of a header, if they are no larger than the file has numbers for."""
+    most = max([1, *(size for array in arrays.values() for size in array.shape)])
+
+    def listed(name, least, longest, most):
+        value = header.get(name)
+        if not isinstance(value, list) or not least <= len(value) <= longest:
+            raise ValueError(f"{path}: {name}: wanted a list of {least} to {longest} integers, got {value!r:.80}.")
+        return tuple(check_count(f"{path}: {name}", each, 1, most) for each in value)
+
+    classes = check_count(f"{path}: num_classes", header.get("num_classes"), 1, most)
+    network = ConvClassifier(listed("channels", 1, min(32, len(arrays)), most), classes)
+    return network, listed("image_shape", 3, 3, 2**16)

@@ -7,17 +7,18 @@ sigma_t / alpha_t and y = x / alpha_t, so E[x1 | x_t = x] = D(x / alpha_t, sigma
 
 import dataclasses
 import functools
-import math
 
 import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import schedulers
+from bespoke_jax.checks import check_count, check_number, check_positive, check_shape, check_type
 from bespoke_jax.flow import Flow
 from bespoke_jax.models.labels import labelled, with_labels
 
-__all__ = ["Denoiser", "DenoiserPrediction", "Preconditioning"]
+__all__ = ["Denoiser", "DenoiserPrediction", "Preconditioning", "ReversedVelocity"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +26,18 @@ class Preconditioning:
     """How a network becomes a denoiser: c_skip, c_in, c_out, c_noise as functions of the noise level.
 
     Attributes:
-        kind: "edm", "vp", "ve" (Karras et al. 2022, Table 1) or "ddpm": a network of discrete steps 0..N-1, whose step at a level
-            between those it was trained on is interpolated linearly in the logarithm of the level.
+        kind: "edm", "vp", "ve" (Karras et al. 2022, Table 1); "ddpm": a network of discrete steps 0..N-1, whose step at a level
+            between those it was trained on is interpolated linearly in the logarithm of the level; or "flow": a network that
+            predicts x0 - x1 on the straight path (1 - s) x1 + s x0, asked at the time `steps` s.
         sigma_min, sigma_max: the levels that the network was trained for. Levels outside use the nearest inside.
         sigma_data: standard deviation of the data, of "edm".
         beta_min, beta_d, steps: of "vp": levels sqrt(exp(beta_d s^2 / 2 + beta_min s) - 1), the network's time (steps - 1) s.
         betas: of "ddpm": the variance added by each of the steps.
-        prediction: of "ddpm": "noise", "data" or "v" (alpha x0 - sigma x1).
+        prediction: of "ddpm": "noise", "data" or "v" (alpha x0 - sigma x1); of "edm": "noise", or "v" for a network of the
+            opposite sign.
+
+    Raises:
+        ValueError: for another kind or prediction, and numbers that cannot be.
     """
 
     kind: str
@@ -45,14 +51,27 @@ class Preconditioning:
     prediction: str = "noise"
 
     def __post_init__(self):
-        if self.kind not in ("edm", "vp", "ve", "ddpm"):
-            raise ValueError(f"Preconditioning: kind must be 'edm', 'vp', 've' or 'ddpm', got {self.kind!r}.")
-        if self.prediction not in ("noise", "data", "v"):
-            raise ValueError(f"Preconditioning: prediction must be 'noise', 'data' or 'v', got {self.prediction!r}.")
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+        predictions = {"ddpm": ("noise", "data", "v"), "edm": ("noise", "v")}
+        if self.kind not in _KINDS:
+            raise ValueError(f"Preconditioning: kind must be one of {_KINDS}, got {self.kind!r}.")
+        if self.prediction not in (allowed := predictions.get(self.kind, ("noise",))):
             raise ValueError(
-                f"Preconditioning: wanted 0 < sigma_min < sigma_max < inf, got {self.sigma_min}, {self.sigma_max}."
+                f"Preconditioning: prediction must be one of {allowed} for {self.kind!r}, got {self.prediction!r}."
             )
+        for name in ("sigma_min", "sigma_max", "sigma_data"):
+            check_positive(f"Preconditioning: {name}", getattr(self, name))
+        for name in ("beta_min", "beta_d"):
+            check_number(f"Preconditioning: {name}", getattr(self, name), 0)
+        check_count("Preconditioning: steps", self.steps)
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError(f"Preconditioning: wanted sigma_min < sigma_max, got {self.sigma_min}, {self.sigma_max}.")
+        if self.kind == "vp" and self.beta_min + self.beta_d == 0:
+            raise ValueError("Preconditioning: wanted beta_min + beta_d > 0, got 0.")
+        check_type("Preconditioning: betas", self.betas, tuple, "a tuple of numbers")
+        for beta in self.betas:
+            check_number("Preconditioning: betas", beta, 0, 1)
+        if self.kind == "ddpm":
+            _levels(self.betas)  # checks that there are some
 
     @classmethod
     def ddpm(cls, betas, prediction: str = "noise"):
@@ -63,18 +82,33 @@ class Preconditioning:
             >>> round(linear.sigma_min, 4), round(linear.sigma_max)
             (0.01, 157)
         """
+        levels = schedulers.ddpm_levels(betas)
         betas = tuple(float(beta) for beta in betas)
-        levels = _levels(betas)
         return cls("ddpm", float(levels[0]), float(levels[-1]), betas=betas, prediction=prediction)
+
+    @classmethod
+    def flow_matching(cls, steps: int = 1000):
+        """Of a network that predicts noise - data on the straight path, at times `steps` s, s = 1 noise (diffusers' FlowMatch).
+
+        Examples:
+            >>> Preconditioning.flow_matching(1000).sigma_max  # s = 1 - 1 / 1000
+            999.0
+        """
+        check_count("steps", steps, 3)
+        return cls("flow", 1.0 / (steps - 1), float(steps - 1), steps=steps)
 
     def coefficients(self, level):
         """(c_skip, c_in, c_out, c_noise) at noise levels `level` > 0, each of its shape."""
         one = jnp.ones_like(level)
         if self.kind == "edm":
             norm = jnp.sqrt(level**2 + self.sigma_data**2)
-            return self.sigma_data**2 / norm**2, 1 / norm, level * self.sigma_data / norm, jnp.log(level) / 4
+            sign = -1 if self.prediction == "v" else 1
+            return self.sigma_data**2 / norm**2, 1 / norm, sign * level * self.sigma_data / norm, jnp.log(level) / 4
         if self.kind == "ve":
             return one, one, level, jnp.log(level / 2)
+        if self.kind == "flow":
+            share = level / (1 + level)  # of the noise, on the straight path
+            return 1 - share, 1 - share, -share, self.steps * share
         alpha = 1 / jnp.sqrt(1 + level**2)
         if self.kind == "vp":
             # s with beta_d s^2 / 2 + beta_min s = log(1 + level^2), in the form that keeps its digits for small levels.
@@ -88,6 +122,9 @@ class Preconditioning:
         if self.prediction == "v":
             return alpha**2, alpha, -level * alpha, step
         return 0 * one, alpha, one, step
+
+
+_KINDS = ("edm", "vp", "ve", "ddpm", "flow")
 
 
 @functools.lru_cache(maxsize=8)
@@ -111,6 +148,17 @@ class DenoiserPrediction:
         level = jnp.clip(sigma / alpha, p.sigma_min, p.sigma_max)
         scale = jnp.where(level < sigma / alpha, level / sigma, 1 / alpha)
         return denoise(self.network, p, params, scale * x, level)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReversedVelocity:
+    """`(params, t, x) -> velocity` under CondOT of a network of kind "flow", whose time runs from `steps` (noise) to 0 (data)."""
+
+    network: flax.linen.Module
+    steps: int
+
+    def __call__(self, params, t, x):
+        return -self.network.apply(params, self.steps * (1 - t), x)
 
 
 def denoise(network, preconditioning: Preconditioning, variables, y, level):
@@ -148,8 +196,8 @@ class Denoiser:
     def __init__(self, network, variables, event_shape, preconditioning: Preconditioning):
         self.network = network
         self.variables = variables
-        self.event_shape = tuple(event_shape)
-        self.preconditioning = preconditioning
+        self.event_shape = check_shape("event_shape", event_shape)
+        self.preconditioning = check_type("preconditioning", preconditioning, Preconditioning, "a Preconditioning")
         self.num_classes = network.num_classes
 
     def __repr__(self):
@@ -165,20 +213,27 @@ class Denoiser:
             labels: for a conditional network: a class, [B] classes, or their weights [B, num_classes]; None for no class (zeros).
 
         Raises:
-            ValueError: for an x of another shape, or labels that the network does not have.
+            ValueError: for an x of another shape, a sigma that is not positive, or labels that the network does not have.
         """
         x = jnp.asarray(x)
         if x.shape[1:] != self.event_shape or jnp.shape(sigma) not in ((), x.shape[:1]):
             wanted = f"x [B, {', '.join(map(str, self.event_shape))}] and sigma [] or [B]"
             raise ValueError(f"denoise: wanted {wanted}, got {x.shape} and {jnp.shape(sigma)}.")
+        if not isinstance(sigma, jax.core.Tracer) and not np.all(np.asarray(sigma) > 0):
+            raise ValueError(f"denoise: wanted sigma > 0, got {np.min(sigma)}.")
         return denoise(
             self.network, self.preconditioning, with_labels(self.variables, labels, self.num_classes), x, sigma
         )
 
     @property
     def usual_scheduler(self) -> dict:
-        """What `flow` takes if not told: EDM's scheduler, from sigma_max (at most 80) to sigma_min (at least 0.002)."""
+        """What `flow` takes if not told: EDM's scheduler, from sigma_max (at most 80) to sigma_min (at least 0.002).
+
+        CondOT for a network of kind "flow".
+        """
         p = self.preconditioning
+        if p.kind == "flow":
+            return {"name": "condot"}
         return {"name": "edm", "sigma_min": max(p.sigma_min, 0.002), "sigma_max": min(p.sigma_max, 80.0)}
 
     def flow(self, scheduler=None, labels=None, time_margin: float | None = None) -> Flow:
@@ -193,6 +248,7 @@ class Denoiser:
             time_margin: times within it of 0 and of 1 use the nearest time inside. None is 0 where the scheduler is regular
                 at both ends (EDM), else 1e-3: the velocity divides by alpha, which is 0 at t = 0 (CondOT, cosine), and by sigma,
                 which is 0 at t = 1. Noise levels outside [sigma_min, sigma_max] of the network are moved there in any case.
+                A network of kind "flow" under CondOT is its own velocity: no margin, and no level is moved.
 
         Raises:
             ValueError: for an unknown scheduler, and labels that the network does not have.
@@ -200,6 +256,9 @@ class Denoiser:
         scheduler = self.usual_scheduler if scheduler is None else scheduler
         if isinstance(scheduler, str | dict):
             scheduler = schedulers.from_config(scheduler)
+        if self.preconditioning.kind == "flow" and scheduler == schedulers.CondOT() and not time_margin:
+            velocity = ReversedVelocity(self.network, self.preconditioning.steps)  # regular at both ends
+            return labelled(Flow(velocity, self.variables, self.event_shape, scheduler), labels, self.num_classes)
         if time_margin is None:
             ends = [float(value) for value in (scheduler.alpha(jnp.zeros(())), scheduler.sigma(jnp.ones(())))]
             time_margin = 0.0 if min(ends) > 1e-4 else 1e-3

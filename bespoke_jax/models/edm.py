@@ -10,10 +10,11 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_choice
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.songunet import SongUNet
-from bespoke_jax.models.state_dict import flatten_record, load_arrays, variables_from_state, weight_shape
+from bespoke_jax.models.state_dict import flatten_record, load_arrays, some, variables_from_state, weight_shape
 from bespoke_jax.models.torch_file import Record, read_torch_file
 
 __all__ = ["from_state", "load"]
@@ -45,19 +46,19 @@ def load(path, dtype=None, remat: bool = False) -> Denoiser:
         raise ValueError(f"{path}: wanted EDM's network (a dictionary with 'ema'), got {_describe(content)}.")
     kinds = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
     if model.class_name not in kinds:
-        raise ValueError(f"{path}: a network of class {model.class_name!r}; wanted one of {sorted(kinds)}.")
+        raise ValueError(f"{path}: a network of class {model.class_name[:80]!r}; wanted one of {sorted(kinds)}.")
     try:
         preconditioning = _preconditioning(kinds[model.class_name], model.state)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: its preconditioning cannot be read ({error}).") from None
-    state = load_arrays(flatten_record(model), str(path))
+    state = load_arrays(flatten_record(model, str(path)), str(path))
     return from_state(state, preconditioning, dtype=dtype, remat=remat, source=str(path))
 
 
 def _describe(content) -> str:
     if isinstance(content, dict):
-        return f"a dictionary with {', '.join(map(str, list(content)[:5])) or 'nothing in it'}"
-    return getattr(content, "class_name", type(content).__name__)
+        return f"a dictionary with {some(content) or 'nothing in it'}"
+    return content.class_name[:80] if isinstance(content, Record) else type(content).__name__
 
 
 def _preconditioning(kind: str, attributes: dict) -> Preconditioning:
@@ -82,11 +83,15 @@ def from_state(
     Args:
         state: name -> array, the names beginning with "model.".
         preconditioning: "edm", "vp", "ve" with their usual constants, or your own.
+
+    Raises:
+        ValueError: as `load`.
     """
     if isinstance(preconditioning, str):
+        check_choice("preconditioning", preconditioning, ("edm", "vp", "ve"))
         usual = {"vp": dict(sigma_min=1e-3, sigma_max=152.0), "ve": dict(sigma_min=0.02, sigma_max=100.0)}
         preconditioning = Preconditioning(preconditioning, **usual.get(preconditioning, {}))
-    state = {key.removeprefix("model."): value for key, value in load_arrays(state, source).items()}
+    state = load_arrays(state, source)
     # The augmentation label is zeros when sampling, and its layer has no bias.
     state.pop("map_augment.weight", None)
     network, image_shape, names = _network(state, source)
@@ -118,11 +123,9 @@ def _network(state, source: str):
     def shape(key):
         return weight_shape(state, key, source)
 
-    sides = sorted({int(found[1]) for key in state if (found := re.match(r"enc\.(\d+)x", key))}, reverse=True)
+    sides = sorted({int(found[1]) for key in state if (found := re.match(r"enc\.(\d{1,5})x", key))}, reverse=True)
     if not sides:
-        raise ValueError(
-            f"{source}: wanted tensors enc.*, dec.*, map_layer0.* of an EDM network, got {list(state)[:3]} ..."
-        )
+        raise ValueError(f"{source}: wanted tensors enc.*, dec.*, map_layer0.* of an EDM network, found {some(state)}.")
     sizes = [f"{side}x{side}" for side in sides]
     num_blocks = len({key.split(".")[1] for key in state if key.startswith(f"enc.{sizes[0]}_block")})
     stem, image_channels = shape(f"enc.{sizes[0]}_conv.weight")[:2]

@@ -10,13 +10,14 @@ import numpy as np
 from safetensors.flax import save_file
 
 from bespoke_jax import schedulers
+from bespoke_jax.checks import check_choice, check_count, check_flag, check_number, check_shape, check_type
 from bespoke_jax.flow import PREDICTIONS, Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import labelled, with_labels
-from bespoke_jax.models.safetensors_file import find_safetensors, read_safetensors
+from bespoke_jax.models.safetensors_file import find_safetensors, read_header, read_safetensors
 from bespoke_jax.models.songunet import SongUNet
-from bespoke_jax.models.state_dict import variable_shapes
+from bespoke_jax.models.state_dict import check_variables, variable_shapes
 from bespoke_jax.models.unet import UNet
 from bespoke_jax.solver_file import load_solver
 from bespoke_jax.table import SolverTable
@@ -46,18 +47,21 @@ def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
         num_steps: n; the evaluations of a table.
 
     Raises:
-        ValueError: if none was learned for these; names those that were.
+        ValueError: for another flow or base, or if none was learned for these; names those that there are.
 
     Examples:
         >>> shipped_solver("fashion_fmot", "rk2", num_steps=5).nfe
         10
     """
-    folder = pathlib.Path(__file__).parent / "solvers" / str(flow)
+    check_choice("flow", flow, SHIPPED)
+    check_choice("base", base, ("rk1", "rk2", "table"))
+    check_count("num_steps", num_steps)
+    folder = pathlib.Path(__file__).parent / "solvers" / flow
     # Bespoke solvers are told from their bases by name; a table has none.
     path = folder / (f"table-n{num_steps}.json" if base == "table" else f"{base}-bespoke-n{num_steps}.json")
     if not path.is_file():
-        there = sorted(found.stem for found in folder.parent.glob("*/*.json"))
-        raise ValueError(f"shipped_solver: none for {flow!r}, {base!r}, {num_steps!r}; there are {', '.join(there)}.")
+        there = ", ".join(sorted(found.stem for found in folder.glob("*.json")))
+        raise ValueError(f"shipped_solver: none for {flow!r}, {base!r}, {num_steps!r}; there are {there}.")
     return load_solver(path)
 
 
@@ -111,6 +115,7 @@ def save_flow(
     if prediction not in PREDICTIONS:
         raise ValueError(f"save_flow: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
     schedulers.from_config(scheduler)
+    event_shape = check_shape("event_shape", event_shape)
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name not in _NOT_SAVED}
     header = dict(network=type(network).__name__, fields=fields, event_shape=list(event_shape), scheduler=scheduler)
     if preconditioning is not None:
@@ -129,25 +134,90 @@ def save_denoiser(path, model: Denoiser, scheduler: str | dict | None = None, la
 
     Args:
         scheduler: as for `save_flow`; None for the model's own.
-        labels: the class of the flow, for a conditional network.
+        labels: the class of the flow, or its weights [num_classes], for a conditional network.
+
+    Raises:
+        ValueError: as `save_flow`, and for labels of several samples: a file has one class, or none.
     """
+    check_type("model", model, Denoiser, "a Denoiser")
+    if labels is not None and (
+        np.ndim(labels) > 1 or (np.ndim(labels) == 1 and np.shape(labels) != (model.num_classes,))
+    ):
+        raise ValueError("labels: wanted one class, or its weights; give several classes to load_flow.")
     scheduler = model.usual_scheduler if scheduler is None else scheduler
     params = with_labels(model.variables, labels, model.num_classes)
     save_flow(path, model.network, params, model.event_shape, scheduler, dtype, model.preconditioning)
 
 
-def _check_shapes(path, network, event_shape, flat) -> None:
-    """Raise ValueError unless the file has exactly the variables of the network."""
-    shapes = flax.traverse_util.flatten_dict(variable_shapes(network, event_shape), sep="/")
-    wanted = {name: leaf.shape for name, leaf in shapes.items()}
-    got = {name: value.shape for name, value in flat.items()}
-    wrong = sorted(name for name in wanted | got if wanted.get(name) != got.get(name))
-    if wrong:
-        name = wrong[0]
-        raise ValueError(
-            f"{path}: {len(wrong)} variables are not those of the {type(network).__name__} that its header describes; "
-            f"{name} is {got.get(name, 'missing')}, wanted {wanted.get(name, 'none')}. Save the flow again with save_flow."
-        )
+def _network_of(path, header: dict, flat: dict) -> flax.linen.Module:
+    """The network that a header describes, if its fields are of the right kinds and no larger than the file has numbers for."""
+    network, fields = header.get("network"), header.get("fields")
+    kind = _NETWORKS[check_choice(f"{path}: network", network, _NETWORKS)]
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: fields: wanted a dictionary, got {type(fields).__name__}.")
+    usual = {f.name: f.default for f in dataclasses.fields(kind) if f.name not in _NOT_SAVED}
+    if unknown := sorted(fields.keys() - usual.keys()):
+        raise ValueError(f"{path}: fields: a {network} of this version has none that is called {unknown[0][:80]!r}.")
+    # Every width is an axis of some array, and every block and level has arrays of its own.
+    widest = max([_LEAST_WIDTH, *(size for value in flat.values() for size in value.shape)])
+    values = {}
+    for name, value in fields.items():
+        label, default = f"{path}: fields: {name}", usual[name]
+        most = len(flat) if name == "num_blocks" else widest
+        if isinstance(default, tuple):
+            if not isinstance(value, list) or len(value) > _MOST_LEVELS:
+                raise ValueError(f"{label}: wanted a list of at most {_MOST_LEVELS} integers, got {value!r:.80}.")
+            values[name] = tuple(check_count(label, each, 0, most) for each in value)
+        elif isinstance(default, bool):
+            values[name] = check_flag(label, value)
+        elif isinstance(default, int):
+            values[name] = check_count(label, value, 0, most)
+        elif isinstance(default, float):
+            values[name] = check_number(label, value)
+        elif not isinstance(value, str):
+            raise ValueError(f"{label}: wanted a string, got {value!r:.80}.")
+        else:
+            values[name] = value
+    return kind(**values)
+
+
+_MOST_LEVELS, _LEAST_WIDTH = 32, 4096  # of fields that are no axis of an array, such as the number of groups
+
+
+def _event_shape_of(path, header: dict) -> tuple[int, ...]:
+    shape = header.get("event_shape")
+    if not isinstance(shape, list) or len(shape) != 3:
+        raise ValueError(f"{path}: event_shape: wanted a list of three integers, got {shape!r:.80}.")
+    return tuple(check_count(f"{path}: event_shape", size, 1, 2**16) for size in shape)
+
+
+def _scheduler_of(path, header: dict) -> schedulers.Scheduler:
+    given = header.get("scheduler")
+    named = {"name": given} if isinstance(given, str) else given
+    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+        raise ValueError(f"{path}: scheduler: wanted a name, or a dictionary with one, got {given!r:.80}.")
+    constants = {
+        name: check_number(f"{path}: scheduler: {name}", value) for name, value in named.items() if name != "name"
+    }
+    try:
+        return schedulers.by_name(named["name"], **constants)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{path}: scheduler: {str(error)[:200]}") from None
+
+
+def _preconditioning_of(path, header: dict) -> Preconditioning | None:
+    given = header.get("preconditioning")
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: preconditioning: wanted a dictionary, got {given!r:.80}.")
+    betas = given.get("betas", [])
+    if not isinstance(betas, list):
+        raise ValueError(f"{path}: preconditioning: betas: wanted a list of numbers, got {betas!r:.80}.")
+    try:
+        return Preconditioning(**{**given, "betas": tuple(betas)})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {str(error)[:200]}") from None
 
 
 def load_flow(name, dtype=None, labels=None) -> Flow:
@@ -171,24 +241,18 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
     """
     path = find_safetensors(name, SHIPPED, "load_flow")
     flat, metadata = read_safetensors(path)
-    header = json.loads(metadata.get("flow", "null"))
-    if header is None:
-        raise ValueError(
-            f"{path}: a safetensors file without our header; wrap its weights in bespoke_jax.Flow yourself."
-        )
+    header = read_header(path, metadata, "flow", "wrap its weights in bespoke_jax.Flow yourself")
+    network = _network_of(path, header, flat).clone(dtype=dtype)
+    event_shape = _event_shape_of(path, header)
+    scheduler = _scheduler_of(path, header)
+    preconditioning, prediction = _preconditioning_of(path, header), header.get("prediction", "velocity")
+    check_choice(f"{path}: prediction", prediction, PREDICTIONS)
     try:
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
-        network = _NETWORKS[header["network"]](**fields, dtype=dtype)
-        scheduler, event_shape = schedulers.from_config(header["scheduler"]), tuple(header["event_shape"])
-        preconditioning, prediction = header.get("preconditioning"), header.get("prediction", "velocity")
-        if preconditioning is not None:
-            preconditioning = Preconditioning(**{**preconditioning, "betas": tuple(preconditioning["betas"])})
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: its header is not one that this version writes ({type(error).__name__}: {error}); known networks are "
-            f"{', '.join(sorted(_NETWORKS))}."
-        ) from None
-    _check_shapes(path, network, event_shape, flat)
+        wanted = variable_shapes(network, event_shape)
+    except Exception as error:  # of numbers that do not go together, a network may fail in many ways
+        kind = type(network).__name__
+        raise ValueError(f"{path}: no {kind} can be made of its fields ({str(error).splitlines()[0][:200]}).") from None
+    check_variables(path, network, wanted, flat)
     arrays = {name: jnp.asarray(np.asarray(value).astype(np.float32)) for name, value in flat.items()}
     params = flax.traverse_util.unflatten_dict(arrays, sep="/")
     if preconditioning is not None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bespoke_jax.models.state_dict import from_torch_layout, load_arrays
+from bespoke_jax.models.state_dict import from_torch_layout, load_arrays, some
 from bespoke_jax.models.torch_file import read_torch_file
 
 __all__ = ["InceptionFeatures", "InceptionV3", "eight_bits", "load", "resize"]
@@ -175,8 +175,7 @@ class InceptionFeatures:
     convention: str = "pytorch-fid"
 
     def __post_init__(self):
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"InceptionFeatures: convention must be one of {CONVENTIONS}, got {self.convention!r}.")
+        _check_convention(self.convention)
 
     def __call__(self, images):
         """Raises ValueError for images of another shape."""
@@ -202,7 +201,13 @@ def load(path, convention: str = "pytorch-fid") -> InceptionFeatures:
         Traceback (most recent call last):
         FileNotFoundError: nowhere.pth: no such file.
     """
+    _check_convention(convention)
     return InceptionFeatures(variables_from_state(load_arrays(read_torch_file(path), str(path)), str(path)), convention)
+
+
+def _check_convention(convention) -> None:
+    if convention not in CONVENTIONS:
+        raise ValueError(f"InceptionFeatures: convention must be one of {CONVENTIONS}, got {convention!r}.")
 
 
 @functools.cache
@@ -224,6 +229,7 @@ def variables_from_state(state: dict[str, np.ndarray], source: str = "state") ->
             array = from_torch_layout(array, path[2], leaf.ndim)
         if array is None or array.shape != leaf.shape:
             got = "missing" if array is None else f"of shape {array.shape} (in our layout)"
-            raise ValueError(f"{source}: {key} is {got}, wanted {leaf.shape}. Is it pytorch-fid's InceptionV3?")
+            hint = f"Is it pytorch-fid's InceptionV3? Found {some(state)}."
+            raise ValueError(f"{source}: {key} is {got}, wanted {leaf.shape}. {hint}")
         variables[path] = jnp.asarray(array)
     return flax.traverse_util.unflatten_dict(variables)

@@ -264,6 +264,7 @@ def _known_names(load_bytes, spend):
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): reconstruct_persistent,
         ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+        ("torch._utils", "_rebuild_parameter_with_state"): rebuild_parameter,  # with attributes that no sampling needs
         ("torch.storage", "_load_from_bytes"): storage_of_bytes,
         ("torch", "Size"): torch_size,
         ("torch", "device"): lambda *_: None,

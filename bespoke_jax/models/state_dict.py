@@ -1,6 +1,7 @@
 """A PyTorch state dictionary -> the variables of one of our Flax networks, with every key and shape accounted for."""
 
 import functools
+import math
 
 import flax
 import jax
@@ -10,48 +11,98 @@ import numpy as np
 from bespoke_jax.models.torch_file import Record, Tensor
 
 __all__ = [
+    "check_variables",
     "flatten_record",
     "from_torch_layout",
     "load_arrays",
+    "some",
     "variable_shapes",
     "variables_from_state",
     "weight_shape",
 ]
 
 
-def flatten_record(record: Record, prefix: str = "") -> dict:
-    """`state_dict()` of a module that is a Record: its parameters and buffers by dotted names."""
-    state = {}
-    for kind in ("_parameters", "_buffers"):
-        state |= {prefix + name: value for name, value in record.state.get(kind, {}).items() if value is not None}
-    for name, module in record.state.get("_modules", {}).items():
-        if isinstance(module, Record):
-            state |= flatten_record(module, f"{prefix}{name}.")
+def flatten_record(record: Record, source: str) -> dict:
+    """`state_dict()` of a module that is a Record: its parameters and buffers by dotted names.
+
+    Raises:
+        ValueError: if its parts are no modules by name, or so many or so deep that no network has them.
+    """
+    state, seen, ahead = {}, 0, [("", 0, record)]
+    while ahead:
+        prefix, depth, module = ahead.pop()
+        parts = {kind: module.state.get(kind, {}) for kind in ("_parameters", "_buffers", "_modules")}
+        names = [name for part in parts.values() for name in (part if isinstance(part, dict) else [None])]
+        seen += 1 + len(names)
+        if seen > 100_000 or depth > 32 or not all(type(name) is str for name in names):
+            raise ValueError(f"{source}: its modules are not those of a network ({prefix[:80]!r}, {seen} parts).")
+        for kind in ("_parameters", "_buffers"):
+            state |= {prefix + name: value for name, value in parts[kind].items() if value is not None}
+        ahead += [
+            (f"{prefix}{name}.", depth + 1, child)
+            for name, child in parts["_modules"].items()
+            if isinstance(child, Record)
+        ]
     return state
 
 
 def load_arrays(state: dict, source: str) -> dict[str, np.ndarray]:
-    """Read the tensors of a state dictionary, as float32.
+    """Read the tensors of a state dictionary, as float32, by the names that the network itself gave them.
+
+    What wrapped the network is taken off: the `state_dict` of a checkpoint of Lightning, the counter of torch's `AveragedModel`,
+    and names that all tensors begin with ("module." of DataParallel, "_orig_mod." of torch.compile, "net." of Lightning).
 
     Raises:
-        ValueError: if it is no dictionary of tensors, or one of them is truncated; names the key.
+        ValueError: if it is no dictionary of tensors, if one of them is truncated (names the key), or if they ask for more memory
+            than what they are made of.
     """
-    arrays = {}
-    for key, value in state.items() if isinstance(state, dict) else ():
-        try:
-            arrays[str(key)] = np.asarray(value.numpy() if isinstance(value, Tensor) else value, np.float32)
-        except Exception as error:  # attributes of a hostile file may be of any type
-            raise ValueError(f"{source}: {key!r} is no tensor that can be read ({error}).") from None
-    if not arrays:
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state:
         raise ValueError(f"{source}: wanted a dictionary of tensors, got {type(state).__name__}, or an empty one.")
+    try:
+        _check_cost(value for value in state.values() if isinstance(value, Tensor))
+    except Exception as error:  # attributes of a hostile file may be of any type
+        raise ValueError(f"{source}: its tensors cannot be read ({str(error)[:200]}).") from None
+    arrays = {}
+    for key, value in state.items():
+        try:
+            if not isinstance(value, Tensor | np.ndarray | jax.Array):
+                raise TypeError(f"a {type(value).__name__}")
+            arrays[str(key)] = np.asarray(value.numpy() if isinstance(value, Tensor) else value, np.float32)
+        except Exception as error:
+            name = repr(key)[:80]
+            raise ValueError(f"{source}: {name} is no tensor that can be read ({str(error)[:200]}).") from None
+    return _unwrapped(arrays)
+
+
+def _check_cost(tensors) -> None:
+    """Raise ValueError if tensors ask for several times the bytes of the storages that they are parts of."""
+    asked, storages = 0, {}
+    for tensor in tensors:
+        asked += math.prod(tensor.shape) * np.dtype(tensor.storage.dtype).itemsize
+        storages[id(tensor.storage)] = tensor.storage.size()
+    if asked > 4 * sum(storages.values()) + 2**20:
+        raise ValueError(f"all tensors ask for {asked} bytes of storages that have {sum(storages.values())}")
+
+
+def _unwrapped(arrays: dict) -> dict:
+    """Without the counter of `AveragedModel`, and without the first part of the names as long as all names share it."""
+    arrays = {key: value for key, value in arrays.items() if key != "n_averaged"}
+    while len(arrays) > 1 and all("." in key for key in arrays) and len({key.split(".")[0] for key in arrays}) == 1:
+        arrays = {key.split(".", 1)[1]: value for key, value in arrays.items()}
     return arrays
 
 
 def weight_shape(state: dict[str, np.ndarray], key: str, source: str) -> tuple[int, ...]:
-    """The shape of a weight that tells what network it is of. Raises ValueError if it is missing or no matrix at least."""
+    """The shape of a weight that tells what network it is of.
+
+    Raises:
+        ValueError: if it is missing, no matrix at least, or empty.
+    """
     if key not in state:
-        raise ValueError(f"{source}: missing {key}, got {_some(state)}. Is it a file of this kind of network?")
-    if state[key].ndim < 2:
+        raise ValueError(f"{source}: missing {key}, found {some(state)}. Is it a file of this kind of network?")
+    if state[key].ndim < 2 or 0 in state[key].shape:
         raise ValueError(f"{source}: {key} of shape {state[key].shape}, where a matrix or a kernel was wanted.")
     return state[key].shape
 
@@ -63,8 +114,27 @@ def variable_shapes(network, event_shape: tuple[int, ...]) -> dict:
     return jax.eval_shape(network.init, jax.random.key(0), t, x)
 
 
-def _some(keys) -> str:
-    keys = sorted(keys)
+def check_variables(source, network, shapes: dict, flat: dict) -> None:
+    """Raise ValueError unless a file of ours has exactly the variables of the network that its header describes.
+
+    Args:
+        shapes: of the network's variables, as a tree.
+        flat: what the file has, "collection/module/.../leaf" -> array.
+    """
+    wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
+    got = {name: value.shape for name, value in flat.items()}
+    wrong = sorted(name for name in wanted | got if wanted.get(name) != got.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{source}: {len(wrong)} variables are not those of the {type(network).__name__} that its header describes; "
+            f"{name[:80]} is {got.get(name, 'missing')}, wanted {wanted.get(name, 'none')}. Save it again."
+        )
+
+
+def some(keys) -> str:
+    """The first few of many names, for an error."""
+    keys = sorted(str(key)[:80] for key in keys)
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
@@ -83,8 +153,17 @@ def variables_from_state(
     Raises:
         ValueError: for missing keys, left over keys and other shapes; each names keys.
     """
-    shapes = variable_shapes(network, tuple(image_shape))
-    state, missing, wrong, params = dict(state), [], [], {}
+    kind = type(network).__name__
+    if len(state) < network.num_blocks * len(network.channels):
+        raise ValueError(
+            f"{source}: {len(state)} tensors ({some(state)}), too few for {len(network.channels)} levels of "
+            f"{network.num_blocks} blocks."
+        )
+    try:
+        shapes = variable_shapes(network, tuple(image_shape))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{source}: no {kind} can be made of what it says: {error}") from None
+    found, state, missing, wrong, params = some(state), dict(state), [], [], {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes["params"]).items():
         key = names["/".join(path[:-1])] + (".bias" if path[-1] == "bias" else ".weight")
         array = state.pop(key, None)
@@ -95,15 +174,13 @@ def variables_from_state(
         if translated.shape != leaf.shape:
             wrong.append(f"{key} of shape {array.shape}, where {leaf.shape} was wanted (in our layout)")
         params[path] = jnp.asarray(translated, jnp.float32)
-    hint = (
-        f"Is it a file of {type(network).__name__}, channels {network.channels}, {network.num_blocks} blocks a level?"
-    )
+    hint = f"Is it a file of {kind}, channels {network.channels}, {network.num_blocks} blocks a level?"
     if missing:
-        raise ValueError(f"{source}: missing {_some(missing)}. {hint}")
+        raise ValueError(f"{source}: missing {some(missing)}; found {found}. {hint}")
     if wrong:
-        raise ValueError(f"{source}: {_some(wrong)}. {hint}")
+        raise ValueError(f"{source}: {some(wrong)}. {hint}")
     if state:
-        raise ValueError(f"{source}: {_some(state)}: no place for these. {hint}")
+        raise ValueError(f"{source}: {some(state)}: no place for these. {hint}")
     variables = {"params": flax.traverse_util.unflatten_dict(params)}
     if "condition" in shapes:  # no class, unless one is asked for
         variables["condition"] = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes["condition"])

@@ -3,6 +3,7 @@
 Formats: zip files of torch >= 1.6, the older stream of `torch.save`, and plain pickles with tensors in them.
 """
 
+import functools
 import io
 import pathlib
 import zipfile
@@ -27,6 +28,7 @@ def _read_legacy(data: bytes):
         Unpickler(file, _read_legacy).load()
     found, dtypes = {}, {}
 
+    @functools.cache  # tensors that share one are known by it
     def storage(key, dtype):
         dtypes.setdefault(key, np.dtype(dtype))
         return Storage(dtype, lambda: len(found[key]), lambda start, stop: found[key][start:stop])
@@ -49,6 +51,7 @@ def _read_zip(path):
         raise ValueError("numbers in big-endian order")
     # Numbers stay in the file until `Tensor.numpy` wants them: a checkpoint holds the optimiser's state too.
 
+    @functools.cache  # tensors that share one are known by it
     def storage(key, dtype):
         name = f"{folder}data/{key}"
 
