@@ -366,7 +366,7 @@ def _preconditioning(path):
         raise ValueError(
             f"{path}: networks of {kind[:80]} are not supported; supported are those of {', '.join((*_DDPM, *_EDM, *_FLOW))}."
         )
-    if prediction not in _PREDICTIONS:
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
         raise ValueError(f"{path}: prediction_type = {prediction!r:.80}; wanted one of {sorted(_PREDICTIONS)}.")
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(f"{path}: rescale_betas_zero_snr is not supported: its last step has no noise level.")
