@@ -7,11 +7,12 @@ from bespoke_jax.families import init_theta
 from bespoke_jax.fit import FitError, FitResult, FitState, fit, fit_ladder, init_state
 from bespoke_jax.flow import Flow
 from bespoke_jax.frugal import frugal
-from bespoke_jax.ground_truth import Paths, ground_truth
+from bespoke_jax.ground_truth import ground_truth
 from bespoke_jax.guidance import guided
 from bespoke_jax.learned_curve import LearnedCurve
 from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.learned_times import LearnedTimes
+from bespoke_jax.paths import Paths
 from bespoke_jax.sampler_file import Sampler, load_sampler, save_sampler
 from bespoke_jax.scale_time import theta_from_curve, transfer
 from bespoke_jax.second_order import LevenbergMarquardt

@@ -13,8 +13,9 @@ from bespoke_jax.checks import check_count, check_key
 from bespoke_jax.conditions import dealt, of_paths, of_samples
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
-from bespoke_jax.ground_truth import Paths, ground_truth
+from bespoke_jax.ground_truth import ground_truth
 from bespoke_jax.losses import LOSSES
+from bespoke_jax.paths import Paths
 from bespoke_jax.sharding import everywhere, gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import NUM_START_PATHS, best_start, start_thetas

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from bespoke_jax.conditions import of_paths
 from bespoke_jax.distance import AVERAGES, MEAN_SQUARE, Distance
 from bespoke_jax.flow import Flow
-from bespoke_jax.ground_truth import Paths
 from bespoke_jax.metrics import mean_square
+from bespoke_jax.paths import Paths
 from bespoke_jax.solve import solve
 from bespoke_jax.steps import step_lipschitz
 from bespoke_jax.table import SolverTable, table_from_knots, to_table

@@ -12,10 +12,10 @@ from bespoke_jax.curvature import evaluate
 from bespoke_jax.distance import Distance
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
-from bespoke_jax.ground_truth import Paths
 from bespoke_jax.learned_curve import LearnedCurve
 from bespoke_jax.learned_table import LearnedTable
 from bespoke_jax.learned_times import LearnedTimes
+from bespoke_jax.paths import Paths
 from bespoke_jax.scale_time import Curve, curve_between, knot_places, read_curves, theta_from_reading
 
 __all__ = ["best_start", "cost_of_choice", "start_curves", "start_thetas"]
