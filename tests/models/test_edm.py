@@ -1,5 +1,7 @@
 """EDM's networks against the outputs of EDM's own code."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +121,55 @@ def test_missing_and_extra_and_other_tensors():
     wide = {**weights, "model.enc.8x8_block0.conv1.weight": np.zeros((96, 96, 3, 3), np.float32)}
     with pytest.raises(ValueError, match=r"enc\.8x8_block0\.conv1\.weight of shape \(96, 96, 3, 3\)"):
         edm.from_state(wide)
+
+
+def test_what_wraps_a_network_is_taken_off():
+    weights = state("edm/adm-edm")
+    plain = edm.from_state(weights)
+    for prefix in ("module.", "_orig_mod.module.", "ema."):
+        ours = edm.from_state({"n_averaged": np.zeros(()), **{prefix + key: value for key, value in weights.items()}})
+        jax.tree.map(np.testing.assert_array_equal, ours.variables, plain.variables)
+    with pytest.raises(ValueError, match=r"wanted tensors enc\.\*.*found conv\.bias, conv\.weight, x\."):
+        edm.from_state({"conv.weight": np.zeros(3), "conv.bias": np.zeros(3), "x": np.zeros(1)})
+    with pytest.raises(ValueError, match="preconditioning: wanted one of"):
+        edm.from_state(weights, "ddpm")
+
+
+def nested(depth, wide=1):
+    record = Persistent("Layer", _parameters={}, _buffers={}, _modules={})
+    for _ in range(depth):
+        record = Persistent("Layer", _modules={str(i): record for i in range(wide)})
+    return {"ema": Persistent("EDMPrecond", _modules={"model": record})}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (nested(40), "its modules are not those of a network"),
+        (nested(20, wide=2), "its modules are not those of a network .*1000"),
+        ({"ema": Persistent("EDMPrecond", _modules=[1])}, "its modules are not those of a network"),
+        ({"ema": Persistent("EDMPrecond", _modules={3: None})}, "its modules are not those of a network"),
+        ({"ema": Persistent("EDMPrecond", _modules={}, _parameters={"x": [1.0]})}, "'x' is no tensor .*a list"),
+        ({"ema": Persistent("EDMPrecond", _modules={}, sigma_data=float("nan"))}, "sigma_data: wanted a finite number"),
+        ({"ema": Persistent("VPPrecond", _modules={}, M=-3)}, "steps: wanted an integer >= 1, got -3"),
+        ({"ema": Persistent("X" * 10**5, _modules={})}, "a network of class 'XXX"),
+    ],
+)
+def test_modules_that_are_no_network_s(tmp_path, content, message):
+    path = tmp_path / "network.pkl"
+    path.write_bytes(pickled(content))
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=message) as error:
+        edm.load(path)
+    assert time.monotonic() - start < 2 and len(str(error.value)) < 500
+
+
+def test_a_set_in_a_module_of_an_old_protocol_is_harmless(tmp_path):
+    """torch.nn.Module has a set of the names of its buffers that are not saved."""
+    content = {"ema": Persistent("EDMPrecond", _modules={}, _non_persistent_buffers_set=set(), training=False)}
+    (tmp_path / "network.pkl").write_bytes(pickled(content, protocol=2))
+    with pytest.raises(ValueError, match="wanted a dictionary of tensors"):  # it has no others: it was read
+        edm.load(tmp_path / "network.pkl")
 
 
 def test_files_of_something_else(tmp_path):

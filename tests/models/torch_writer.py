@@ -97,10 +97,10 @@ def _stubbed():
     return mock.patch.dict(sys.modules, modules)
 
 
-def pickled(content) -> bytes:
+def pickled(content, protocol: int | None = None) -> bytes:
     """A plain pickle of dictionaries, arrays (as tensors) and Persistent objects."""
     with _stubbed():
-        return pickle.dumps(_tensors(content))
+        return pickle.dumps(_tensors(content), protocol)
 
 
 def write_zip(path, content):
