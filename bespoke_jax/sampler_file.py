@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count
+from bespoke_jax.checks import check_count, check_flag, check_float_dtype, check_number, check_type
 from bespoke_jax.conditions import check_size, num_conditions
-from bespoke_jax.families import LearnedSolver
-from bespoke_jax.files import write_whole
+from bespoke_jax.families import LearnedSolver, check_solver_arrays
+from bespoke_jax.files import check_target, parse_json, write_whole
 from bespoke_jax.flow import Flow
 from bespoke_jax.solve import solve
 from bespoke_jax.table import SolverTable
@@ -54,7 +54,9 @@ def save_sampler(
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity cannot be traced
-            for any batch size; if the parameters' tree has nodes that `jax.export` cannot write.
+            for any batch size, or with this one; if the parameters' tree has leaves that are no arrays, or nodes that
+            `jax.export` cannot write.
+        OSError: if the folder is missing, or the file cannot be written.
         ImportError: without flatbuffers, which `jax.export` writes with (`pip install 'bespoke_jax[export]'`).
 
     Examples:
@@ -66,10 +68,11 @@ def save_sampler(
         >>> sampler(flow.params, flow.noise(jax.random.key(0), (5,))).shape
         (5, 2)
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
-    if not isinstance(solver, LearnedSolver | SolverTable):
-        raise TypeError(f"solver: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
+    path = check_target(path)
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    _check_leaves(flow.params)
+    check_solver_arrays("solver", solver)
+    bake_params, dtype = check_flag("bake_params", bake_params), check_float_dtype("dtype", dtype)
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
     platforms = (jax.export.default_export_platform(),) if platforms is None else platforms
@@ -77,28 +80,33 @@ def save_sampler(
         batch_size = num_conditions(flow)
     else:
         check_size(flow, batch_size, "batch_size")
-    if isinstance(platforms, str) or not platforms or not set(platforms) <= set(_PLATFORMS):
+    if not isinstance(platforms, list | tuple) or not platforms or not all(name in _PLATFORMS for name in platforms):
         raise ValueError(f"platforms: wanted some of {_PLATFORMS}, got {platforms!r}.")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype: wanted a floating dtype, got {dtype!r}.")
+    noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
+    check_number("flow.scheduler.sigma(0)", noise_std, 0)
     solver, params = jax.device_get((solver, flow.params))  # off the devices that they lie on
     bake_params = bake_params or not jax.tree.leaves(params)
 
     def sampler(params, x0):
         return solve(Flow(flow.velocity, params, flow.event_shape, flow.scheduler), solver, x0)
 
-    size = jax.export.symbolic_shape("batch")[0] if batch_size is None else int(batch_size)
-    x0 = jax.ShapeDtypeStruct((size, *flow.event_shape), dtype)
-    function, arguments = (lambda x0: sampler(params, x0), (x0,)) if bake_params else (sampler, (params, x0))
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), arguments)
+    function, known = (lambda x0: sampler(params, x0), ()) if bake_params else (sampler, (params,))
+    known = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), known)
+
+    def arguments(size):
+        return *known, jax.ShapeDtypeStruct((size, *flow.event_shape), dtype)
+
+    size = jax.export.symbolic_shape("batch")[0] if batch_size is None else batch_size
     try:
-        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*shapes)
+        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments(size))
     except Exception as error:  # from within the network, of any kind
         if batch_size is not None:
             raise
+        jax.eval_shape(function, *arguments(2))  # what no number of samples can mend is an error of its own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"batch_size: the velocity cannot be traced for any batch size ({reason:.300}); give one, such as batch_size=64."
+            f"batch_size: the velocity cannot be traced for any batch size ({reason:.300}); write x.shape[0] for len(x), or "
+            "give one, such as batch_size=64."
         ) from error
     try:
         program = bytes(exported.serialize())
@@ -107,10 +115,18 @@ def save_sampler(
             f"flow: jax.export cannot write the tree of its parameters ({error}); make it of dicts, lists and tuples, or "
             "use bake_params=True."
         ) from None
-    noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
     about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
     content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
     write_whole(path, content + hashlib.sha256(content).digest())
+
+
+def _check_leaves(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+            raise TypeError(
+                f"flow.params{jax.tree_util.keystr(path)}: wanted an array, got {type(leaf).__name__}; leave functions to the "
+                "velocity (of an Equinox module, eqx.partition(module, eqx.is_array) tells them from arrays)."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +194,8 @@ def load_sampler(path) -> Sampler:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, damaged or foreign, or of a version of JAX that this one cannot read.
+
+    The digest tells damage, not who wrote the file: whoever makes one can make the digest too.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -187,23 +205,50 @@ def load_sampler(path) -> Sampler:
     if not content.endswith(_FORMAT) or hashlib.sha256(content).digest() != digest:
         raise ValueError(f"{path}: not a whole sampler file; write it again with save_sampler.")
     content = content[: -len(_FORMAT)]
-    program, rest = np.split(np.frombuffer(content, np.uint8), [int.from_bytes(content[-8:], "little")])
-    about = json.loads(rest[:-8].tobytes())
+    length = int.from_bytes(content[-8:], "little")
+    if length > len(content) - 8:
+        raise ValueError(
+            f"{path}: its program has {length} bytes, the file {len(content)}; write it again with save_sampler."
+        )
+    about = _read_about(path, content[length:-8])
     try:
-        exported = jax.export.deserialize(bytearray(program))
+        exported = jax.export.deserialize(bytearray(content[:length]))
     except ImportError:  # flatbuffers
         raise
     except Exception as error:  # of the kinds that JAX has for versions it does not know
         raise ValueError(f"{path}: JAX {jax.__version__} cannot read it ({error}); write it again.") from None
-    (arguments, _) = exported.in_tree.unflatten([jax.ShapeDtypeStruct(a.shape, a.dtype) for a in exported.in_avals])
-    x0 = arguments[-1]
+    try:
+        avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+        arguments, keywords = exported.in_tree.unflatten(avals)
+        *params, x0 = arguments
+        batch, *event_shape = x0.shape
+        if keywords or len(params) != (0 if about["baked"] else 1):
+            raise ValueError(f"it takes {len(arguments)} arguments")
+        event_shape = tuple(int(size) for size in event_shape)
+    except Exception as error:  # a program of something else: any tree, any shapes
+        raise ValueError(
+            f"{path}: its program is no sampler ({error!s:.200}); write it again with save_sampler."
+        ) from None
     return Sampler(
-        event_shape=tuple(int(size) for size in x0.shape[1:]),
+        event_shape=event_shape,
         dtype=x0.dtype,
-        batch_size=None if jax.export.is_symbolic_dim(x0.shape[0]) else int(x0.shape[0]),
-        params=None if about["baked"] else arguments[0],
+        batch_size=None if jax.export.is_symbolic_dim(batch) else int(batch),
+        params=params[0] if params else None,
         nfe=about["nfe"],
         noise_std=about["noise_std"],
         platforms=exported.platforms,
         _call=jax.jit(exported.call),
     )
+
+
+def _read_about(path, text: bytes) -> dict:
+    about = parse_json(path, text)
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: wanted a JSON object after the program, got {type(about).__name__}.")
+    try:
+        check_count("nfe", about.get("nfe"))
+        check_number("noise_std", about.get("noise_std"), 0)
+        check_flag("baked", about.get("baked"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return about

@@ -1,6 +1,7 @@
 """A sampler in a file: the samples of `solve`, in a process that has JAX alone; nothing half-read, nothing mistaken."""
 
 import collections
+import hashlib
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
+from bespoke_jax import sampler_file
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,7 +55,7 @@ def test_it_samples_as_solve_does(flow, theta, family, options, tmp_path):
     x0 = jax.random.normal(KEY, (4, 3), options.get("dtype", jnp.float32))
     found = sampler(x0) if "bake_params" in options else sampler(flow.params, x0)
     wanted = bj.solve(flow, solver, x0)
-    assert found.dtype == wanted.dtype and not list(tmp_path.glob("*.part"))
+    assert found.dtype == wanted.dtype and [p.name for p in tmp_path.iterdir()] == ["s"]
     exact = 16 * float(jnp.finfo(x0.dtype).eps)
     np.testing.assert_allclose(found.astype(jnp.float32), wanted.astype(jnp.float32), rtol=exact)
     if sampler.batch_size is None and sampler.params is not None:  # other numbers of samples, other weights
@@ -101,6 +103,71 @@ def test_a_damaged_file_is_refused(path, tmp_path, damage):
         bj.load_sampler(tmp_path / "s")
 
 
+def signed(program, about):
+    """A file of these, with a digest that is right."""
+    content = program + about + len(program).to_bytes(8, "little") + sampler_file._FORMAT
+    return content + hashlib.sha256(content).digest()
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        (b"[1, 2]", "wanted a JSON object after the program, got list"),
+        (b"{}", "nfe: wanted an integer >= 1, got None"),
+        (b'{"nfe": 6.0, "noise_std": 1.0, "baked": false}', r"nfe: wanted an integer >= 1, got 6\.0"),
+        (b'{"nfe": 6, "noise_std": "1", "baked": false}', "noise_std: wanted a finite number >= 0, got '1'"),
+        (b'{"nfe": 6, "noise_std": NaN, "baked": false}', r"not a complete JSON file \(NaN is no JSON number\)"),
+        (b'{"nfe": 6, "noise_std": 1.0, "baked": 0}', "baked: wanted True or False, got 0"),
+        (b'{"nfe": 6, "noise_std": 1.0, "baked": true}', r"its program is no sampler \(it takes 2 arguments\)"),
+        (b"no json", "not a complete JSON file"),
+        (b"\xff\xfe", "not a complete JSON file"),
+    ],
+)
+def test_a_file_made_up_by_hand(path, tmp_path, about, message):
+    content = path.read_bytes()[: -32 - len(sampler_file._FORMAT)]
+    program = content[: int.from_bytes(content[-8:], "little")]
+    (tmp_path / "s").write_bytes(signed(program, about))
+    with pytest.raises(ValueError, match=rf"s: {message}"):
+        bj.load_sampler(tmp_path / "s")
+
+
+def test_a_program_longer_than_its_file(tmp_path):
+    content = b"program" + (2**63).to_bytes(8, "little") + sampler_file._FORMAT
+    (tmp_path / "s").write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(ValueError, match=r"s: its program has 9223372036854775808 bytes, the file 15"):
+        bj.load_sampler(tmp_path / "s")
+    for content in (b"", b"\0\0\0"):
+        content = content + sampler_file._FORMAT
+        (tmp_path / "s").write_bytes(content + hashlib.sha256(content).digest())
+        with pytest.raises(ValueError, match="s: "):
+            bj.load_sampler(tmp_path / "s")
+
+
+def test_a_program_of_something_else(tmp_path):
+    about = b'{"nfe": 6, "noise_std": 1.0, "baked": true}'
+    shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+    for function, arguments in (
+        (lambda x, y: x + y, ({"x": shape}, shape)),
+        (lambda x: x, (jax.ShapeDtypeStruct((), int),)),
+    ):
+        flat = (lambda x, y: x["x"] + y) if len(arguments) == 2 else function
+        program = bytes(jax.export.export(jax.jit(flat))(*arguments).serialize())
+        (tmp_path / "s").write_bytes(signed(program, about))
+        with pytest.raises(ValueError, match="s: its program is no sampler"):
+            bj.load_sampler(tmp_path / "s")
+    (tmp_path / "s").write_bytes(signed(b"no program", about))
+    with pytest.raises(ValueError, match=r"s: JAX .* cannot read it"):
+        bj.load_sampler(tmp_path / "s")
+
+
+def test_where_no_file_can_be(flow, theta, tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        bj.save_sampler(tmp_path, flow, theta)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*; make it first"):
+        bj.save_sampler(tmp_path / "missing" / "s", flow, theta)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_is_not_there():
     with pytest.raises(FileNotFoundError, match="load_sampler: no file nowhere"):
         bj.load_sampler("nowhere")
@@ -129,14 +196,32 @@ def test_arguments_that_are_not_those_are_named(flow, path, change, error, match
     [
         ({"flow": 1}, TypeError, "flow: wanted a bespoke_jax.Flow"),
         ({"solver": 1}, TypeError, "solver: wanted a learned solver"),
-        ({"batch_size": 0}, ValueError, "batch_size: wanted an integer >= 1, or None"),
+        ({"batch_size": 0}, ValueError, "batch_size: wanted an integer >= 1, got 0"),
         (
             {"platforms": ("gpu",)},
             ValueError,
             r"platforms: wanted some of \('cpu', 'cuda', 'rocm', 'tpu'\), got \('gpu',\)",
         ),
         ({"platforms": "cpu"}, ValueError, "platforms"),
+        ({"platforms": 3}, ValueError, "platforms"),
+        ({"platforms": (["cpu"],)}, ValueError, "platforms"),
         ({"dtype": jnp.int32}, TypeError, "dtype: wanted a floating dtype"),
+        ({"bake_params": "yes"}, ValueError, "bake_params: wanted True or False, got 'yes'"),
+        (
+            {"solver": bj.init_theta("rk1", 2).with_raw(jnp.zeros(8))},
+            ValueError,
+            r"solver\.raw: wanted shape \[7\], got \[8\]",
+        ),
+        (
+            {"flow": bj.Flow(velocity, {"w": {"act": jnp.tanh, "b": jnp.ones(2)}}, (3,))},
+            TypeError,
+            r"flow\.params\['w'\]\['act'\]: wanted an array, got .*eqx\.partition",
+        ),
+        (
+            {"flow": bj.Flow(velocity, None, (3,), bj.schedulers.Scheduler(lambda t: t, lambda t: jnp.nan * t))},
+            ValueError,
+            r"flow\.scheduler\.sigma\(0\): wanted a finite number >= 0, got nan",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_tracing(flow, theta, tmp_path, options, error, match):
@@ -151,8 +236,18 @@ def test_what_cannot_be_written_is_refused_before_tracing(flow, theta, tmp_path,
 
 def test_a_network_that_wants_one_batch_size_says_so(theta, tmp_path):
     flow = bj.Flow(lambda params, t, x: x @ jnp.eye(3) * (1.0 if int(x.shape[0]) > 2 else 2.0), None, (3,))
-    with pytest.raises(ValueError, match="cannot be traced for any batch size"):
+    with pytest.raises(ValueError, match=r"cannot be traced for any batch size .*give one, such as batch_size=64"):
         bj.save_sampler(tmp_path / "s", flow, theta)
+    by_len = bj.Flow(lambda params, t, x: x * len(x), None, (3,))
+    with pytest.raises(ValueError, match=r"cannot be traced for any batch size .*write x\.shape\[0\] for len\(x\)"):
+        bj.save_sampler(tmp_path / "s", by_len, theta)
+    bj.save_sampler(tmp_path / "s", bj.Flow(lambda params, t, x: x * x.shape[0], None, (3,)), theta)
+    np.testing.assert_allclose(
+        bj.load_sampler(tmp_path / "s")(jnp.ones((2, 3))), bj.solve(by_len, theta, jnp.ones((2, 3))), rtol=1e-6
+    )
+    wrong = bj.Flow(lambda params, t, x: x @ jnp.eye(4), None, (3,))
+    with pytest.raises(TypeError, match="contracting dimensions"):  # which no batch size mends
+        bj.save_sampler(tmp_path / "s", wrong, theta)
     bj.save_sampler(tmp_path / "s", flow, theta, batch_size=4)
     assert bj.load_sampler(tmp_path / "s")(jnp.ones((4, 3))).shape == (4, 3)
 
