@@ -538,6 +538,13 @@ def test_bad_numbers_of_evaluations_schedulers_and_grids(name):
     )
 
 
+NAN = bj.schedulers.Scheduler(lambda t: jnp.nan * t, lambda t: 1 - t)
+
+
+def rk(nfe=2, nodes=(0, 1), matrix=((0, 0), (1, 0)), weights=(0.5, 0.5)):
+    return classic.runge_kutta(nfe, nodes, matrix, weights)
+
+
 @pytest.mark.parametrize(
     "call, words",
     [
@@ -557,8 +564,8 @@ def test_bad_numbers_of_evaluations_schedulers_and_grids(name):
         (lambda s: classic.ipndm(4, coefficients="best"), "coefficients: wanted one of .* got 'best'"),
         (lambda s: classic.ipndm(4, grid="cosine"), "scheduler: the grid 'cosine' needs"),
         (lambda s: classic.edm_heun(4, s), "nfe: edm_heun takes an odd number .* got 4"),
-        (lambda s: classic.edm_heun(5, s, rho=0), "rho: wanted a positive number, got 0"),
-        (lambda s: classic.edm_heun(5, s, sigma_max="80"), "sigma_max: wanted a positive number, got '80'"),
+        (lambda s: classic.edm_heun(5, s, rho=0), "rho: wanted a finite number > 0, got 0"),
+        (lambda s: classic.edm_heun(5, s, sigma_max="80"), "sigma_max: wanted a finite number > 0, got '80'"),
         (lambda s: classic.edm_heun(5, s, sigma_min=90.0), "sigma_min: wanted less than sigma_max=80.0, got 90.0"),
         (lambda s: classic.euler(4, grid="karras"), "scheduler: the grid 'karras' needs"),
         (lambda s: classic.dedicated(0, s), "nfe: wanted an integer >= 1, got 0"),
@@ -566,8 +573,45 @@ def test_bad_numbers_of_evaluations_schedulers_and_grids(name):
         (lambda s: classic.genie(4, None), "scheduler: genie needs"),
         (lambda s: classic.genie(0, s), "nfe: wanted an integer >= 1, got 0"),
         (lambda s: classic.genie(5, s), "nfe: genie takes an even number, .* got 5"),
+        (lambda s: rk(nodes=[0.5, 1]), "nodes: wanted times of a step within .*, the first 0, got"),
+        (lambda s: rk(nodes=[0, 1.5]), "nodes: wanted times of a step within"),
+        (lambda s: rk(nodes=["0", "1"]), "nodes: wanted numbers of shape"),
+        (lambda s: rk(nodes=0), r"nodes: wanted shape \[S\], got \[\]"),
+        (lambda s: rk(matrix=[[0, 0], [0.5, 0.5]]), "matrix: wanted a strictly lower triangular one"),
+        (lambda s: rk(matrix=[[0, 0]]), r"matrix: wanted shape \[2, 2\], got \[1, 2\]"),
+        (lambda s: rk(weights=[0.5, 0.6]), "weights: wanted a sum of 1, got .* of sum 1.1000"),
+        (lambda s: rk(weights=[0.5, np.nan]), "weights: wanted finite numbers"),
+        (lambda s: rk(nfe=3), "nfe: runge_kutta takes a positive multiple of 2, got 3"),
+        (
+            lambda s: classic.euler(2, grid=[0, np.nan, 1]),
+            "grid: wanted one of .* or 3 times for 2 steps, finite numbers",
+        ),
+        (
+            lambda s: classic.euler(2, grid=[0, 0.7, 0.5]),
+            "grid: wanted times that increase from exactly 0 to exactly 1",
+        ),
+        (lambda s: classic.euler(1, grid=[False, True]), "grid: wanted one of"),
+        (lambda s: classic.ddim(2, NAN), "scheduler|table"),
     ],
 )
 def test_bad_options(call, words):
     with pytest.raises(ValueError, match=words):
         call(bj.schedulers.CondOT())
+
+
+@pytest.mark.parametrize("dtype", [int, complex, bool, "text", None])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        lambda s, dtype: classic.euler(4, dtype),
+        lambda s, dtype: classic.ipndm(4, dtype=dtype),
+        lambda s, dtype: classic.ddim(4, s, dtype=dtype),
+        lambda s, dtype: classic.edm_heun(5, s, dtype=dtype),
+        lambda s, dtype: classic.genie(4, s, dtype=dtype),
+        lambda s, dtype: classic.solver_search(5, dtype),
+        lambda s, dtype: classic.dedicated(2, s, dtype),
+    ],
+)
+def test_numbers_that_are_not_floats(solver, dtype):
+    with pytest.raises(TypeError, match="dtype: wanted a floating dtype such as float32, got"):
+        solver(bj.schedulers.CondOT(), dtype)

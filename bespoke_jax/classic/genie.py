@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_array, check_count
+from bespoke_jax.checks import check_array, check_count, check_float_dtype
 from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import data_step, noise_step
@@ -66,6 +66,7 @@ def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) 
         dtype: of the factors.
 
     Raises:
+        TypeError: for a dtype that is not floating.
         ValueError: if nfe is odd, there is no scheduler, or the grid is none.
 
     Examples:
@@ -74,12 +75,15 @@ def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) 
         >>> [round(float(x), 2) for x in bj.solve(flow, genie(4, flow.scheduler), jnp.array([0.5]))]
         [3.0]
     """
+    dtype = check_float_dtype("dtype", dtype)
     if check_count("nfe", nfe) % 2:
         raise ValueError(f"nfe: genie takes an even number, two evaluations a step, got {nfe}.")
     check_scheduler(scheduler, "genie")
     points = levels(scheduler, time_grid(grid, nfe // 2, scheduler))
     rows = np.stack([_coefficients(s, t) for s, t in pairwise(points)])
-    return TaylorSolver(jnp.asarray([level.t for level in points[:-1]], dtype), jnp.asarray(rows, dtype))
+    solver = TaylorSolver(jnp.asarray([level.t for level in points[:-1]], dtype), jnp.asarray(rows, dtype))
+    solver.check("genie")
+    return solver
 
 
 def _coefficients(s: Level, t: Level) -> np.ndarray:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bespoke_jax.checks import check_choice, check_count
+from bespoke_jax.checks import check_choice, check_count, check_numbers
 from bespoke_jax.classic.levels import check_scheduler, levels, times_of_snr
 from bespoke_jax.schedulers import Scheduler
 
@@ -86,12 +86,13 @@ def time_grid(grid, num_steps: int, scheduler: Scheduler | None = None) -> np.nd
 
 def _explicit(grid, n: int) -> np.ndarray:
     try:
-        t = np.array(grid, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"grid: wanted one of {sorted(GRIDS)} or {n + 1} times, got {grid!r}.") from None
-    if t.shape != (n + 1,):
-        raise ValueError(f"grid: wanted {n + 1} times for {n} steps, got shape {t.shape}.")
-    if not (t[0] == 0 and t[-1] == 1 and np.all(np.diff(t) > 0)):  # NaN fails too
+        t = check_numbers("grid", grid, ("n + 1",))
+    except ValueError:
+        wanted = f"one of {sorted(GRIDS)} or {n + 1} times for {n} steps, finite numbers"
+        raise ValueError(f"grid: wanted {wanted}, got {grid!r:.200}.") from None
+    if len(t) != n + 1:
+        raise ValueError(f"grid: wanted {n + 1} times for {n} steps, got {len(t)}.")
+    if not (t[0] == 0 and t[-1] == 1 and np.all(np.diff(t) > 0)):
         raise ValueError(f"grid: wanted times that increase from exactly 0 to exactly 1, got {t.tolist()}.")
     return t
 

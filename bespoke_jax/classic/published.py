@@ -7,7 +7,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_choice, check_count
+from bespoke_jax.checks import check_count, check_numbers
 from bespoke_jax.classic.levels import check_scheduler, times_of_snr
 from bespoke_jax.classic.unroll import Unrolling
 from bespoke_jax.schedulers import Scheduler, ddpm_levels
@@ -39,7 +39,7 @@ def times_of_sigmas(sigmas, scheduler: Scheduler, num_steps: int | None = None) 
         4
     """
     check_scheduler(scheduler, "times_of_sigmas")
-    sigmas = _numbers("sigmas", sigmas)
+    sigmas = check_numbers("sigmas", sigmas, ("n",))
     sigmas = sigmas[:-1] if sigmas[-1] == 0 else sigmas
     if len(sigmas) < 1 or not np.all(sigmas > 0) or not np.all(np.diff(sigmas) < 0):
         raise ValueError(f"sigmas: wanted decreasing levels > 0, and perhaps a last 0, got {sigmas.tolist()}.")
@@ -71,7 +71,7 @@ def sigmas_of_steps(steps, betas) -> np.ndarray:
         >>> sigmas_of_steps([999, 850, 736], betas).round(3).tolist()  # of Align Your Steps
         [14.615, 6.475, 3.864]
     """
-    steps, levels = _numbers("steps", steps), ddpm_levels(betas)
+    steps, levels = check_numbers("steps", steps, ("n",)), ddpm_levels(betas)
     if np.any(steps < 0) or np.any(steps > len(levels) - 1):
         raise ValueError(f"steps: wanted steps from 0 to {len(levels) - 1}, got {steps.tolist()}.")
     return np.exp(np.interp(steps, np.arange(len(levels)), np.log(levels)))
@@ -94,10 +94,9 @@ def multistep(intervals, coefficients, dtype=jnp.float32) -> SolverTable:
         >>> multistep([0.5, 0.5], [[0, 0], [-0.5, 0]]).b.tolist()  # Adams-Bashforth
         [[0.5, 0.0], [0.25, 0.75]]
     """
-    d, c = _numbers("intervals", intervals), np.asarray(coefficients, np.float64)
-    if c.shape != (len(d), len(d)) or not np.all(np.isfinite(c)):
-        raise ValueError(f"coefficients: wanted finite numbers of shape {(len(d), len(d))}, got shape {c.shape}.")
-    if not np.all(d > 0) or abs(d.sum() - 1) > 1e-3:
+    d = check_numbers("intervals", intervals, ("m",))
+    c = check_numbers("coefficients", coefficients, (len(d), len(d)))
+    if not np.all(d > 0) or abs(d.sum() - 1) > 1e-3 or d[:-1].sum() > 1:
         raise ValueError(f"intervals: wanted positive numbers of sum 1, got {d.tolist()} of sum {d.sum():.4f}.")
     run = Unrolling(len(d))
     x, velocities = run.x0, []
@@ -128,7 +127,8 @@ def solver_search(nfe: int, dtype=jnp.float32) -> SolverTable:
         >>> [round(float(t), 4) for t in solver_search(5).t]
         [0.0, 0.0521, 0.1996, 0.411, 0.6907]
     """
-    check_choice("nfe", str(nfe), [str(known) for known in SEARCHED])
+    if check_count("nfe", nfe) not in SEARCHED:
+        raise ValueError(f"nfe: wanted one of {list(SEARCHED)}, got {nfe}.")
     found = _searched()[str(nfe)]
     c = np.zeros((nfe, nfe))
     for i, row in enumerate(found["coefficients"], 1):
@@ -139,13 +139,3 @@ def solver_search(nfe: int, dtype=jnp.float32) -> SolverTable:
 @functools.cache
 def _searched() -> dict:
     return json.loads(importlib.resources.files(__package__).joinpath("solver_search.json").read_text())
-
-
-def _numbers(name: str, values) -> np.ndarray:
-    try:
-        array = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: wanted a list of numbers, got {values!r}.") from None
-    if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
-        raise ValueError(f"{name}: wanted a list of finite numbers, got {values!r}.")
-    return array

@@ -5,6 +5,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_numbers
 from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.unroll import Unrolling
 from bespoke_jax.schedulers import Scheduler
@@ -28,23 +29,33 @@ def runge_kutta(
 
     Args:
         nfe: velocity evaluations, a positive multiple of the number of stages S.
-        nodes: [S] times of the stages within a step, the first 0.
+        nodes: [S] times of the stages within a step, from 0 to 1, the first 0.
         matrix: [S, S] strictly lower triangular.
-        weights: [S].
+        weights: [S], of sum 1 within 1e-3.
         name: what error messages call it.
         dtype: of the table.
         grid: a name or the nfe / S + 1 times between which it steps, see `time_grid`.
         scheduler: for the grids that need one.
 
     Raises:
-        ValueError: if `nfe` is no positive multiple of S, or the grid is none.
+        TypeError: for a dtype that is not floating.
+        ValueError: if `nfe` is no positive multiple of S, the tableau is none of an explicit method, or the grid is none.
 
     Examples:
         >>> runge_kutta(2, nodes=[0, 0.75], matrix=[[0, 0], [0.75, 0]], weights=[0.25, 0.75], name="mine").b.tolist()
         [[0.75, 0.0], [0.25, 0.75]]
     """
-    nodes, matrix, weights = (np.asarray(v, np.float64) for v in (nodes, matrix, weights))
+    nodes = check_numbers("nodes", nodes, ("S",))
     stages = len(nodes)
+    matrix, weights = check_numbers("matrix", matrix, (stages, stages)), check_numbers("weights", weights, (stages,))
+    if nodes[0] != 0 or not np.all((nodes >= 0) & (nodes <= 1)):
+        raise ValueError(f"nodes: wanted times of a step within [0, 1], the first 0, got {nodes.tolist()}.")
+    if np.any(np.triu(matrix)):
+        raise ValueError(
+            f"matrix: wanted a strictly lower triangular one, for an explicit method, got {matrix.tolist()}."
+        )
+    if abs(weights.sum() - 1) > 1e-3:
+        raise ValueError(f"weights: wanted a sum of 1, got {weights.tolist()} of sum {weights.sum():.4f}.")
     if isinstance(nfe, bool) or not isinstance(nfe, int | np.integer) or nfe < 1 or nfe % stages:
         raise ValueError(f"nfe: {name} takes a positive multiple of {stages}, got {nfe!r}.")
     times = time_grid(grid, nfe // stages, scheduler)

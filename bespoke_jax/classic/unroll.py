@@ -8,6 +8,7 @@ and a solver may be written just as its paper writes it.
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_float_dtype
 from bespoke_jax.classic.levels import Level
 from bespoke_jax.table import SolverTable
 
@@ -43,10 +44,18 @@ class Unrolling:
         return level.predictions(x, self.velocity(level.t, x))
 
     def table(self, x1, dtype=jnp.float32) -> SolverTable:
-        """The table of all that was asked, with result `x1`."""
+        """The table of all that was asked, with result `x1`.
+
+        Raises:
+            TypeError: for a dtype that is not floating.
+            ValueError: if a number is not finite in it, or a time outside [0, 1].
+        """
+        dtype = check_float_dtype("dtype", dtype)
         rows = np.stack([*self._states[1:], x1])  # the first state is the noise itself
         assert rows.shape == (len(self._unit) - 1, len(self._unit)), "a solver made other than nfe evaluations"
-        return SolverTable(*(jnp.asarray(value, dtype) for value in (np.array(self._times), rows[:, 0], rows[:, 1:])))
+        found = SolverTable(*(jnp.asarray(value, dtype) for value in (np.array(self._times), rows[:, 0], rows[:, 1:])))
+        found.check("table")
+        return found
 
 
 def data_weight(s: Level, t: Level) -> float:
