@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from bespoke_jax.checks import known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 from bespoke_jax.schedulers import CondOT, Scheduler
@@ -25,18 +27,28 @@ def mixture(means, std, weights=None, scheduler: Scheduler | None = None) -> Flo
         weights: [K] positive, normalised here; equal if not given.
         scheduler: CondOT if not given.
 
+    Raises:
+        ValueError: for other shapes, numbers that are not real and finite, a negative std, or weights that are not positive.
+
     Examples:
         >>> flow = mixture(means=[[-2.0, 0.0], [2.0, 0.0]], std=0.3)
         >>> flow.event_shape
         (2,)
     """
-    means = jnp.asarray(means, jnp.result_type(float))
+    means = _numbers("means", means)
     if means.ndim < 1 or means.shape[0] < 1:
         raise ValueError(f"means: wanted shape [K, *event_shape], got {means.shape}.")
-    std = jnp.broadcast_to(jnp.asarray(std, means.dtype), means.shape[:1])
-    weights = jnp.ones_like(std) if weights is None else jnp.asarray(weights, means.dtype)
+    std = _numbers("std", std)
+    if std.shape not in ((), means.shape[:1]):
+        raise ValueError(f"std: wanted one number, or shape {means.shape[:1]}, one for each mean, got {std.shape}.")
+    if known(std) is not None and np.any(known(std) < 0):
+        raise ValueError(f"std: wanted numbers >= 0, got {std}.")
+    std = jnp.broadcast_to(std, means.shape[:1])
+    weights = jnp.ones_like(std) if weights is None else _numbers("weights", weights)
     if weights.shape != std.shape:
         raise ValueError(f"weights: wanted shape {std.shape}, one for each mean, got {weights.shape}.")
+    if known(weights) is not None and not np.all(known(weights) > 0):
+        raise ValueError(f"weights: wanted numbers > 0, got {weights}.")
     scheduler = CondOT() if scheduler is None else scheduler
     params = dict(means=means, std=std, log_weights=jnp.log(weights / jnp.sum(weights)))
     return Flow(_mixture_velocity(scheduler), params, means.shape[1:], scheduler)
@@ -47,12 +59,30 @@ def gaussian(mean, std, scheduler: Scheduler | None = None) -> Flow:
 
     x(t) = alpha_t mean + sqrt((alpha_t^2 std^2 + sigma_t^2) / (alpha_0^2 std^2 + sigma_0^2)) (x0 - alpha_0 mean).
     """
-    return mixture(jnp.asarray(mean, jnp.result_type(float))[None], std, scheduler=scheduler)
+    return mixture(_numbers("mean", mean)[None], std, scheduler=scheduler)
 
 
 def finite_data(points, scheduler: Scheduler | None = None) -> Flow:
     """The exact flow of a finite data set, [K, *event_shape]: eq. (23). Singular at t = 1; kept finite by a spread of 1e-3."""
-    return mixture(points, 1e-3, scheduler=scheduler)
+    return mixture(_numbers("points", points), 1e-3, scheduler=scheduler)
+
+
+def _numbers(name: str, values):
+    """As JAX's default floats, if they are real, and finite as far as they are known."""
+    try:
+        array = jnp.asarray(values) if any(map(_traced, jax.tree.leaves(values))) else np.asarray(values)
+        real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    except (TypeError, ValueError):
+        real = False
+    if real:
+        array = jnp.asarray(array, jnp.result_type(float))
+        if known(array) is None or np.all(np.isfinite(known(array))):
+            return array
+    raise ValueError(f"{name}: wanted finite real numbers, got {values!r:.200}.")
+
+
+def _traced(value) -> bool:
+    return isinstance(value, jax.core.Tracer)
 
 
 @functools.cache

@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from bespoke_jax.checks import check_choice, check_type
 from bespoke_jax.conditions import of_paths
 from bespoke_jax.flow import Flow
-from bespoke_jax.ground_truth import Paths
 from bespoke_jax.metrics import mean_square
+from bespoke_jax.paths import Paths
 from bespoke_jax.solve import solve
 from bespoke_jax.table import to_table
 
@@ -57,7 +58,7 @@ class Distance:
         name: what records call it.
 
     Raises:
-        TypeError: unless exactly one function is given.
+        TypeError: unless exactly one function is given; when called, for a result that is no floating array.
         ValueError: for another average; when called, for a result of the wrong shape.
 
     Examples:
@@ -79,8 +80,8 @@ class Distance:
         given = {name: getattr(self, name) for name in ("function", "features") if getattr(self, name) is not None}
         if len(given) != 1 or not callable(*given.values()):
             raise TypeError(f"Distance: wanted one function, as `function` or as `features`, got {given}.")
-        if self.average not in AVERAGES:
-            raise ValueError(f"Distance.average: wanted one of {sorted(AVERAGES)}, got {self.average!r}.")
+        check_choice("Distance.average", self.average, AVERAGES)
+        check_type("Distance.name", self.name, str, "a name")
 
     def __call__(self, flow: Flow, theta, paths: Paths):
         """The loss: E phi(distance), []."""
@@ -97,17 +98,25 @@ class Distance:
         if self.features is not None:
             difference = self.difference(x, x1)
             return mean_square(difference, difference.ndim - 1)
-        found = self.function(x, x1)
+        found = _floating("function", self.function(x, x1))
         if jnp.shape(found) != (len(x),):
             raise ValueError(f"Distance.function: wanted shape ({len(x)},), one per sample, got {jnp.shape(found)}.")
         return found
 
     def difference(self, x, x1):
         """features(x) - features(x1), [B, ...]."""
-        found, wanted = self.features(x), self.features(x1)
+        found, wanted = (_floating("features", self.features(sample)) for sample in (x, x1))
         if jnp.ndim(found) < 1 or len(found) != len(x):
             raise ValueError(f"Distance.features: wanted shape [{len(x)}, ...], samples first, got {jnp.shape(found)}.")
         return found - wanted
+
+
+def _floating(name, found):
+    """What a function of the user's returns: of integers or booleans there is no gradient, of complex numbers no size."""
+    dtype = getattr(found, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"Distance.{name}: wanted a floating array, got {dtype or type(found).__name__}.")
+    return found
 
 
 MEAN_SQUARE = Distance(features=_same)

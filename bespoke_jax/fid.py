@@ -137,8 +137,8 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
     Raises:
         TypeError: if either side is no statistics, or not of real numbers.
-        ValueError: if the features have other dimensions, or either side has fewer than two samples, or arrays that disagree or are
-            not finite.
+        ValueError: if the features have other dimensions, or either side has fewer than two samples, or arrays that disagree or
+            are not finite.
 
     Warns:
         TooFewSamplesWarning: if either side has no more samples than its features have dimensions.
@@ -188,8 +188,8 @@ def load_statistics(path) -> FeatureStatistics:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or no .npz, lacks one of the two, or they are of other shapes, not real or not finite, or `sigma`
-            is no covariance: not symmetric, or with negative eigenvalues.
+        ValueError: if it is damaged or no .npz, lacks one of the two, or they are of other shapes, not real or not finite, or
+            `sigma` is no covariance: not symmetric, or with negative eigenvalues.
 
     Examples:
         >>> load_statistics("nowhere.npz")

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_float_dtype, check_type
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.theta import BASES, Theta, check_base, theta_from_knots
 
@@ -43,6 +44,10 @@ class Curve:
 
     t: Callable
     s: Callable
+
+    def __post_init__(self):
+        for name in ("t", "s"):
+            check_type(f"Curve.{name}", getattr(self, name), Callable, "a function of r")
 
     def __call__(self, r):
         """(t_r, tdot_r, s_r, sdot_r) at a scalar r."""
@@ -97,7 +102,12 @@ def curve_between(scheduler: Scheduler, target: Scheduler) -> Curve:
 
     t_r = snr^-1(snrbar_r); s_r = sigmabar_r / sigma_{t_r} = alphabar_r / alpha_{t_r}. Both quotients are 0/0 at an end; the
     quotient of (alpha, sigma)'s lengths is the same number and never is.
+
+    Raises:
+        TypeError: if either is no scheduler.
     """
+    check_type("scheduler", scheduler, Scheduler, "a bespoke_jax.schedulers.Scheduler")
+    check_type("target", target, Scheduler, "a bespoke_jax.schedulers.Scheduler")
 
     def t(r):
         return scheduler.time_of(target.alpha(r), target.sigma(r))
@@ -136,6 +146,7 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
     to meet them, and s is divided by s_0, which no solver notices.
 
     Raises:
+        TypeError: if `curve` is none, or for a dtype that is not floating.
         ValueError: as `init_theta` for base and num_steps; as `theta_from_knots` if the curve does not increase or leaves
             its bounds at a knot.
 
@@ -146,6 +157,8 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
         >>> round(float(theta.knots().t[1]), 4)  # where t / (1 - t) = tan(pi / 4)
         0.5
     """
+    check_type("curve", curve, Curve, "a scale_time.Curve")
+    dtype = check_float_dtype("dtype", dtype)
     return theta_from_reading(base, read_curves((curve,), knot_places(base, num_steps))[0], dtype)
 
 
@@ -160,7 +173,7 @@ def transfer(theta: Theta, source: Scheduler, target: Scheduler) -> Theta:
         source, target: schedulers of the flow that it was learned on, and of the one it is for.
 
     Raises:
-        TypeError: for another solver.
+        TypeError: for another solver, or what is no scheduler.
         ValueError: as `theta_from_knots`, if knots come too near each other.
 
     Examples:
@@ -169,8 +182,9 @@ def transfer(theta: Theta, source: Scheduler, target: Scheduler) -> Theta:
         >>> transfer(theta, bj.schedulers.Cosine(), bj.schedulers.CondOT()).nfe
         10
     """
-    if not isinstance(theta, Theta):
-        raise TypeError(f"transfer: wanted a theta of rk1 or rk2, got {type(theta).__name__}.")
+    check_type("theta", theta, Theta, "a theta of rk1 or rk2")
+    for name, scheduler in (("source", source), ("target", target)):
+        check_type(name, scheduler, Scheduler, "a bespoke_jax.schedulers.Scheduler")
     t, dt, s, ds = (np.asarray(value, np.float64) for value in theta.knots())
     dt, ds = np.append(dt, 0), np.append(ds, 0)  # of the last knot, which has none, nothing is used
     change = read_curves((curve_between(target, source),), t)[0]

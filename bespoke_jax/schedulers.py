@@ -6,16 +6,20 @@ models are only near 0 and 1 (a variance-preserving one has alpha_0 = 0.0066), a
 
 import dataclasses
 import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_choice, check_number, check_numbers, check_positive
+
 __all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving", "by_name", "ddpm_levels", "from_config"]
 
 _BISECTIONS = 54  # halves [0, 1] down to the last bit of a float64
+_LARGEST_LOG = 80.0  # e^80 and e^-80 are normal numbers of float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +121,13 @@ def VariancePreserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedul
 
     xi_s = exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2). Since sigma_t behaves like sqrt(1 - t) at the data end,
     its slope there is infinite; 1e-12 under the root keeps it finite and sigma_t * sigmadot_t exact.
+
+    Raises:
+        ValueError: unless 0 <= beta_min <= beta_max, and beta_max > 0.
     """
-    return _variance_preserving(float(beta_min), float(beta_max))
+    beta_max = check_positive("beta_max", beta_max)
+    beta_min = check_number("beta_min", beta_min, 0, beta_max)
+    return _variance_preserving(beta_min, beta_max)
 
 
 @functools.cache  # the same functions for the same constants, however they were given: equal schedulers
@@ -140,10 +149,17 @@ def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
     """Variance exploding on EDM's grid: alpha_t = 1, sigma_t^(1/rho) linear in t (Karras et al. 2022, eq. 5, arXiv:2206.00364).
 
     The noise x0 has standard deviation `sigma_max`, not 1; `Flow.noise` draws it so.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max and rho > 0; or if rho is so small that float32 has no sigma_max^(1/rho).
     """
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"EDM: wanted 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}.")
-    return _edm(float(sigma_min), float(sigma_max), float(rho))
+    sigma_min, sigma_max = check_positive("sigma_min", sigma_min), check_positive("sigma_max", sigma_max)
+    if not sigma_min < sigma_max:
+        raise ValueError(f"sigma_min: wanted less than sigma_max={sigma_max}, got {sigma_min}.")
+    rho = check_positive("rho", rho)
+    if max(abs(math.log(sigma_min)), abs(math.log(sigma_max))) / rho > _LARGEST_LOG:
+        raise ValueError(f"rho: wanted sigma^(1/rho) to be a number of float32, got rho={rho}; the usual one is 7.")
+    return _edm(sigma_min, sigma_max, rho)
 
 
 @functools.cache
@@ -165,23 +181,37 @@ _BY_NAME = {"condot": CondOT, "cosine": Cosine, "vp": VariancePreserving, "edm":
 def by_name(name: str, **constants: float) -> Scheduler:
     """The scheduler that a config or a file names: "condot", "cosine", "vp" or "edm"; constants not given are the usual ones.
 
+    Raises:
+        ValueError: for another name, a constant that the scheduler does not have, or one that makes none; names it.
+
     Examples:
         >>> by_name("edm", sigma_max=80) == EDM()
         True
     """
-    if name not in _BY_NAME:
-        raise ValueError(f"scheduler: wanted one of {sorted(_BY_NAME)}, got {name!r}.")
+    check_choice("scheduler", name, _BY_NAME)
+    known = list(inspect.signature(_BY_NAME[name]).parameters)
+    for constant in constants:
+        if constant not in known:
+            wanted = f"one of {known}" if known else "no constants"
+            raise ValueError(f"scheduler: wanted {wanted} of {name!r}, got {constant!r}.")
     return _BY_NAME[name](**constants)
 
 
 def from_config(given: str | dict) -> Scheduler:
     """The scheduler of a config or of a file: a name, or a dictionary of a name and constants, as `by_name` takes them.
 
+    Raises:
+        ValueError: for anything else, and as `by_name`.
+
     Examples:
         >>> from_config({"name": "edm", "sigma_max": 80}) == from_config("edm")
         True
     """
-    return by_name(given) if isinstance(given, str) else by_name(**given)
+    if isinstance(given, str):
+        return by_name(given)
+    if not isinstance(given, Mapping) or "name" not in given or not all(isinstance(key, str) for key in given):
+        raise ValueError(f"scheduler: wanted a name, or a dictionary with the entry 'name', got {given!r}.")
+    return by_name(**given)
 
 
 def ddpm_levels(betas) -> np.ndarray:
@@ -194,7 +224,7 @@ def ddpm_levels(betas) -> np.ndarray:
         >>> ddpm_levels([0.5, 0.5]).round(3).tolist()
         [1.0, 1.732]
     """
-    betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
+    betas = check_numbers("betas", betas, ("N",))
+    if not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas: wanted a list of numbers within (0, 1), got {betas[:4]} ...")
     return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))

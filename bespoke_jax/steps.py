@@ -7,6 +7,7 @@ knots 2i, 2i + 1, 2i + 2 are the paper's i, i + 1/2, i + 1.
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.checks import check_array, check_count, check_number, check_type, known
 from bespoke_jax.theta import Knots, Theta
 
 __all__ = ["rk1_step", "rk2_step", "step_from_knots", "step_lipschitz", "step_theta"]
@@ -57,7 +58,8 @@ def step_theta(theta: Theta, i, x, u):
         (t_{i+1}, x_{i+1}).
 
     Raises:
-        ValueError: if a concrete `i` is not a step of the solver.
+        TypeError: if `theta` is none, or its numbers are not floating arrays.
+        ValueError: if `i` is no integer, or a concrete one no step of the solver; for a theta with other than its numbers.
 
     Examples:
         >>> from bespoke_jax import init_theta
@@ -65,8 +67,11 @@ def step_theta(theta: Theta, i, x, u):
         >>> float(t), float(x)  # midpoint: 1 - h + h^2 / 2 with h = 1/2
         (0.5, 0.625)
     """
-    if not isinstance(i, jax.core.Tracer) and not 0 <= int(i) < theta.num_steps:
-        raise ValueError(f"i: wanted a step in 0..{theta.num_steps - 1}, got {i}.")
+    check_type("theta", theta, Theta, "a theta of rk1 or rk2").check("theta")
+    if isinstance(i, jax.Array) and (i.ndim or not jnp.issubdtype(i.dtype, jnp.integer)):
+        raise ValueError(f"i: wanted one integer, got {i.dtype} of shape {i.shape}.")
+    if not isinstance(i, jax.Array) or known(i) is not None:
+        check_count("i", int(i) if isinstance(i, jax.Array) else i, 0, theta.num_steps - 1)
     return step_from_knots(theta, theta.knots(), i, x, u)
 
 
@@ -76,6 +81,11 @@ def step_lipschitz(theta: Theta, lipschitz):
     Lbar_r = |sdot_r| / s_r + tdot_r L_tau bounds the transformed field (16); then
     rk1: L_i = s_i / s_{i+1} (1 + h Lbar_i);  rk2: L_i = s_i / s_{i+1} (1 + h Lbar_{i+1/2} (1 + h/2 Lbar_i)).
     """
+    check_type("theta", theta, Theta, "a theta of rk1 or rk2")
+    if isinstance(lipschitz, jax.Array) and (lipschitz.ndim or known(lipschitz) is None):
+        check_array("lipschitz", lipschitz, ())
+    else:
+        check_number("lipschitz", float(lipschitz) if isinstance(lipschitz, jax.Array) else lipschitz, 0)
     _, dt, s, ds = theta.knots()
     h = 1.0 / theta.num_steps
     bar = jnp.abs(ds) / s[:-1] + dt * lipschitz

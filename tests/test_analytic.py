@@ -125,3 +125,40 @@ def test_means_without_components():
 def test_weights_for_other_components():
     with pytest.raises(ValueError, match=r"weights: wanted shape \(2,\)"):
         bj.analytic.mixture([[0.0], [1.0]], 0.1, [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(means=[["a"]]), "means: wanted finite real numbers, got"),
+        (dict(means=[[1j], [0.0]]), "means: wanted finite real numbers, got"),
+        (dict(means=[[np.nan], [0.0]]), "means: wanted finite real numbers, got"),
+        (dict(means=[[1.0], [0.0, 1.0]]), "means: wanted finite real numbers, got"),
+        (dict(std=-0.1), r"std: wanted numbers >= 0, got -0\.1"),
+        (dict(std=np.nan), "std: wanted finite real numbers, got nan"),
+        (dict(std=[0.1, 0.2, 0.3]), r"std: wanted one number, or shape \(2,\), one for each mean, got \(3,\)"),
+        (dict(std=[0.1]), r"std: wanted one number, or shape \(2,\)"),
+        (dict(std="0.1"), "std: wanted finite real numbers"),
+        (dict(weights=[1.0, 0.0]), "weights: wanted numbers > 0, got"),
+        (dict(weights=[1.0, -1.0]), "weights: wanted numbers > 0, got"),
+        (dict(weights=[1.0, np.inf]), "weights: wanted finite real numbers, got"),
+    ],
+)
+def test_what_is_no_mixture(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bj.analytic.mixture(**(dict(means=[[0.0], [1.0]], std=0.5) | arguments))
+
+
+def test_the_name_of_the_argument_is_the_callers():
+    with pytest.raises(ValueError, match="mean: wanted finite real numbers"):
+        bj.analytic.gaussian([np.nan], 1.0)
+    with pytest.raises(ValueError, match="points: wanted finite real numbers"):
+        bj.analytic.finite_data([[np.inf]])
+
+
+def test_data_may_be_traced():
+    def velocity(mean, std):
+        return bj.analytic.mixture([mean, -mean], std, [1.0, 2.0])(0.4, jnp.ones(2))
+
+    mean, std = jnp.array([1.0, 0.5]), jnp.asarray(0.3)
+    np.testing.assert_allclose(jax.jit(velocity)(mean, std), velocity(mean, std), rtol=1e-12)

@@ -148,6 +148,12 @@ ONES = np.ones((3, 2), np.float32)
         (lambda: Distance(squares, average="median"), ValueError, r"average.*'log'.*'median'"),
         (lambda: Distance(lambda x, x1: jnp.sum(x - x1)).between(ONES, ONES), ValueError, r"function.*\(3,\).*\(\)"),
         (lambda: Distance(features=jnp.sum).between(ONES, ONES), ValueError, r"features.*\[3, \.\.\.\].*\(\)"),
+        (lambda: Distance(squares, name=3), TypeError, "Distance.name: wanted a name, got int"),
+        (lambda: Distance(features=lambda x: x > 0).between(ONES, ONES), TypeError, "Distance.features: .* got bool"),
+        (lambda: Distance(features=lambda x: x * 1j).between(ONES, ONES), TypeError, "features: .* got complex64"),
+        (lambda: Distance(features=list).between(ONES, ONES), TypeError, "features: wanted a floating array, got list"),
+        (lambda: Distance(lambda x, x1: jnp.arange(3)).between(ONES, ONES), TypeError, "function: .* got int32"),
+        (lambda: Distance(lambda x, x1: 0.5).between(ONES, ONES), TypeError, "function: .* got float"),
     ],
 )
 def test_bad_arguments_are_named(call, error, message):

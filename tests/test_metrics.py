@@ -39,7 +39,31 @@ def test_rmse_of_two_shapes():
         rmse(jnp.zeros((2, 3)), jnp.zeros(3), 1)
 
 
-@pytest.mark.parametrize("data_range", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("data_range", [0.0, -1.0, float("nan"), float("inf"), "2", None])
 def test_psnr_of_no_range(data_range):
-    with pytest.raises(ValueError, match="data_range must be > 0"):
+    with pytest.raises(ValueError, match="data_range: wanted a finite number > 0, got"):
         psnr(0.1, data_range)
+
+
+def test_rmse_of_integers_would_wrap_around():
+    x, y = np.array([0, 255], np.uint8), np.array([255, 0], np.uint8)
+    with pytest.raises(TypeError, match="x: wanted a floating array, got uint8"):
+        rmse(x, y, 1)
+    assert float(rmse(x.astype(np.float32), y.astype(np.float32), 1)) == 255
+    with pytest.raises(TypeError, match="y: wanted a floating array, got list"):
+        rmse(np.ones(2), [1.0, 1.0], 1)
+    with pytest.raises(TypeError, match="x: wanted a floating array, got complex128"):
+        rmse(np.ones(2) * 1j, np.ones(2), 1)
+
+
+@pytest.mark.parametrize("event_ndim", [-1, 3, 1.0, True, None])
+def test_axes_that_are_not_there(event_ndim):
+    with pytest.raises(ValueError, match="event_ndim: wanted an integer from 0 to 2, got"):
+        rmse(jnp.zeros((2, 3)), jnp.zeros((2, 3)), event_ndim)
+
+
+def test_psnr_of_no_error():
+    assert float(psnr(0.0)) == np.inf and np.isnan(psnr(np.nan))
+    for error in (-0.1, 0.1j):
+        with pytest.raises(ValueError, match="error: wanted numbers >= 0, got"):
+            psnr(jnp.asarray([0.1, error]))

@@ -238,8 +238,21 @@ def test_a_theta_is_the_same_solver_of_the_same_model_under_another_scheduler(ba
 
 
 def test_a_table_is_not_transferred():
-    with pytest.raises(TypeError, match="transfer: wanted a theta of rk1 or rk2, got SolverTable"):
+    with pytest.raises(TypeError, match="theta: wanted a theta of rk1 or rk2, got SolverTable"):
         bj.transfer(bj.classic.euler(4), zoo.SCHEDULERS["CondOT"], zoo.SCHEDULERS["Cosine"])
+
+
+def test_what_is_no_curve_and_no_scheduler():
+    with pytest.raises(TypeError, match=r"Curve\.s: wanted a function of r, got float"):
+        Curve(lambda r: r, 1.0)
+    with pytest.raises(TypeError, match=r"curve: wanted a scale_time\.Curve, got function"):
+        theta_from_curve("rk1", 4, lambda r: r)
+    with pytest.raises(TypeError, match=r"target: wanted a bespoke_jax\.schedulers\.Scheduler, got str"):
+        bj.transfer(bj.init_theta("rk1", 4), bj.schedulers.CondOT(), "cosine")
+    with pytest.raises(TypeError, match=r"scheduler: wanted a bespoke_jax\.schedulers\.Scheduler, got str"):
+        bj.scale_time.curve_between("vp", bj.schedulers.CondOT())
+    with pytest.raises(TypeError, match="dtype: wanted a floating dtype"):
+        theta_from_curve("rk1", 4, CURVE, dtype=jnp.int32)
 
 
 def test_a_curve_that_turns_back_is_refused():

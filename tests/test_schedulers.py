@@ -114,10 +114,40 @@ def test_a_number_is_no_function(argument):
         bj.schedulers.Scheduler(**functions)
 
 
-@pytest.mark.parametrize("limits", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
-def test_edm_limits_out_of_order(limits):
-    with pytest.raises(ValueError, match="sigma_min"):
-        bj.schedulers.EDM(*limits)
+@pytest.mark.parametrize(
+    ("name", "constants", "message"),
+    [
+        ("edm", dict(sigma_min=0.0), "sigma_min: wanted a finite number > 0, got 0.0"),
+        ("edm", dict(sigma_min=-1.0), "sigma_min: wanted a finite number > 0, got -1.0"),
+        ("edm", dict(sigma_min=2.0, sigma_max=1.0), "sigma_min: wanted less than sigma_max=1.0, got 2.0"),
+        ("edm", dict(sigma_min=1.0, sigma_max=1), "sigma_min: wanted less than sigma_max=1.0, got 1.0"),
+        ("edm", dict(sigma_max=np.inf), "sigma_max: wanted a finite number > 0, got inf"),
+        ("edm", dict(sigma_max="80"), "sigma_max: wanted a finite number > 0, got '80'"),
+        ("edm", dict(rho=0), "rho: wanted a finite number > 0, got 0"),
+        ("edm", dict(rho=np.nan), "rho: wanted a finite number > 0, got nan"),
+        ("edm", dict(rho=0.01), r"rho: wanted sigma\^\(1/rho\) to be a number of float32, got rho=0.01"),
+        ("edm", dict(sigma_maximum=80), r"scheduler: wanted one of \['sigma_min', 'sigma_max', 'rho'\] of 'edm'"),
+        ("vp", dict(beta_min=20.0, beta_max=0.1), "beta_min: wanted a number from 0 to 0.1, got 20.0"),
+        ("vp", dict(beta_min=np.nan), "beta_min: wanted a number from 0 to 20.0, got nan"),
+        ("vp", dict(beta_min=0, beta_max=0), "beta_max: wanted a finite number > 0, got 0"),
+        ("condot", dict(rho=7), "scheduler: wanted no constants of 'condot', got 'rho'"),
+        ("karras", {}, "scheduler: wanted one of .*, got 'karras'"),
+        (["edm"], {}, "scheduler: wanted one of .*, got"),
+    ],
+)
+def test_constants_that_make_no_scheduler(name, constants, message):
+    with pytest.raises(ValueError, match=message):
+        bj.schedulers.by_name(name, **constants)
+
+
+def test_a_scheduler_in_a_config():
+    wanted = bj.schedulers.VariancePreserving(0.0, 10.0)
+    assert bj.schedulers.from_config(dict(name="vp", beta_min=0, beta_max=10)) == wanted
+    # Its alpha is that of the formula: exp(-s^2 (beta_max - beta_min) / 4 - s beta_min / 2), s = 1 - t.
+    np.testing.assert_allclose(wanted.alpha(jnp.float64(0.5)), np.exp(-10 / 16), rtol=1e-12)
+    for given in (3, None, {}, {"rho": 7}, {1: "edm", "name": "edm"}, ["edm"]):
+        with pytest.raises(ValueError, match="scheduler: wanted a name, or a dictionary with the entry 'name', got"):
+            bj.schedulers.from_config(given)
 
 
 def test_a_scheduler_cannot_be_changed():

@@ -111,8 +111,30 @@ def test_the_state_keeps_its_dtype_whatever_the_thetas(base, dtype, theta_dtype)
 
 @pytest.mark.parametrize("i", [-1, N, 100, np.int64(N)])
 def test_a_step_that_is_none(base, i):
-    with pytest.raises(ValueError, match=f"i: wanted a step in 0..{N - 1}"):
+    with pytest.raises(ValueError, match=f"i: wanted an integer from 0 to {N - 1}, got"):
         bj.step_theta(random_theta(base)[0], i, jnp.ones(2), u)
+
+
+def test_a_step_that_is_no_integer(base):
+    theta = random_theta(base)[0]
+    for i in (1.5, 1.0, True, "1", None):
+        with pytest.raises(ValueError, match=f"i: wanted an integer from 0 to {N - 1}, got"):
+            bj.step_theta(theta, i, jnp.ones(2), u)
+    for i in (jnp.float64(1.0), jnp.arange(2)):
+        with pytest.raises(ValueError, match="i: wanted one integer, got"):
+            bj.step_theta(theta, i, jnp.ones(2), u)
+        with pytest.raises(ValueError, match="i: wanted one integer, got"):
+            jax.jit(lambda i: bj.step_theta(theta, i, jnp.ones(2), u))(i)
+    wanted = bj.step_theta(theta, 1, jnp.ones(2), u)
+    for found in (
+        bj.step_theta(theta, jnp.int32(1), jnp.ones(2), u),
+        bj.step_theta(theta, np.int64(1), jnp.ones(2), u),
+    ):
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"theta\.raw: wanted shape"):
+        bj.step_theta(theta.with_raw(theta.raw[:-1]), 1, jnp.ones(2), u)
+    with pytest.raises(TypeError, match="theta: wanted a theta of rk1 or rk2, got SolverTable"):
+        bj.step_theta(bj.classic.euler(3), 1, jnp.ones(2), u)
 
 
 # --- Lipschitz constants. ---
@@ -140,3 +162,9 @@ def test_a_step_stretches_no_more_than_its_constant_and_can_stretch_as_much(base
     np.testing.assert_allclose(stretch(growing, bound), bj.step_lipschitz(growing, bound), rtol=1e-12)
     for factor in (-bound, 0.3, bound):
         assert np.all(np.abs(stretch(mixed, factor)) <= bj.step_lipschitz(mixed, bound) * (1 + 1e-12))
+
+
+@pytest.mark.parametrize("lipschitz", [-1.0, np.nan, np.inf, "1", True, [1.0]])
+def test_a_bound_that_is_none(base, lipschitz):
+    with pytest.raises(ValueError, match="lipschitz: wanted a finite number >= 0, got"):
+        bj.step_lipschitz(random_theta(base)[0], lipschitz)
