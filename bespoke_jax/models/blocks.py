@@ -43,6 +43,9 @@ def resample(x, direction: str, taps: tuple[int, ...] = (1, 1), padded: bool = F
         taps: the filter, symmetric, of even length. (1, 1) is the mean of two pixels, or each of them repeated.
         padded: `x` has the margin that the filter reaches beyond the edges; else zeros are put there.
 
+    Raises:
+        ValueError: for a filter of odd length, or whose sum is not positive.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> image = jnp.arange(4.0).reshape(1, 2, 2, 1)
@@ -50,6 +53,8 @@ def resample(x, direction: str, taps: tuple[int, ...] = (1, 1), padded: bool = F
         ([1.5], (1, 4, 4, 1))
     """
     batch, height, width, channels = x.shape
+    if len(taps) % 2 or not sum(taps) > 0:
+        raise ValueError(f"taps: wanted an even number of them, with a positive sum, got {taps}.")
     if taps == (1, 1):  # the usual case, without the convolution by channel that CPUs are slow at
         if direction == "up":
             return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

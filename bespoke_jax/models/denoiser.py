@@ -158,7 +158,7 @@ class ReversedVelocity:
     steps: int
 
     def __call__(self, params, t, x):
-        return -self.network.apply(params, self.steps * (1 - t), x)
+        return -self.network.apply(params, jnp.broadcast_to(self.steps * (1 - t), x.shape[:1]), x)
 
 
 def denoise(network, preconditioning: Preconditioning, variables, y, level):

@@ -159,7 +159,7 @@ def _network(state, source: str):
             noise_channels=shape("map_layer0.weight")[1],
             fourier="map_noise.freqs" in state,
             residual_input=residual_input,
-            taps=_taps(state),
+            taps=_taps(state, source),
             **common,
         )
     else:
@@ -189,10 +189,13 @@ def _blocks(sizes, num_blocks: int):
         yield f"middle_block{i}", f"dec.{sizes[-1]}_in{i}"
 
 
-def _taps(state) -> tuple[int, ...]:
+def _taps(state, source: str) -> tuple[int, ...]:
     """The filter of up- and downsampling, in whole numbers, from the 2-D one kept as a buffer beside each of its uses."""
     filters = [value for key, value in state.items() if key.endswith("resample_filter")]
     if not filters:
         return (1, 1)
-    rows = filters[0].reshape(filters[0].shape[-2:]).sum(axis=1)
+    two_dimensional = filters[0].reshape(filters[0].shape[-2:]) if filters[0].ndim > 1 else filters[0]
+    rows = two_dimensional.sum(axis=-1)
+    if rows.ndim != 1 or len(rows) not in (2, 4, 6, 8) or not np.all(rows / (rows[0] or np.nan) >= 0.5):
+        raise ValueError(f"{source}: a resample_filter of shape {filters[0].shape} that is none of EDM's.")
     return tuple(round(float(value)) for value in rows / rows[0])

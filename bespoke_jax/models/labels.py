@@ -20,8 +20,8 @@ def with_labels(variables: dict, labels, num_classes: int) -> dict:
         num_classes: 0 for an unconditional network.
 
     Raises:
-        ValueError: if a class is out of range (as far as it is known; not under a trace), labels are of another shape, or the
-            network is unconditional.
+        ValueError: if a class is out of range or a weight is not finite (as far as it is known; not under a trace), labels are of
+            another shape or kind or there are none, or the network is unconditional.
 
     Examples:
         >>> with_labels({"params": {}}, 2, num_classes=4)["condition"]["label"].tolist()
@@ -33,13 +33,16 @@ def with_labels(variables: dict, labels, num_classes: int) -> dict:
         raise ValueError(f"labels: this network is unconditional; got {labels}, leave them out.")
     if not isinstance(labels, jax.Array):
         labels = np.asarray(labels)
+    known = not isinstance(labels, jax.core.Tracer)
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim < 2:  # of floats, they are weights
-        if not isinstance(labels, jax.core.Tracer) and np.any(
-            (np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)
-        ):
+        if known and np.any((np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)):
             raise ValueError(f"labels: wanted classes from 0 to {num_classes - 1}, got {labels}.")
         labels = labels[..., None] == np.arange(num_classes)
-    if labels.shape[-1:] != (num_classes,) or labels.ndim > 2:
+    elif not jnp.issubdtype(labels.dtype, jnp.number) or jnp.issubdtype(labels.dtype, jnp.complexfloating):
+        raise ValueError(f"labels: wanted classes (integers) or weights (floats), got {labels.dtype}.")
+    elif known and not np.all(np.isfinite(np.asarray(labels, np.float64))):
+        raise ValueError(f"labels: wanted finite weights, got {labels}.")
+    if labels.shape[-1:] != (num_classes,) or labels.ndim > 2 or 0 in labels.shape:
         raise ValueError(
             f"labels: wanted classes (integers), [] or [B], or weights [..., {num_classes}], got {labels.dtype} {labels.shape}."
         )

@@ -95,10 +95,27 @@ def test_labels_that_the_network_does_not_have(published, conditional):
         conditional.denoise(x, 1.0, np.ones((2, 5), np.float32))
     with pytest.raises(ValueError, match="from 0 to 3"):
         conditional.flow(labels=[0, 4])
+    for labels, message in [
+        ([], r"got float64 \(0,\)"),
+        (np.zeros(0, int), r"\(0, 4\)"),
+        (True, "got bool"),
+        (np.array([True, False, False, False]), "got bool"),
+        (["3"], "got <U1"),
+        ([[np.nan, 0, 0, 1]], "finite weights"),
+        (3.0, r"got float64 \(\)"),
+    ]:
+        with pytest.raises(ValueError, match=f"labels: wanted .*{message}"):
+            conditional.flow(labels=labels)
     with pytest.raises(ValueError, match="'all' of a conditional network"):
         published.flow(labels="all")
     with pytest.raises(ValueError, match="unconditional"):
         published.flow(labels=0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, [1.0, 0.0], np.nan])
+def test_a_level_without_noise_is_refused(published, sigma):
+    with pytest.raises(ValueError, match="denoise: wanted sigma > 0"):
+        published.denoise(jnp.zeros((2, 8, 8, 3)), np.asarray(sigma))
 
 
 def test_another_image_size(published):
@@ -133,6 +150,13 @@ def test_what_wraps_a_network_is_taken_off():
         edm.from_state({"conv.weight": np.zeros(3), "conv.bias": np.zeros(3), "x": np.zeros(1)})
     with pytest.raises(ValueError, match="preconditioning: wanted one of"):
         edm.from_state(weights, "ddpm")
+
+
+@pytest.mark.parametrize("taps", [np.zeros((1, 1, 4, 4)), np.zeros((1, 1, 2, 2)), np.ones(3), np.full((2, 2), np.nan)])
+def test_a_filter_of_another_kind_is_named(taps):
+    weights = {key: value for key, value in state("edm/ncsnpp-ve").items() if not key.endswith("resample_filter")}
+    with pytest.raises(ValueError, match=r"a resample_filter of shape .* that is none of EDM's"):
+        edm.from_state({**weights, "model.enc.4x4_down.conv0.resample_filter": taps}, "ve")
 
 
 def nested(depth, wide=1):

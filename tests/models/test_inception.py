@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,6 +97,15 @@ class TestInput:
         features = inception.InceptionFeatures({})
         same, darker = (fid.statistics_of(np.split(x, 4), features) for x in (images, images * 0.5 - 0.5))
         assert fid.frechet_distance(same, same) < 1e-9 < 0.1 < fid.frechet_distance(same, darker)
+
+
+def test_a_wrapped_state_dictionary(state, tmp_path):
+    write_zip(tmp_path / "plain.pth", state)
+    write_zip(tmp_path / "wrapped.pth", {"state_dict": {f"module.{key}": value for key, value in state.items()}})
+    one, two = (inception.load(tmp_path / name).variables for name in ("plain.pth", "wrapped.pth"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    with pytest.raises(ValueError, match="convention must be one of"):  # before anything is read
+        inception.load(tmp_path / "plain.pth", "clean")
 
 
 def test_refusals(state):

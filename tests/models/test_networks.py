@@ -155,6 +155,12 @@ def test_an_imported_network_goes_out_and_comes_back(tmp_path):
     assert network == model.network.clone(dtype=jnp.bfloat16) and flow.scheduler == same.scheduler
 
 
+@pytest.mark.parametrize("taps", [(1, 2, 1), (0, 0), (1, -1), ()])
+def test_filters_that_are_none_are_named(taps):
+    with pytest.raises(ValueError, match=r"taps: wanted an even number of them, with a positive sum, got \("):
+        blocks.resample(jnp.zeros((1, 4, 4, 1)), "down", taps)
+
+
 def test_flow_files_of_another_shape_are_named(tmp_path):
     path, network = tmp_path / "f.safetensors", NETWORKS["ADM"]
     with pytest.raises(ValueError, match=r"one of .*'ADM', 'SongUNet', 'UNet'.*, got Dense"):
@@ -180,7 +186,7 @@ def test_flow_files_of_another_shape_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"params/extra is \(3,\), wanted none"):
         bj.models.load_flow(path)
     rewrite(weights, network="Transformer")
-    with pytest.raises(ValueError, match=r"'Transformer'.*ADM, SongUNet, UNet"):
+    with pytest.raises(ValueError, match=r"'ADM', 'SongUNet', 'UNet'.*'Transformer'"):
         bj.models.load_flow(path)
     rewrite(weights, fields={**header["fields"], "colour": 3})
     with pytest.raises(ValueError, match="colour"):
