@@ -146,8 +146,17 @@ def test_losses_of_single_steps_are_refused_before_anything_runs():
         (lambda: bj.LearnedCurve.identity("rk2", 4, degree=0), r"degree.*0"),
         (lambda: bj.init_theta("curve", 4).with_steps(1.5), r"num_steps.*1\.5"),
         (lambda: bj.init_theta("curve", 4).like(Curve(lambda r: r, lambda r: 0.0 * r)), r"curve.*s > 0"),
+        (
+            lambda: bj.init_theta("curve", 4).like(Curve(lambda r: 3 * r * r - 2 * r, jnp.ones_like)),
+            r"curve.*increasing",
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_is_no_curve_is_named():
+    with pytest.raises(TypeError, match=r"curve: wanted a scale_time\.Curve .*, got LearnedCurve\."):
+        bj.init_theta("curve", 4).like(bj.init_theta("curve", 4))

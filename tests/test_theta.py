@@ -269,3 +269,49 @@ def test_knots_of_the_wrong_length(name):
 def test_raw_of_the_wrong_length():
     with pytest.raises(ValueError, match=r"theta.raw: wanted shape \[23\], got \[22\]"):
         bj.Theta(jnp.zeros(22), "rk2", 3).knots()
+
+
+@pytest.mark.parametrize("base, num_steps", [("rk1", 3), ("rk2", 2)])
+def test_knots_may_be_lists(base, num_steps):
+    knots = reference.random_knots(base, num_steps)
+    wanted = bj.theta_from_knots(base, *map(np.asarray, knots))
+    found = bj.theta_from_knots(base, *(np.asarray(value).tolist() for value in knots))
+    assert found.raw.dtype == wanted.raw.dtype == jnp.float64
+    np.testing.assert_array_equal(found.raw, wanted.raw)
+    for name, value in zip(("t", "dt", "s", "ds"), knots, strict=True):
+        np.testing.assert_allclose(getattr(found.knots(), name), value, rtol=1e-10, atol=1e-12)
+    plain = bj.theta_from_knots("rk1", [0, 0.5, 1], [1, 1], [1, 1, 1], [0, 0])
+    np.testing.assert_array_equal(plain.raw, np.zeros(7))
+
+
+@pytest.mark.parametrize("name", ["t", "dt", "s", "ds"])
+@pytest.mark.parametrize(
+    "change", [lambda v: list(map(str, v)), lambda v: v * (1 + 1j), lambda v: v > 0, lambda v: "t"]
+)
+def test_knots_that_are_no_numbers(name, change):
+    knots = with_entry("t", 0, 0.0)
+    knots[name] = change(np.asarray(knots[name]))
+    with pytest.raises(ValueError, match=rf"{name}: wanted numbers of shape \[N"):
+        bj.theta_from_knots("rk2", **knots)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, complex, bool, "text", None])
+def test_a_theta_of_other_than_floats(dtype):
+    for family in bj.families.FAMILIES:
+        with pytest.raises(TypeError, match="dtype: wanted a floating dtype such as float32, got"):
+            bj.init_theta(family, 4, dtype=dtype)
+    if dtype is not None:
+        with pytest.raises(TypeError, match="dtype: wanted a floating dtype such as float32, got"):
+            bj.theta_from_knots("rk2", **with_entry("t", 0, 0.0), dtype=dtype)
+
+
+@pytest.mark.parametrize("learned", ["t", None, ["time"], 1])
+def test_a_part_that_is_none(learned):
+    with pytest.raises(ValueError, match=r"learned: wanted one of .*, got"):
+        bj.init_theta("rk1", 4).learning(learned)
+
+
+@pytest.mark.parametrize("base", ["rk3", None, ["rk1"], 2])
+def test_a_base_that_is_none(base):
+    with pytest.raises(ValueError, match=r"base: wanted one of .*, got"):
+        bj.init_theta(base, 4)
