@@ -191,33 +191,13 @@ def _event_shape_of(path, header: dict) -> tuple[int, ...]:
     return tuple(check_count(f"{path}: event_shape", size, 1, 2**16) for size in shape)
 
 
-def _scheduler_of(path, header: dict) -> schedulers.Scheduler:
-    given = header.get("scheduler")
-    named = {"name": given} if isinstance(given, str) else given
-    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
-        raise ValueError(f"{path}: scheduler: wanted a name, or a dictionary with one, got {given!r:.80}.")
-    constants = {
-        name: check_number(f"{path}: scheduler: {name}", value) for name, value in named.items() if name != "name"
-    }
-    try:
-        return schedulers.by_name(named["name"], **constants)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{path}: scheduler: {str(error)[:200]}") from None
-
-
-def _preconditioning_of(path, header: dict) -> Preconditioning | None:
+def _preconditioning_of(header: dict) -> Preconditioning | None:
     given = header.get("preconditioning")
     if given is None:
         return None
-    if not isinstance(given, dict):
-        raise ValueError(f"{path}: preconditioning: wanted a dictionary, got {given!r:.80}.")
-    betas = given.get("betas", [])
-    if not isinstance(betas, list):
-        raise ValueError(f"{path}: preconditioning: betas: wanted a list of numbers, got {betas!r:.80}.")
-    try:
-        return Preconditioning(**{**given, "betas": tuple(betas)})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {str(error)[:200]}") from None
+    check_type("preconditioning", given, dict, "a dictionary")
+    betas = check_type("preconditioning: betas", given.get("betas", []), list, "a list of numbers")
+    return Preconditioning(**{**given, "betas": tuple(betas)})
 
 
 def load_flow(name, dtype=None, labels=None) -> Flow:
@@ -244,8 +224,11 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
     header = read_header(path, metadata, "flow", "wrap its weights in bespoke_jax.Flow yourself")
     network = _network_of(path, header, flat).clone(dtype=dtype)
     event_shape = _event_shape_of(path, header)
-    scheduler = _scheduler_of(path, header)
-    preconditioning, prediction = _preconditioning_of(path, header), header.get("prediction", "velocity")
+    try:
+        scheduler, preconditioning = schedulers.from_config(header.get("scheduler")), _preconditioning_of(header)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{path}: {str(error)[:200]}") from None
+    prediction = header.get("prediction", "velocity")
     check_choice(f"{path}: prediction", prediction, PREDICTIONS)
     try:
         wanted = variable_shapes(network, event_shape)

@@ -60,30 +60,24 @@ def load_arrays(state: dict, source: str) -> dict[str, np.ndarray]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{source}: wanted a dictionary of tensors, got {type(state).__name__}, or an empty one.")
-    try:
-        _check_cost(value for value in state.values() if isinstance(value, Tensor))
-    except Exception as error:  # attributes of a hostile file may be of any type
-        raise ValueError(f"{source}: its tensors cannot be read ({str(error)[:200]}).") from None
-    arrays = {}
+    arrays, storages, held, asked = {}, set(), 0, 0
     for key, value in state.items():
         try:
-            if not isinstance(value, Tensor | np.ndarray | jax.Array):
+            if isinstance(value, Tensor):
+                if value.storage not in storages:
+                    storages.add(value.storage)
+                    held += value.storage.size()
+                asked += max(0, math.prod(value.shape)) * np.dtype(value.storage.dtype).itemsize
+                if asked > 4 * held + 2**20:
+                    raise ValueError(f"tensors of {asked} bytes from storages that have {held}")
+                value = value.numpy()
+            if not isinstance(value, np.ndarray | jax.Array):
                 raise TypeError(f"a {type(value).__name__}")
-            arrays[str(key)] = np.asarray(value.numpy() if isinstance(value, Tensor) else value, np.float32)
-        except Exception as error:
+            arrays[str(key)] = np.asarray(value, np.float32)
+        except Exception as error:  # attributes of a hostile file may be of any type
             name = repr(key)[:80]
             raise ValueError(f"{source}: {name} is no tensor that can be read ({str(error)[:200]}).") from None
     return _unwrapped(arrays)
-
-
-def _check_cost(tensors) -> None:
-    """Raise ValueError if tensors ask for several times the bytes of the storages that they are parts of."""
-    asked, storages = 0, {}
-    for tensor in tensors:
-        asked += math.prod(tensor.shape) * np.dtype(tensor.storage.dtype).itemsize
-        storages[id(tensor.storage)] = tensor.storage.size()
-    if asked > 4 * sum(storages.values()) + 2**20:
-        raise ValueError(f"all tensors ask for {asked} bytes of storages that have {sum(storages.values())}")
 
 
 def _unwrapped(arrays: dict) -> dict:

@@ -10,6 +10,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.models import edm
 from bespoke_jax.models.labels import with_labels
+from bespoke_jax.models.torch_file import read_torch_file
 from tests.models.common import FILES, golden, nhwc, relative, state
 from tests.models.torch_writer import Persistent, pickled, write_edm
 from tests.quick import jit
@@ -186,6 +187,15 @@ def test_modules_that_are_no_network_s(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         edm.load(path)
     assert time.monotonic() - start < 2 and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_file_of_every_protocol_holds_the_same(tmp_path, protocol):
+    weights = {key: np.random.default_rng(0).bytes(4000) for key in "abc"}  # old protocols have text in place of bytes
+    weights = {key: np.frombuffer(value, np.uint32).astype(np.float32) for key, value in weights.items()}
+    (tmp_path / "network.pkl").write_bytes(pickled({"ema": weights}, protocol))
+    for key, tensor in read_torch_file(tmp_path / "network.pkl")["ema"].items():
+        np.testing.assert_array_equal(tensor.numpy(), weights[key])
 
 
 def test_a_set_in_a_module_of_an_old_protocol_is_harmless(tmp_path):

@@ -110,13 +110,13 @@ def entry(**entries):
         (entry(scheduler={"sigma_min": 1.0}), "scheduler: wanted a name"),
         (
             entry(scheduler={"name": "edm", "sigma_min": "low"}),
-            "scheduler: sigma_min: wanted a finite number, got 'low'",
+            "sigma_min: wanted a finite number > 0, got 'low'",
         ),
         (
             entry(scheduler={"name": "edm", "sigma_min": float("nan")}),
             "its header is no JSON .*NaN, which is no number",
         ),
-        (entry(scheduler={"name": "edm", "sigma_min": 100}), "scheduler: .*sigma_min"),
+        (entry(scheduler={"name": "edm", "sigma_min": 100}), "sigma_min: wanted less than sigma_max"),
         (entry(scheduler={"name": "edm", "beta": 1}), "scheduler: .*beta"),
         (entry(scheduler={"name": "condot", "sigma_min": 1}), "scheduler: "),
         (entry(prediction="next"), "prediction: wanted one of"),

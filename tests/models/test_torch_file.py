@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bespoke_jax.models.safe_pickle import Storage
+from bespoke_jax.models.state_dict import load_arrays
 from bespoke_jax.models.torch_file import Record, Tensor, read_torch_file
 from tests.models.common import FILES
 from tests.models.torch_writer import Persistent, pickled
@@ -256,3 +257,26 @@ def test_a_zip_file_that_inflates_is_refused_before_it_does(tmp_path):
     assert path.stat().st_size < 10**5
     with pytest.raises(ValueError, match=r"bytes unpack to 33554\d\d\d"):
         read_torch_file(path)
+
+
+def test_tensors_that_ask_for_the_same_numbers_again_and_again():
+    """Each of them is as large as the file; together they would be a thousand times as large."""
+    read = []
+    storage = Storage(np.float32, lambda: 4 * 10**6, lambda start, stop: read.append(stop) or bytes(stop - start))
+    state = {f"layer{i}.weight": Tensor(storage, 0, (10**6,), (1,)) for i in range(1000)}
+    with pytest.raises(
+        ValueError, match=r"'layer4\.weight' is no tensor .*20000000 bytes from storages that have 4000000"
+    ):
+        load_arrays(state, "it")
+    assert len(read) == 4
+    tied = load_arrays(
+        {"a": state["layer0.weight"], "b": state["layer1.weight"]}, "it"
+    )  # weights that two layers share
+    assert tied["b"].shape == (10**6,)
+    with pytest.raises(ValueError, match="'a' is no tensor that can be read"):
+        load_arrays({"a": Tensor(storage, 0, (-(10**12), 1), (1, 1)), "b": state["layer0.weight"]}, "it")
+    laughs = [1.0]
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    with pytest.raises(ValueError, match=r"'a' is no tensor that can be read \(a list\)"):
+        load_arrays({"a": laughs}, "it")
