@@ -216,11 +216,10 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
         3
     """
     check_choice("base", base, BASES)
-    dtype = (
-        promote(getattr(t, "dtype", jnp.result_type(float)), jnp.float32)
-        if dtype is None
-        else check_float_dtype("dtype", dtype)
-    )
+    if dtype is None:
+        dtype = promote(jnp.result_type(t if hasattr(t, "dtype") else float), jnp.float32)
+    else:
+        dtype = check_float_dtype("dtype", dtype)
     t, s = (check_numbers(name, value, ("N + 1",)) for name, value in dict(t=t, s=s).items())
     dt, ds = (check_numbers(name, value, ("N",)) for name, value in dict(dt=dt, ds=ds).items())
     n = len(dt)

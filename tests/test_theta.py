@@ -315,3 +315,12 @@ def test_a_part_that_is_none(learned):
 def test_a_base_that_is_none(base):
     with pytest.raises(ValueError, match=r"base: wanted one of .*, got"):
         bj.init_theta(base, 4)
+
+
+def test_knots_of_numpy_are_cast_where_jax_has_no_float64():
+    # Without a warning of JAX's: they are NumPy's by default, and not asked for by name.
+    with jax.enable_x64(False):
+        for kind in (np.asarray, list):
+            theta = bj.theta_from_knots("rk1", *map(kind, ([0.0, 0.25, 1.0], [1.0, 2.0], [1.0, 1.0, 1.0], [0.0, 0.0])))
+            assert theta.raw.dtype == jnp.float32
+            np.testing.assert_allclose(theta.knots().t, [0.0, 0.25, 1.0], atol=1e-7)
