@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import bespoke_jax as bj
 from bespoke_jax.conditions import in_turn
 from experiments import command_line, flows, learn, measure, processes, report, runs, settings, truth
+from experiments.errors import reason_of
 
 
 class Row(NamedTuple):
@@ -66,11 +67,22 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
 
 
 def _costs(run) -> dict:
-    """What earlier starts have noted."""
+    """What earlier starts have noted. What is damaged there is not known; it is measured again, but for the time."""
     try:
-        return json.loads((run.folder / "costs.json").read_text())
-    except (FileNotFoundError, ValueError):
+        costs = json.loads((run.folder / "costs.json").read_text())
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    except OSError as error:
+        raise runs.ReadError(f"{run.folder / 'costs.json'}: cannot be read now ({reason_of(error)}).") from error
+
+    def is_cost(value):
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+    return {
+        name: cost
+        for name, cost in (costs.items() if isinstance(costs, dict) else ())
+        if isinstance(cost, dict) and cost.keys() == {"seconds", "memory"} and all(map(is_cost, cost.values()))
+    }
 
 
 def _row(row, found) -> Row:

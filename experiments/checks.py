@@ -2,11 +2,13 @@
 
 import math
 import numbers
+import os
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
-__all__ = ["fields", "integer", "number", "one_of", "positive"]
+__all__ = ["LARGEST_SEED", "fields", "file_name", "flag", "integer", "number", "one_of", "positive", "seed"]
 
 
 def fields(name: str, section: Any, wanted: tuple[str, ...]):
@@ -20,7 +22,7 @@ def fields(name: str, section: Any, wanted: tuple[str, ...]):
 
 def one_of(name: str, value: Any, allowed):
     """Raise ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: got {value!r}, wanted one of {sorted(allowed)}.")
 
 
@@ -29,6 +31,34 @@ def integer(name: str, value: Any, smallest: int, largest: float = math.inf) -> 
     if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
         limits = f">= {smallest}" if largest == math.inf else f"from {smallest} to {largest}"
         raise ValueError(f"{name}: got {value!r}, wanted an integer {limits}.")
+    return value
+
+
+LARGEST_SEED = 2**32 - 1
+"""JAX makes its keys of 32 bits: of a larger seed it would drop the rest, or stop."""
+
+
+def seed(name: str, value: Any) -> int:
+    """`value`, after checking that it is a seed of random numbers."""
+    return integer(name, value, 0, LARGEST_SEED)
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value`, after checking that it is True or False: bool("no") is True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: got {value!r}, wanted True or False.")
+    return value
+
+
+def file_name(name: str, value: Any) -> str:
+    """`value`, after checking that it is text: the name of a file or a folder, or "" for none."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name}: got {value!r}, wanted the name of a file or a folder.")
+    value = os.fspath(value)
+    try:
+        pathlib.Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError) as error:  # ~somebody, a zero byte, a name of 300 letters
+        raise ValueError(f"{name}: got {value!r}, wanted the name of a file or a folder ({error}).") from None
     return value
 
 

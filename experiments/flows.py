@@ -8,15 +8,20 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import bespoke_jax as bj
+from experiments import checks
 
 __all__ = ["fingerprint", "load"]
 
 
 def _mixture(image_size, num_components, std, seed):
     """Smooth random blobs as the means of a Gaussian mixture: an image flow in closed form, for tests and trials."""
-    random = np.random.default_rng(seed)
+    checks.integer("config.flow.image_size", image_size, 1, 1024)
+    checks.integer("config.flow.num_components", num_components, 1, 1024)
+    checks.positive("config.flow.std", std)
+    random = np.random.default_rng(checks.seed("config.flow.seed", seed))
     grid = (np.arange(image_size) + 0.5) / image_size
     centres, widths = random.uniform(0.2, 0.8, (num_components, 2)), random.uniform(0.1, 0.3, (num_components, 2))
     rows, columns = (np.exp(-(((grid - centres[:, [i]]) / widths[:, [i]]) ** 2)) for i in (0, 1))
@@ -36,7 +41,7 @@ def _file(load: Callable[..., bj.Flow], *options: str) -> _Kind:
     """The user's own file or folder. Without it: what is missing, and how to get it."""
 
     def checked(path, missing, remedy, **given):
-        if not path or not pathlib.Path(path).expanduser().exists():
+        if not path or not pathlib.Path(checks.file_name("config.flow.path", path)).expanduser().exists():
             state = f"is {path!r}, where there is no file" if path else "is empty"
             raise FileNotFoundError(f"config.flow.path {state}; missing: {missing}\n{remedy}")
         return load(pathlib.Path(path).expanduser(), **given)
@@ -73,10 +78,13 @@ def load(section) -> bj.Flow:
         ValueError: for an unknown kind, fields that the kind does not have, or a file that its importer refuses.
         FileNotFoundError: if weights are missing; says which, and how to get them.
     """
+    if not isinstance(section, ConfigDict):
+        raise ValueError(
+            f"config.flow: got {section!r}, wanted a ConfigDict with the field name and those of its kind."
+        )
     fields = section.to_dict()
     name = fields.pop("name", None)
-    if name not in _KINDS:
-        raise ValueError(f"config.flow.name: got {name!r}, wanted one of {sorted(_KINDS)}.")
+    checks.one_of("config.flow.name", name, _KINDS)
     kind = _KINDS[name]
     guidance_scale = fields.pop("guidance_scale", 0)
     if not set(kind.fields) <= set(fields) <= {*kind.fields, *kind.options}:
@@ -85,9 +93,13 @@ def load(section) -> bj.Flow:
             f"config.flow: flow {name!r} has the fields {', '.join(('name', *kind.fields))}{may}; "
             f"got {', '.join(sorted(('name', *fields)))}."
         )
+    guidance_scale = checks.number("config.flow.guidance_scale", guidance_scale, -1000, 1000)
     if "labels" in fields:
         fields["labels"] = _labels(fields["labels"])
-    flow = kind.load(**fields)
+    try:
+        flow = kind.load(**fields)
+    except TypeError as error:  # an importer was given a string for a number, say
+        raise ValueError(f"config.flow: {name!r} cannot be loaded with {fields}: {error}") from None
     return bj.sharding.replicate(bj.guided(flow, guidance_scale) if guidance_scale else flow)
 
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from experiments.checks import fields, integer, number, one_of, positive
+from experiments.checks import fields, flag, integer, number, one_of, positive, seed
 from experiments.data import DataSet
 from experiments.flow_matching import TARGETS, Objective, learning_rate
 
@@ -66,7 +66,7 @@ def read(config: ConfigDict, dataset: DataSet) -> Plan:
     decay_fraction = number("config.decay_fraction", config.decay_fraction, 0, 1)
     schedule = learning_rate(positive("config.learning_rate", config.learning_rate), num_steps, warmup, decay_fraction)
     return Plan(
-        seed=integer("config.seed", config.seed, 0),
+        seed=seed("config.seed", config.seed),
         scheduler=config.scheduler,
         objective=Objective(
             network=_network(config, dataset),
@@ -81,7 +81,7 @@ def read(config: ConfigDict, dataset: DataSet) -> Plan:
         batch_size=integer("config.batch_size", config.batch_size, 1, len(dataset)),
         ema_decay=number("config.ema_decay", config.ema_decay, 0, 1),
         checkpoint_every=integer("config.checkpoint_every", config.checkpoint_every, 1),
-        flip=bool(config.data.flip),
+        flip=flag("config.data.flip", config.data.flip),
     )
 
 
@@ -95,6 +95,8 @@ def stamp(config: ConfigDict) -> dict:
 def _network(config, dataset) -> nn.Module:
     """The network of `config.network`, after its shapes alone have been computed for the images."""
     one_of("config.compute_dtype", config.compute_dtype, _DTYPES)
+    if not isinstance(config.network, ConfigDict):
+        raise ValueError(f"config.network: got {config.network!r}, wanted a ConfigDict with the fields of a network.")
     options = config.network.to_dict()
     name = options.pop("name", "UNet")
     one_of("config.network.name", name, _NETWORKS)
@@ -102,10 +104,17 @@ def _network(config, dataset) -> nn.Module:
         network = _NETWORKS[name](**options, dtype=_DTYPES[config.compute_dtype])
         x = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
         out, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), jnp.zeros(()), x)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"config.network: {error}") from None
+    except Exception as error:  # of as many kinds as there are numbers that make no network
+        kind = (
+            ""
+            if isinstance(error, TypeError | ValueError)
+            else f"no network can be made of it, {type(error).__name__}: "
+        )
+        raise ValueError(f"config.network: {kind}{error}") from None
     if out.shape != x.shape:
         raise ValueError(f"config.network: it makes {out.shape[1:]} of images {x.shape[1:]}; set out_channels.")
+    if network.num_classes and not dataset.num_classes:
+        raise ValueError(f"config.network.num_classes: got {network.num_classes}, wanted 0: the data have no classes.")
     if network.num_classes not in (0, dataset.num_classes):
         raise ValueError(
             f"config.network.num_classes: got {network.num_classes}, wanted 0 or {dataset.num_classes}, the classes of the data."

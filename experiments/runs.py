@@ -73,9 +73,15 @@ def _differences(old, new, field="config") -> list[tuple[str, str, str]]:
 
 
 def _as_in_file(stamp: dict) -> dict:
-    """A stamp as it comes back from config.json: tuples become lists."""
+    """A stamp as it comes back from config.json: tuples become lists, NumPy's numbers Python's."""
+
+    def default(value):
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(f"got {value!r}")
+
     try:
-        return json.loads(json.dumps(stamp, allow_nan=False))
+        return json.loads(json.dumps(stamp, allow_nan=False, default=default))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"config: wanted finite numbers, text, None, tuples and dictionaries of them; {error}."

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import bespoke_jax as bj
 from bespoke_jax.families import FAMILIES, LearnedSolver
 from bespoke_jax.theta import BASES, LEARNED
-from experiments.checks import fields, integer, one_of, positive
+from experiments.checks import fields, flag, integer, one_of, positive, seed
 
 __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 
@@ -103,11 +103,11 @@ def read(config: ConfigDict) -> Plan:
     }
     stages = _stages(config.fit)
     return Plan(
-        seed=integer("config.seed", config.seed, 0),
+        seed=seed("config.seed", config.seed),
         jobs=_jobs(config),
         stages=stages,
         budget=integer("config.fit.budget", config.fit.budget, 0),
-        choose_start=bool(config.fit.choose_start),
+        choose_start=flag("config.fit.choose_start", config.fit.choose_start),
         num_paths=num_paths,
         rtol=positive("config.paths.rtol", config.paths.rtol),
         atol=positive("config.paths.atol", config.paths.atol),
@@ -152,11 +152,25 @@ def stamp(config: ConfigDict, fingerprint: str) -> dict:
 
 
 def _jobs(config) -> tuple[Job, ...]:
+    jobs = _asked(config)
+    for job in jobs:
+        try:
+            job.start  # noqa: B018
+        except ValueError as error:  # of "times" one step is nothing to learn
+            raise ValueError(f"config.solvers.{job.base}: {error}") from None
+    return jobs
+
+
+def _asked(config) -> tuple[Job, ...]:
     fields("config.solver", config.solver, ("base", "num_steps"))
     one_of("config.solver.base", config.solver.base, FAMILIES)
     if integer("config.solver.num_steps", config.solver.num_steps, 0, _LARGEST_NUM_STEPS):
         return (_learning(Job(config.solver.base, config.solver.num_steps), config.fit.learned),)
     jobs = []
+    if not isinstance(config.solvers, ConfigDict):
+        raise ValueError(
+            f"config.solvers: got {config.solvers!r}, wanted a ConfigDict of numbers of steps: rk2=(4, 5)."
+        )
     for base, counts in config.solvers.items():
         one_of("config.solvers", base, FAMILIES)
         if not isinstance(counts, tuple | list):
@@ -170,6 +184,7 @@ def _jobs(config) -> tuple[Job, ...]:
 
 
 def _learning(job, learned) -> Job:
+    one_of("config.fit.learned", learned, LEARNED)
     if learned != "both" and job.base not in BASES:
         raise ValueError(f"config.fit.learned: got {learned!r}; of the family {job.base!r} all is learned: 'both'.")
     return job._replace(learned=learned)

@@ -15,12 +15,13 @@ import optax
 
 import bespoke_jax as bj
 from experiments import command_line, data, processes, runs, stopping
-from experiments.checks import fields, integer, positive
+from experiments.checks import fields, file_name, integer, positive, seed
 from experiments.data import fashion
 
 _BATCH_SIZE = 500  # of images that are only looked at
 _LOOK_EVERY = 10  # steps: each look waits for the device
 _CHECKPOINT_EVERY = 500  # steps
+_WIDEST = 65_536  # channels
 _NAME = "classifier"  # of checkpoints in the run's folder
 
 
@@ -41,9 +42,9 @@ def read(config, training: data.DataSet) -> Plan:
     if not isinstance(config.channels, tuple) or not config.channels:
         raise ValueError(f"config.channels: got {config.channels!r}, wanted a tuple of widths: (24, 48, 64).")
     return Plan(
-        seed=integer("config.seed", config.seed, 0),
+        seed=seed("config.seed", config.seed),
         network=bj.models.ConvClassifier(
-            tuple(integer("config.channels", width, 1) for width in config.channels), training.num_classes
+            tuple(integer("config.channels", width, 1, _WIDEST) for width in config.channels), training.num_classes
         ),
         num_steps=integer("config.num_steps", config.num_steps, 1),
         batch_size=integer("config.batch_size", config.batch_size, 1, len(training)),
@@ -115,7 +116,9 @@ def finish(plan: Plan, variables, training: data.DataSet, test: data.DataSet, ru
 def main(config, workdir):
     """What is wrong with the input is said without a stack."""
     with command_line.without_stack(FloatingPointError):
-        training, test = (fashion.load(config.get("folder", ""), part) for part in ("train", "t10k"))
+        training, test = (
+            fashion.load(file_name("config.folder", config.get("folder", "")), part) for part in ("train", "t10k")
+        )
         plan = read(config, training)
         with runs.open_run(workdir, plan._replace(network=plan.network.channels)._asdict()) as run:
             variables = train(plan, training, run)

@@ -44,7 +44,8 @@ def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
             fields = vars(_paths(flow, plan, purpose)).items()
             return {name: value for name, value in fields if name not in ("batch_shape", "condition")}
 
-        arrays = {name: jnp.asarray(value) for name, value in run.arrays(purpose, compute).items()}
+        arrays = run.arrays(purpose, compute, lambda found: _check_paths(found, _noises(flow, plan, purpose)))
+        arrays = {name: jnp.asarray(value) for name, value in arrays.items()}
         condition = bj.sharding.gather(flow, conditions.condition_of(dealt(flow, plan, purpose)))
         return bj.Paths(**arrays, batch_shape=(plan.num_paths[purpose],), condition=condition)
 
@@ -66,7 +67,7 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
         curves = few.at(jnp.linspace(0, 1, _CURVE_POINTS))
         return dict(x0=solved.x0, x1=solved.x1, evaluations=solved.evaluations, curves=curves)
 
-    return TestSet(**run.arrays("test", ends))
+    return TestSet(**run.arrays("test", ends, lambda found: _check_ends(found, _noises(flow, plan, "test"))))
 
 
 def dealt(flow: bj.Flow, plan: Plan, purpose: str) -> bj.Flow:
@@ -74,8 +75,52 @@ def dealt(flow: bj.Flow, plan: Plan, purpose: str) -> bj.Flow:
     return conditions.dealt(flow, jax.random.fold_in(plan.key(purpose), 0), plan.num_paths[purpose])
 
 
+def _noises(flow, plan, purpose):
+    return flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
+
+
+def _check_paths(found: dict, x0):
+    """Raise ValueError unless these arrays can be the paths of these noises."""
+    wanted = {"times", "states", "velocities", "middles", "evaluations"}
+    if found.keys() != wanted:
+        raise ValueError(f"wanted the arrays {', '.join(sorted(wanted))}, got {', '.join(sorted(found))}")
+    points = found["times"].shape[-1] if found["times"].ndim else 0
+    event = x0.shape[1:]
+    shapes = dict(
+        times=(len(x0), points),
+        states=(len(x0), points, *event),
+        velocities=(len(x0), points, *event),
+        middles=(len(x0), points - 1, *event),
+        evaluations=(len(x0),),
+    )
+    _check_shapes(found, shapes)
+    _check_noises(found["states"][:, 0], x0)
+
+
+def _check_ends(found: dict, x0):
+    """Raise ValueError unless these arrays can be the test set of these noises."""
+    if found.keys() != set(TestSet._fields):
+        raise ValueError(f"wanted the arrays {', '.join(TestSet._fields)}, got {', '.join(sorted(found))}")
+    curves = (_CURVE_POINTS, min(NUM_CURVES, len(x0)), *x0.shape[1:])
+    _check_shapes(found, dict(x0=x0.shape, x1=x0.shape, evaluations=x0.shape[:1], curves=curves))
+    _check_noises(found["x0"], x0)
+
+
+def _check_shapes(found, shapes):
+    for name, shape in shapes.items():
+        if found[name].shape != shape:
+            raise ValueError(f"{name}: wanted an array of shape {shape}, got {found[name].shape}")
+        if not np.all(np.isfinite(found[name])):
+            raise ValueError(f"{name}: wanted finite numbers, got some that are not")
+
+
+def _check_noises(found, x0):
+    if not np.allclose(found, x0, atol=1e-4):  # devices round their noises otherwise
+        raise ValueError("wanted the noises of this run's seed, got others")
+
+
 def _paths(flow, plan, purpose) -> bj.Paths:
-    x0 = flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
+    x0 = _noises(flow, plan, purpose)
     try:
         # As many in the network together as in the fit: it is compiled once.
         solved = bj.ground_truth(

@@ -48,7 +48,8 @@ def done(tmp_path_factory, flow, noises):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     for name in ("solvers", "paths"):
         (folder / name).mkdir(parents=True)
-    np.savez(folder / "paths" / "test.npz", x0=noises[0], x1=noises[1], evaluations=np.ones(8), curves=np.ones(8))
+    curves = np.ones((65, 4, 4, 4, 1))
+    np.savez(folder / "paths" / "test.npz", x0=noises[0], x1=noises[1], evaluations=np.ones(8), curves=curves)
     bj.save_solver(folder / "solvers" / "rk2-bespoke-n2.json", bj.init_theta("rk2", 2), flow=flow)
     bj.save_solver(folder / "solvers" / "mine.json", bj.classic.ipndm(3), flow=flow)
     with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.MonkeyPatch.context() as patch:

@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import gzip
+import io
+import json
 import struct
 import tarfile
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments import data
+from experiments.data import folder as images_of_folder
 from experiments.data.folder import cropped
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4), np.uint8)
@@ -315,6 +319,193 @@ class TestFolder:
             load("folder", tmp_path, image_size=0)
         with pytest.raises(ValueError, match=r"config\.data\.image_size: missing"):
             load("folder", tmp_path)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+BUCKETED = [f"{i // 2:05}/img{i:08}.png" for i in range(4)]
+MISSING = object()
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def contents(labels=MISSING, names=BUCKETED):
+    """What EDM's tools leave of four images: two a bucket, and dataset.json unless `labels` are missing."""
+    found = {name: png(pixels) for name, pixels in zip(names, PIXELS, strict=True)}
+    return found if labels is MISSING else found | {"dataset.json": json.dumps(dict(labels=labels)).encode()}
+
+
+def in_folder(root, contents):
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def in_zip(path, contents, top="", pack=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path / "set.zip", "w", pack) as archive:
+        for name, content in contents.items():
+            archive.writestr(top + name, content)
+    return path / "set.zip"
+
+
+PACKED = dict(
+    folder=in_folder,
+    zip=in_zip,
+    deflated=lambda path, contents: in_zip(path, contents, pack=zipfile.ZIP_DEFLATED),
+    zip_of_a_folder=lambda path, contents: in_zip(path, contents, top="cifar/"),
+)
+
+
+LABELLED = [[name, label] for name, label in zip(BUCKETED, (6, 0, 9, 6), strict=True)]
+
+
+@pytest.mark.parametrize("pack", PACKED)
+class TestDataSetOfEDM:
+    def test_labels_are_those_of_the_file(self, tmp_path, pack):
+        shuffled = [LABELLED[i] for i in (2, 0, 3, 1)]
+        found = load("folder", PACKED[pack](tmp_path, contents(shuffled)), image_size=8)
+        assert (found.labels.tolist(), found.num_classes, found.image_shape) == ([6, 0, 9, 6], 10, (8, 8, 3))
+        np.testing.assert_array_equal(found.read(np.arange(4)), PIXELS)
+
+    def test_without_labels_there_are_no_classes(self, tmp_path, pack):
+        found = load("folder", PACKED[pack](tmp_path, contents(None)), image_size=8)
+        assert (found.labels.tolist(), found.num_classes) == ([0, 0, 0, 0], 0)
+        np.testing.assert_array_equal(found.read(np.array([3, 1])), PIXELS[[3, 1]])
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (LABELLED[:3], "no label for 00001/img00000003.png, as for 1 of 4 images"),
+            ([*LABELLED, ["00002/a.png", 1]], "a label for 00002/a.png, which is not there"),
+            ([*LABELLED[:3], LABELLED[0]], "wanted each image once, got 00000/img00000000.png twice"),
+            ([*LABELLED[:3], [BUCKETED[3], -1]], r"a class from 0, got \['00001/img00000003.png', -1\]"),
+            ([*LABELLED[:3], [BUCKETED[3], [0.0, 1.0]]], "wanted pairs like"),
+            ([*LABELLED[:3], [BUCKETED[3], True]], "wanted pairs like"),
+            (["a"], "wanted pairs like"),
+            (3, "to be a list or null, got int"),
+        ],
+    )
+    def test_labels_that_do_not_fit(self, tmp_path, pack, labels, message):
+        with pytest.raises(ValueError, match=rf"dataset\.json: .*{message}"):
+            load("folder", PACKED[pack](tmp_path, contents(labels)), image_size=8)
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b"[" * 100_000])
+    def test_a_file_that_is_none(self, tmp_path, pack, content):
+        with pytest.raises(ValueError, match=r"dataset\.json: wanted "):
+            load("folder", PACKED[pack](tmp_path, contents() | {"dataset.json": content}), image_size=8)
+
+
+@pytest.mark.parametrize("pack", ["folder", "deflated"])
+class TestFolderOrZip:
+    def test_folders_are_classes(self, tmp_path, pack):
+        names = ["dog/a.png", "cat/b.PNG", "dog/deep/c.png", "cat/d.png"]
+        rubbish = {
+            "__MACOSX/cat/._b.png": b"",
+            "cat/._b.png": b"",
+            ".git/x.png": b"",
+            "cat/Thumbs.db": b"",
+            ".DS_Store": b"",
+        }
+        found = load("folder", PACKED[pack](tmp_path, contents(names=names) | rubbish), image_size=8)
+        assert (found.labels.tolist(), found.num_classes) == ([0, 0, 1, 1], 2)
+        np.testing.assert_array_equal(found.read(np.arange(4)), PIXELS[[1, 3, 0, 2]])
+
+    def test_buckets_are_no_classes(self, tmp_path, pack):
+        assert load("folder", PACKED[pack](tmp_path, contents()), image_size=8).num_classes == 0
+
+    def test_labels_of_other_folders(self, tmp_path, pack):
+        both = {f"{part}/{name}": content for part in "ab" for name, content in contents(None).items()}
+        with pytest.raises(
+            ValueError, match=r"wanted dataset\.json beside the folders of its images, got a/dataset\.json"
+        ):
+            load("folder", PACKED[pack](tmp_path, both), image_size=8)
+
+    def test_an_image_that_is_damaged_is_named(self, tmp_path, pack):
+        broken = contents(None) | {BUCKETED[2]: contents()[BUCKETED[2]][:-40]}
+        found = load("folder", PACKED[pack](tmp_path, broken), image_size=8)
+        np.testing.assert_array_equal(found.read([3]), PIXELS[[3]])
+        with pytest.raises(ValueError, match=r"img00000002\.png: cannot be read as an image"):
+            found.read([2])
+
+
+def test_a_class_without_images_is_refused(tmp_path):
+    in_folder(tmp_path, contents(names=["a/1.png", "a/2.png", "c/3.png", "c/4.png"]))
+    (tmp_path / "b").mkdir()
+    with pytest.raises(
+        ValueError, match="folders are classes, but there are no images in b; delete it, or put them there"
+    ):
+        load("folder", tmp_path, image_size=8)
+
+
+class TestZip:
+    def test_damage_is_found_where_it_is(self, tmp_path):
+        path = in_zip(tmp_path, contents(None))
+        content = bytearray(path.read_bytes())
+        at = content.index(contents()[BUCKETED[1]]) + 60
+        content[at] ^= 1
+        path.write_bytes(content)
+        found = load("folder", path, image_size=8)
+        np.testing.assert_array_equal(found.read([0, 2, 3]), PIXELS[[0, 2, 3]])
+        with pytest.raises(ValueError, match=r"set\.zip: 00000/img00000001\.png: cannot be read as an image \(Bad CRC"):
+            found.read([1])
+
+    @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+    def test_truncated(self, tmp_path, kept):
+        path = in_zip(tmp_path, contents(None))
+        content = path.read_bytes()
+        path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+        with pytest.raises(ValueError, match=r"set\.zip: a truncated \.zip, or none"):
+            load("folder", path, image_size=8)
+
+    def test_a_file_that_claims_too_much_is_not_unpacked(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(images_of_folder, "_LARGEST", 1000)
+        bomb = contents() | {BUCKETED[0]: b"\0" * 100_000}
+        found = load("folder", in_zip(tmp_path, bomb, pack=zipfile.ZIP_DEFLATED), image_size=8)
+        with pytest.raises(ValueError, match="it claims 100000 bytes, wanted 1000 at most"):
+            found.read([0])
+        np.testing.assert_array_equal(found.read([1]), PIXELS[[1]])
+
+    def test_names_that_lead_elsewhere_are_passed_over(self, tmp_path):
+        names = ["../../etc/a.png", "cat/../../a.png", "c.png", "d.png"]
+        found = load("folder", in_zip(tmp_path, contents(names=names)), image_size=8)
+        np.testing.assert_array_equal(found.read([0, 1]), PIXELS[[2, 3]])
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    def test_a_name_twice(self, tmp_path):
+        path = in_zip(tmp_path, contents())
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(BUCKETED[0], png(PIXELS[1]))
+        with pytest.raises(ValueError, match=r"wanted each image once, got 00000/img00000000\.png twice"):
+            load("folder", path, image_size=8)
+
+
+class TestColours:
+    def read(self, tmp_path, image):
+        image.save(tmp_path / "a.png")
+        return load("folder", tmp_path, image_size=8).read([0])[0]
+
+    def test_greys_of_16_bits_keep_their_upper_half(self, tmp_path):
+        grey = np.random.default_rng(0).integers(0, 2**16, (8, 8), np.uint16)
+        found = self.read(tmp_path, Image.fromarray(grey))
+        np.testing.assert_array_equal(found, np.repeat((grey >> 8)[..., None], 3, axis=2))
+
+    def test_what_is_transparent_is_on_white(self, tmp_path):
+        pixels = np.zeros((8, 8, 4), np.uint8)
+        pixels[:4, :, 3] = 255
+        found = self.read(tmp_path, Image.fromarray(pixels))
+        assert np.all(found[:4] == 0) and np.all(found[4:] == 255)
+
+    def test_a_palette_with_a_transparent_colour(self, tmp_path):
+        image = Image.new("P", (8, 8), 0)
+        image.putpalette([10, 20, 30, 0, 0, 0])
+        image.paste(1, (0, 4, 8, 8))
+        image.info["transparency"] = 1
+        found = self.read(tmp_path, image)
+        assert np.all(found[:4] == [10, 20, 30]) and np.all(found[4:] == 255)
 
 
 class TestLoader:

@@ -1,60 +1,192 @@
-"""A folder of images of any size and format; its sub-folders, if there are any, are the classes. ImageNet and AFHQ come so."""
+"""Images of any size and format in a folder or a .zip. ImageNet, AFHQ and the data sets of EDM and StyleGAN come so.
 
+Classes are those that a dataset.json says, {"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null} for none, as EDM's
+and StyleGAN's tools write it. Without one the sub-folders are the classes, unless they are those tools' buckets.
+"""
+
+import io
+import itertools
+import json
 import os
 import pathlib
+import re
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from experiments.data.dataset import DataSet
+from experiments.errors import reason_of
 
 __all__ = ["cropped", "load"]
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_LABELS = "dataset.json"
+_BUCKETED = re.compile(r"\d{5}/img\d{8}\.\w+")  # EDM's and StyleGAN's names: a thousand images a folder
+_LARGEST = 2**28  # bytes of a file in a .zip, unpacked: a few bytes may claim to be many
+
+
+class _Files(NamedTuple):
+    """What lies below a folder, wherever that is."""
+
+    source: pathlib.Path
+    names: list[str]  # of the files, with / between folders
+    folders: set[str]  # in the folder itself
+    read: Callable[[str], bytes]  # name -> bytes; OSError or ValueError if it cannot be read
 
 
 def load(folder: str, image_size: int) -> DataSet:
-    """All images below a folder, read when they are wanted: RGB, `image_size` x `image_size`.
+    """All images below a folder or in a .zip, read when they are wanted: RGB, `image_size` x `image_size`.
 
-    An image's class is the sub-folder it is in, however deep, in alphabetical order; images in the folder itself have none.
+    An image's class is what dataset.json says, or else the sub-folder it is in, however deep, in alphabetical order; images in
+    the folder itself have none. Files and folders that are hidden, or macOS's own (__MACOSX), are passed over.
+
+    Raises:
+        ValueError: if there are no images, or names and classes do not fit together; names the file.
+        FileNotFoundError: if there is nothing.
     """
     root = pathlib.Path(folder).expanduser()
-    if not folder or not root.is_dir():
+    if not folder or not root.exists():
         state = f"is {folder!r}, where there is no folder" if folder else "is empty"
-        raise FileNotFoundError(f"config.data.folder {state}; missing: a folder of images.")
-    files = [
-        os.path.relpath(os.path.join(parent, name), root)
-        for parent, _, names in os.walk(root)
-        for name in names
-        if name.lower().endswith(_SUFFIXES)
-    ]
-    if not files:
+        raise FileNotFoundError(f"config.data.folder {state}; missing: a folder of images, or a .zip of them.")
+    files = _in_folder(root) if root.is_dir() else _in_zip(root)
+    images = sorted(name for name in files.names if name.lower().endswith(_SUFFIXES))
+    if not images:
         raise ValueError(f"{root}: no images in it ({', '.join(_SUFFIXES)}).")
-    files.sort()
-    parts = [file.split(os.sep, 1)[0] if os.sep in file else "" for file in files]
-    classes = sorted(set(parts))
-    if len(classes) > 1 and "" in classes:
-        stray = files[parts.index("")]
-        raise ValueError(f"{root}: images beside folders of images, {stray} for one; classes are folders: move them.")
-    number = {name: index for index, name in enumerate(classes)}
+    if len(set(images)) < len(images):
+        twice = next(name for name, following in itertools.pairwise(images) if name == following)
+        raise ValueError(f"{root}: wanted each image once, got {twice} twice.")
+    if _LABELS in files.names:
+        labels, num_classes = _labels_of_file(files, images)
+    else:
+        labels, num_classes = _labels_of_folders(files, images)
 
     def read(indices):
-        return np.stack([_read(root / files[index], image_size) for index in indices])
+        return np.stack([_read(files, images[index], image_size) for index in indices])
 
-    return DataSet(
-        read=read,
-        labels=np.array([number[part] for part in parts], np.int32),
-        image_shape=(image_size, image_size, 3),
-        num_classes=0 if classes == [""] else len(classes),
-    )
+    return DataSet(read, np.array(labels, np.int32), (image_size, image_size, 3), num_classes)
 
 
-def _read(path: pathlib.Path, size: int) -> np.ndarray:
+def _is_visible(name: str) -> bool:
+    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _in_folder(root: pathlib.Path) -> _Files:
+    names = [
+        pathlib.Path(os.path.relpath(os.path.join(parent, name), root)).as_posix()
+        for parent, _, found in os.walk(root)
+        for name in found
+    ]
+    folders = {path.name for path in root.iterdir() if path.is_dir() and _is_visible(path.name)}
+    return _Files(root, list(filter(_is_visible, names)), folders, lambda name: (root / name).read_bytes())
+
+
+def _in_zip(path: pathlib.Path) -> _Files:
+    """Nothing is unpacked. The folder is that of the only dataset.json, for some zip the folder and some what is in it."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(cropped(image.convert("RGB"), size))
+        archive = zipfile.ZipFile(path)
+        entries = [entry for entry in archive.infolist() if _is_visible(entry.filename.rstrip("/"))]
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(
+            f"{path}: a truncated .zip, or none ({reason_of(error)}); wanted a folder or a .zip."
+        ) from None
+    of_labels = [entry.filename for entry in entries if entry.filename.rsplit("/", 1)[-1] == _LABELS]
+    top = of_labels[0].removesuffix(_LABELS) if len(of_labels) == 1 else ""
+    found = [(entry.filename.removeprefix(top), entry) for entry in entries if entry.filename.startswith(top)]
+    by_name = dict(found)
+
+    def read(name):
+        entry = by_name[name]
+        if entry.file_size > _LARGEST:
+            raise ValueError(f"it claims {entry.file_size} bytes, wanted {_LARGEST} at most")
+        try:
+            with archive.open(entry) as file:
+                return file.read(_LARGEST)
+        except Exception as error:  # of the kinds that zipfile has for damage, passwords and packings it does not know
+            raise ValueError(reason_of(error)) from None
+
+    names = [name for name, entry in found if not entry.is_dir()]
+    return _Files(path, names, {name.split("/")[0] for name, _ in found if "/" in name}, read)
+
+
+def _labels_of_file(files: _Files, images: list[str]) -> tuple[list[int], int]:
+    """(class of each image, number of classes) by dataset.json; zeros and 0 if it knows of none."""
+    where = f"{files.source}: {_LABELS}"
+    try:
+        content = json.loads(files.read(_LABELS))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: wanted JSON, got a damaged file or none of it ({reason_of(error)}).") from None
+    if not isinstance(content, dict) or "labels" not in content:
+        raise ValueError(f'{where}: wanted an object with "labels", a list or null.')
+    pairs = content["labels"]
+    if pairs is None:
+        return [0] * len(images), 0
+    if not isinstance(pairs, list):
+        raise ValueError(f'{where}: wanted "labels" to be a list or null, got {type(pairs).__name__}.')
+    labels = {}
+    for pair in pairs:
+        name, label = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        if not isinstance(name, str) or isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 2**31:
+            raise ValueError(
+                f'{where}: wanted pairs like ["00000/img00000000.png", 6], a class from 0, got {pair!r:.100}.'
+            )
+        if name in labels:
+            raise ValueError(f"{where}: wanted each image once, got {name} twice.")
+        labels[name] = label
+    for problem, names in (("no label for", set(images) - set(labels)), ("a label for", set(labels) - set(images))):
+        if names:
+            missing = "" if problem == "no label for" else ", which is not there"
+            raise ValueError(f"{where}: {problem} {min(names)}{missing}, as for {len(names)} of {len(images)} images.")
+    return [labels[name] for name in images], max(labels.values()) + 1
+
+
+def _labels_of_folders(files: _Files, images: list[str]) -> tuple[list[int], int]:
+    """(class of each image, number of classes) by the sub-folders; zeros and 0 if there are none, or they are buckets."""
+    if deeper := [name for name in files.names if name.endswith(f"/{_LABELS}")]:
+        raise ValueError(
+            f"{files.source}: wanted {_LABELS} beside the folders of its images, got {min(deeper)}; name its folder."
+        )
+    parts = [name.split("/")[0] if "/" in name else "" for name in images]
+    classes = sorted(set(parts))
+    if classes == [""] or all(_BUCKETED.fullmatch(name) for name in images):
+        return [0] * len(images), 0
+    if "" in classes:
+        stray = images[parts.index("")]
+        raise ValueError(
+            f"{files.source}: images beside folders of images, {stray} for one; classes are folders: move them."
+        )
+    if empty := files.folders - set(classes):
+        raise ValueError(
+            f"{files.source}: folders are classes, but there are no images in {min(empty)}; delete it, or put them there."
+        )
+    number = {name: index for index, name in enumerate(classes)}
+    return [number[part] for part in parts], len(classes)
+
+
+def _read(files: _Files, name: str, size: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(files.read(name))) as image:
+            return np.asarray(cropped(_as_rgb(image), size))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's ways to say damaged
+        path = files.source / name if files.source.is_dir() else f"{files.source}: {name}"
         raise ValueError(f"{path}: cannot be read as an image ({error}); replace or delete it.") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """An image in 8 bits a colour. Greys of 16 bits lose the lower 8, and what is transparent is on white."""
+    if image.mode.startswith("I"):  # Pillow's own conversion makes all but the darkest white
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() >= 2**16:
+            raise ValueError("wanted greys of 16 bits, got more")
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("wanted 8 or 16 bits, got floating-point numbers")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def cropped(image: Image.Image, size: int) -> Image.Image:

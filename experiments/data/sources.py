@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.checks import fields, integer, one_of
+from ml_collections import ConfigDict
+
+from experiments.checks import fields, file_name, integer, one_of
 from experiments.data import cifar, fashion, folder, imagenet
 from experiments.data.dataset import DataSet
 
@@ -34,8 +36,10 @@ def load(section) -> DataSet:
         ValueError: for an unknown name or field, and files that are damaged or do not fit together; names them.
         FileNotFoundError: if there are none; says which, and how to get them.
     """
+    if not isinstance(section, ConfigDict):
+        raise ValueError(f"config.data: got {section!r}, wanted a ConfigDict with name, folder and flip.")
     one_of("config.data.name", section.get("name"), _KINDS)
     kind = _KINDS[section.name]
     fields("config.data", section, ("name", "folder", "flip", *kind.fields))
     options = {name: integer(f"config.data.{name}", section[name], 1) for name in kind.fields}
-    return kind.load(section.folder, **options)
+    return kind.load(file_name("config.data.folder", section.folder), **options)
