@@ -1,5 +1,6 @@
 """Solver files: the same bits back, nothing half-loaded, and a solver of another flow is told."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -349,12 +350,23 @@ def test_where_no_file_can_be(tmp_path, theta):
 # --- A flow that keeps a margin from the ends of time. ---
 
 
-def noise_network(params, t, x):
-    # Not finite where the flow never asks.
-    return jnp.where((t > 0) & (t < 1), 1.0, jnp.nan) * params * x
+def network(t, x):
+    """Not finite at either end of time."""
+    return -x / (t * (1 - t) + 0.5) / np.where((t > 0) & (t < 1), 1, 0)
 
 
-MARGIN = bj.Flow.from_prediction(noise_network, jnp.float32(0.5), (2,), bj.schedulers.Cosine(), time_margin=1e-2)
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """A velocity that keeps a margin, as that of `Flow.from_prediction`."""
+
+    time_range: tuple[float, float]
+
+    def __call__(self, params, t, x):
+        t = jnp.clip(t, *self.time_range)
+        return -x / (t * (1 - t) + 0.5) / jnp.where((t > 0) & (t < 1), 1, 0)
+
+
+MARGIN = bj.Flow(Within((0.01, 0.99)), None, (2,))
 
 
 @pytest.mark.parametrize("family", ["rk1", "rk2", "table", "curve"])
@@ -383,13 +395,19 @@ def test_a_reader_with_the_network_alone_ends_where_the_flow_ends(tmp_path):
     numpy = code_of_docs("In NumPy")
     x0 = np.asarray(MARGIN.noise(jax.random.key(1), (4,)))
 
-    def velocity(t, x):  # u = alphadot (x - sigma e) / alpha + sigmadot e with e = x / 2, not finite at t = 0 and 1
-        e = noise_network(0.5, t, x)
-        alpha, sigma = np.sin(np.pi * t / 2), np.cos(np.pi * t / 2)
-        return np.asarray(np.pi / 2 * (sigma * (x - sigma * e) / alpha - alpha * e))
+    found = numpy["sample"](network, numpy["read_solver"](tmp_path / "s.json"), x0)
+    np.testing.assert_allclose(found, bj.solve(MARGIN, theta, x0), rtol=1e-5, atol=1e-6)
+    bj.save_solver(tmp_path / "s.json", theta)  # the times of the solver itself, of which 0 is one
+    with np.errstate(all="ignore"):
+        assert not np.all(np.isfinite(numpy["sample"](network, numpy["read_solver"](tmp_path / "s.json"), x0)))
 
-    found = numpy["sample"](velocity, numpy["read_solver"](tmp_path / "s.json"), x0)
-    np.testing.assert_allclose(found, bj.solve(MARGIN, theta, x0), rtol=1e-4, atol=1e-4)
+
+def test_a_margin_of_one_end_and_of_a_guided_flow(tmp_path):
+    one = bj.Flow(Within((0.0, 0.9)), {"condition": jnp.zeros(2)}, (2,))
+    for flow in (one, bj.guided(one, 1.0), bj.given(one, jnp.zeros((3, 2)))):
+        bj.save_solver(tmp_path / "s.json", bj.classic.rk4(4), flow=flow)
+        content = json.loads((tmp_path / "s.json").read_text())
+        assert (content["time_range"], content["t"]) == ([0.0, 0.9], [0.0, 0.5, 0.5, float(np.float32(0.9))])
 
 
 def test_a_flow_without_a_margin_changes_no_file(tmp_path, theta):
