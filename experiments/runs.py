@@ -202,7 +202,8 @@ class Run:
         for pattern in (".part.*", "*.json.part"):
             for litter in self.folder.rglob(pattern):
                 if litter.is_file() and not litter.is_symlink():
-                    litter.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        litter.unlink()
 
     def write_text(self, name: str, text: str):
         """A text file in the run's folder."""

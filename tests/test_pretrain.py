@@ -233,6 +233,11 @@ class TestLauncher:
 
 
 class TestConfigs:
+    def test_classes_of_data_that_have_none(self, config):
+        dark = dark_and_bright()
+        with pytest.raises(ValueError, match=r"num_classes: got 2, wanted 0: the data have no classes"):
+            pretrain_settings.read(config, dataclasses.replace(dark, num_classes=0))
+
     @pytest.mark.parametrize("name", CONFIGS)
     def test_every_config_is_valid(self, name):
         config = get_config(name)
@@ -258,6 +263,10 @@ class TestConfigs:
             (dict(network=NETWORK | dict(depth=3)), r"config\.network: .*'depth'"),
             (dict(network=NETWORK | dict(patch_size=3)), r"config\.network: x: wanted .* divisible by 3"),
             (dict(network=dict(name="DiT")), r"config\.network\.name: got 'DiT'"),
+            (dict(network=NETWORK | dict(channels=())), r"config\.network: no network can be made of it, IndexError"),
+            (dict(network=None), r"config\.network: got None, wanted a ConfigDict"),
+            (dict(seed=2**32), r"config\.seed: got 4294967296, wanted an integer from 0 to 4294967295"),
+            (dict(data=dict(flip="no")), r"config\.data\.flip: got 'no', wanted True or False"),
             (dict(epochs=3), r"config\.epochs: no such field"),
         ],
     )
