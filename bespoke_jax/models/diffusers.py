@@ -23,7 +23,7 @@ from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import check_labels_given
 from bespoke_jax.models.safetensors_file import read_safetensors
-from bespoke_jax.models.state_dict import load_arrays, some, variables_from_state
+from bespoke_jax.models.state_dict import check_computation, load_arrays, some, variables_from_state
 from bespoke_jax.models.torch_file import read_torch_file
 
 __all__ = ["load", "load_denoiser"]
@@ -119,6 +119,7 @@ def load(path, scheduler=None, labels=None, dtype=None, remat: bool = False, ima
         image_size: side of the images, or (H, W); None for the `sample_size` of config.json.
 
     Raises:
+        TypeError: if `dtype` is not a floating dtype.
         FileNotFoundError: if there is no such folder or file, no config.json, or no weights.
         ValueError: if network or scheduler are of a kind not supported here (names it), if the folder leaves open which weights
             are meant or how large the images are, if a file is truncated or asks for code to be run, or if tensors are missing,
@@ -140,6 +141,7 @@ def load_denoiser(path, dtype=None, remat: bool = False, image_size=None) -> Den
 
 
 def _load(path, dtype, remat, image_size):
+    check_computation(dtype, remat)
     weights, config_file, scheduler_config = _find(pathlib.Path(path))
     source, config = str(weights), _read_json(config_file)
     network, image_shape, names = _network(config, str(config_file), image_size)

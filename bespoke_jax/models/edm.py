@@ -14,7 +14,14 @@ from bespoke_jax.checks import check_choice
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.songunet import SongUNet
-from bespoke_jax.models.state_dict import flatten_record, load_arrays, some, variables_from_state, weight_shape
+from bespoke_jax.models.state_dict import (
+    check_computation,
+    flatten_record,
+    load_arrays,
+    some,
+    variables_from_state,
+    weight_shape,
+)
 from bespoke_jax.models.torch_file import Record, read_torch_file
 
 __all__ = ["from_state", "load"]
@@ -31,6 +38,7 @@ def load(path, dtype=None, remat: bool = False) -> Denoiser:
         remat: recompute activations in backward passes.
 
     Raises:
+        TypeError: if `dtype` is not a floating dtype.
         FileNotFoundError: if there is no such file.
         ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing, left over, or of other
             shapes than the network's.
@@ -40,6 +48,7 @@ def load(path, dtype=None, remat: bool = False) -> Denoiser:
         Traceback (most recent call last):
         FileNotFoundError: nowhere.pkl: no such file.
     """
+    check_computation(dtype, remat)
     content = read_torch_file(path)
     model = content.get("ema") if isinstance(content, dict) else content
     if not isinstance(model, Record) or "_modules" not in model.state:
@@ -87,6 +96,7 @@ def from_state(
     Raises:
         ValueError: as `load`.
     """
+    check_computation(dtype, remat)
     if isinstance(preconditioning, str):
         check_choice("preconditioning", preconditioning, ("edm", "vp", "ve"))
         usual = {"vp": dict(sigma_min=1e-3, sigma_max=152.0), "ve": dict(sigma_min=0.02, sigma_max=100.0)}

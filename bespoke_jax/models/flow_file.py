@@ -17,7 +17,7 @@ from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import labelled, with_labels
 from bespoke_jax.models.safetensors_file import find_safetensors, read_header, read_safetensors
 from bespoke_jax.models.songunet import SongUNet
-from bespoke_jax.models.state_dict import check_variables, variable_shapes
+from bespoke_jax.models.state_dict import check_computation, check_variables, variable_shapes
 from bespoke_jax.models.unet import UNet
 from bespoke_jax.solver_file import load_solver
 from bespoke_jax.table import SolverTable
@@ -212,6 +212,7 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
     Raises:
         ValueError: if there is no such shipped flow, if the file is no flow of ours, or not a whole one, or for a class that its
             network does not have.
+        TypeError: if `dtype` is not a floating dtype.
         FileNotFoundError: if there is no such file.
 
     Examples:
@@ -219,6 +220,7 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
         >>> flow.event_shape
         (28, 28, 1)
     """
+    check_computation(dtype)
     path = find_safetensors(name, SHIPPED, "load_flow")
     flat, metadata = read_safetensors(path)
     header = read_header(path, metadata, "flow", "wrap its weights in bespoke_jax.Flow yourself")

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_flag, check_float_dtype
 from bespoke_jax.models.torch_file import Record, Tensor
 
 __all__ = [
+    "check_computation",
     "check_variables",
     "flatten_record",
     "from_torch_layout",
@@ -106,6 +108,13 @@ def variable_shapes(network, event_shape: tuple[int, ...]) -> dict:
     """What `network.init` would return for x of [1, *event_shape], as `ShapeDtypeStruct`s: traced once for equal networks."""
     x, t = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *event_shape), ()))
     return jax.eval_shape(network.init, jax.random.key(0), t, x)
+
+
+def check_computation(dtype, remat=False) -> None:
+    """Raise TypeError or ValueError unless a network can compute so: a floating dtype or None, and True or False."""
+    if dtype is not None:
+        check_float_dtype("dtype", dtype)
+    check_flag("remat", remat)
 
 
 def check_variables(source, network, shapes: dict, flat: dict) -> None:

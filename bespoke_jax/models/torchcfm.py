@@ -13,7 +13,7 @@ from bespoke_jax.flow import Flow
 from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.flow_file import NetworkVelocity
 from bespoke_jax.models.labels import check_labels_given, labelled
-from bespoke_jax.models.state_dict import load_arrays, some, variables_from_state, weight_shape
+from bespoke_jax.models.state_dict import check_computation, load_arrays, some, variables_from_state, weight_shape
 from bespoke_jax.models.torch_file import read_torch_file
 
 __all__ = ["load"]
@@ -74,6 +74,7 @@ def load(
         remat: recompute activations in backward passes.
 
     Raises:
+        TypeError: if `dtype` is not a floating dtype.
         FileNotFoundError: if there is no such file.
         ValueError: if the file is truncated, foreign or asks for code to be run; if tensors are missing, left over, or of other
             shapes than the network's; if heads or image size are neither given nor known; if the class does not fit.
@@ -90,6 +91,7 @@ def load(
     if head_channels not in (None, -1):
         check_count("head_channels", head_channels)
     check_flag("new_attention_order", new_attention_order)
+    check_computation(dtype, remat)
     if isinstance(scheduler, str):
         scheduler = schedulers.by_name(scheduler)
     source, content = str(path), read_torch_file(path)

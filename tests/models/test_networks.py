@@ -191,3 +191,22 @@ def test_flow_files_of_another_shape_are_named(tmp_path):
     rewrite(weights, fields={**header["fields"], "colour": 3})
     with pytest.raises(ValueError, match="colour"):
         bj.models.load_flow(path)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        bj.models.edm.load,
+        bj.models.torchcfm.load,
+        bj.models.diffusers.load,
+        bj.models.diffusers.load_denoiser,
+        bj.models.load_flow,
+    ],
+)
+def test_what_a_network_cannot_compute_in_is_named_before_any_file_is_read(load):
+    for dtype in (int, "half a float"):
+        with pytest.raises(TypeError, match="dtype: wanted a floating dtype"):
+            load("nowhere", dtype=dtype)
+    if load is not bj.models.load_flow:
+        with pytest.raises(ValueError, match="remat: wanted True or False, got 1"):
+            load("nowhere", remat=1)
