@@ -54,8 +54,7 @@ def save_sampler(
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity cannot be traced
-            for any batch size, or with this one; if the parameters' tree has leaves that are no arrays, or nodes that
-            `jax.export` cannot write.
+            for any batch size, or with this one; if the parameters' tree has nodes that `jax.export` cannot write.
         OSError: if the folder is missing, or the file cannot be written.
         ImportError: without flatbuffers, which `jax.export` writes with (`pip install 'bespoke_jax[export]'`).
 
@@ -70,7 +69,6 @@ def save_sampler(
     """
     path = check_target(path)
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    _check_leaves(flow.params)
     check_solver_arrays("solver", solver)
     bake_params, dtype = check_flag("bake_params", bake_params), check_float_dtype("dtype", dtype)
     if batch_size is not None:
@@ -118,15 +116,6 @@ def save_sampler(
     about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
     content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
     write_whole(path, content + hashlib.sha256(content).digest())
-
-
-def _check_leaves(params):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
-            raise TypeError(
-                f"flow.params{jax.tree_util.keystr(path)}: wanted an array, got {type(leaf).__name__}; leave functions to the "
-                "velocity (of an Equinox module, eqx.partition(module, eqx.is_array) tells them from arrays)."
-            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,7 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
     if flow is not None:
         content["flow"] = fingerprint.fingerprint(flow)
         if flow.time_range != (0.0, 1.0):
-            content |= dict(t=_within(table.t, flow.time_range), time_range=list(flow.time_range))
+            content |= dict(t=_within(table.t, flow.time_range), time_range=_numbers(flow.time_range))
     text = f"{_layout(content | dict(info=info))}\n"
     _read(path, text)  # nothing is written that is then refused
     write_whole(path, text.encode())

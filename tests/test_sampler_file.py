@@ -213,11 +213,6 @@ def test_arguments_that_are_not_those_are_named(flow, path, change, error, match
             r"solver\.raw: wanted shape \[7\], got \[8\]",
         ),
         (
-            {"flow": bj.Flow(velocity, {"w": {"act": jnp.tanh, "b": jnp.ones(2)}}, (3,))},
-            TypeError,
-            r"flow\.params\['w'\]\['act'\]: wanted an array, got .*eqx\.partition",
-        ),
-        (
             {"flow": bj.Flow(velocity, None, (3,), bj.schedulers.Scheduler(lambda t: t, lambda t: jnp.nan * t))},
             ValueError,
             r"flow\.scheduler\.sigma\(0\): wanted a finite number >= 0, got nan",
