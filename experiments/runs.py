@@ -261,7 +261,7 @@ class Run:
             if not path.exists():
                 return None
             try:
-                theta, info = bj.load_solver(path), json.loads(path.read_text())["info"]
+                theta, info = bj.load_solver(path), json.loads(path.read_text()).get("info")
                 if _is_of_a_fit(info) and theta.nfe == nfe:
                     return theta, info
                 reason = "no fit of this run wrote it"

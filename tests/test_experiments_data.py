@@ -69,6 +69,20 @@ def test_a_bad_file_is_named(tmp_path, content, message):
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_flipped_bit_of_a_packed_file(tmp_path):
+    """No bit of it gives other images: each is an error that names the file, or of no weight (a time, a name)."""
+    packed, path = gzip.compress(idx()), tmp_path / "train-images-idx3-ubyte.gz"
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(LABELS))
+    refused = 0
+    for at in range(len(packed)):
+        path.write_bytes(packed[:at] + bytes([packed[at] ^ 0x5A]) + packed[at + 1 :])
+        try:
+            np.testing.assert_array_equal(load("fashion_mnist", tmp_path).read(np.arange(7)), IMAGES[..., None])
+        except ValueError as error:
+            refused += str(path) in str(error)
+    assert refused >= len(packed) - 10
+
+
 def test_a_missing_file_says_what_to_install(tmp_path):
     with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist") as caught:
         load("fashion_mnist", tmp_path / "nowhere")
@@ -229,6 +243,8 @@ class TestDownsampledImageNet:
         [
             (dict(labels=[0]), "labels from 0 to 999, got -1"),
             (dict(labels=[1001]), "labels from 0 to 999, got 1000"),
+            (dict(labels=[1.5]), r"labels: wanted a row of integers, got float64 \(1,\)"),
+            (dict(labels=3), r"labels: wanted a row of integers, got int64 \(\)"),
             (dict(labels=[1, 2]), "wanted 2 images, as many as labels"),
             (dict(data=np.zeros((1, 3 * 64**2))), "got float64"),
             (dict(labels=np.array([print])), r"\.npz: truncated, or no \.npz \(Object arrays cannot be loaded"),

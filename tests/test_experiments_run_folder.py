@@ -71,7 +71,7 @@ def test_litter_of_a_kill_is_swept_and_nothing_else(tmp_path):
     runs.open_run(tmp_path, STAMP).close()
     for folder in ("paths", "solvers"):
         (tmp_path / folder).mkdir()
-    litter = [".part.results.csv", "paths/.part.test.npz", "solvers/rk2.json.part"]
+    litter = [".part.results.csv", "paths/.part.test.npz", "solvers/.part.0123456789abcdef", "solvers/rk2.json.part"]
     mine = ["notes.part", "solvers/mine.json", "paths/notes.txt"]
     for name in litter + mine:
         (tmp_path / name).touch()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
+from bespoke_jax import files
 from experiments import runs, stopping, train
 from tests.small_run import small_config
 
@@ -200,12 +201,22 @@ def truncate(path, kept):
 @pytest.mark.usefixtures("no_report")
 class TestFullDisk:
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")
-    @pytest.mark.parametrize(
-        "name", ["paths/.part.validation.npz", "solvers/rk1-bespoke-n2.json.part", ".part.results.csv"]
-    )
+    def test_a_solver_is_learned_once_there_is_room(self, run, whole_run, config, monkeypatch):
+        target = run / "solvers" / "rk1-bespoke-n2.json"
+        target.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "open", lambda *_: open("/dev/full", "wb"), raising=False)
+            with pytest.raises(runs.WriteError, match=rf"{target}: cannot be written \(No space left on device\)"):
+                train.main(config, run)
+        assert not target.exists()
+        assert train.main(config, run) == 0
+        assert_same_results(run, whole_run)
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")
+    @pytest.mark.parametrize("name", ["paths/.part.validation.npz", ".part.results.csv"])
     def test_is_said_and_survived(self, run, whole_run, config, name):
         path = run / name
-        target = path.with_name(path.name.removeprefix(".part.").removesuffix(".part"))
+        target = path.with_name(path.name.removeprefix(".part."))
         target.unlink()
         path.symlink_to("/dev/full")
         with pytest.raises(runs.WriteError, match=rf"{target}: cannot be written \(No space left on device\)"):

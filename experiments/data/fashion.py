@@ -3,6 +3,7 @@
 import gzip
 import math
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     try:
         with opener(path, "rb") as file:
             raw = file.read()
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: truncated or not gzipped ({error}).") from None
     if raw[:3] != b"\x00\x00\x08" or len(raw) < 4:
         raise ValueError(f"{path}: not an idx file of unsigned bytes (wrong first bytes).")

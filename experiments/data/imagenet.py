@@ -26,10 +26,12 @@ def load(folder: str, side: int) -> DataSet:
             f"config.data.folder {state}; missing: downsampled ImageNet {side} x {side}.\n"
             f"Get Imagenet{side}_train (npz) from image-net.org (it wants an account), unzip it, add --config.data.folder=FOLDER"
         )
-    labels = [_read(file, "labels") for file in files]
-    images = np.empty(
-        (sum(map(len, labels)), side, side, 3), np.uint8
-    )  # filled file by file: there is no room for a second copy
+    labels = [_labels_in(file) for file in files]
+    shape = (sum(map(len, labels)), side, side, 3)
+    try:
+        images = np.empty(shape, np.uint8)  # filled file by file: there is no room for a second copy
+    except MemoryError:
+        raise ValueError(f"{path}: no memory for {shape[0]} images; take fewer of its files.") from None
     start = 0
     for file, part in zip(files, labels, strict=True):
         pixels = _read(file, "data")
@@ -43,11 +45,18 @@ def load(folder: str, side: int) -> DataSet:
     return DataSet.in_memory(images, np.concatenate(labels).astype(np.int64) - 1, _NUM_CLASSES, source=path)
 
 
+def _labels_in(file) -> np.ndarray:
+    labels = _read(file, "labels")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"{file}: labels: wanted a row of integers, got {labels.dtype} {labels.shape}.")
+    return labels
+
+
 def _read(file, name: str) -> np.ndarray:
     try:
         with open(file, "rb") as raw, np.load(raw) as content:  # never a pickle: that is numpy's default
             return content[name]
     except KeyError:
         raise ValueError(f"{file}: no array {name!r} in it; wanted data and labels.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file}: truncated, or no .npz ({error}).") from None
