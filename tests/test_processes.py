@@ -126,7 +126,7 @@ def test_the_launcher(tmp_path):
     for path in (one / "solvers").iterdir():
         there, here = (bj.load_solver(folder / "solvers" / path.name) for folder in (one, two))
         np.testing.assert_allclose(there.raw, here.raw, atol=1e-5)
-    assert "true paths" in said[0] and "true paths" not in said[1]  # one of them shows progress
+    assert "true paths:" in said[0] and "true paths:" not in said[1]  # one of them shows progress
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ class TestOutput:
         x0 = flow.noise(plan.key("test"), (8,))
         error = bj.metrics.rmse(
             bj.solve(flow, bj.load_solver(whole_run / "solvers" / "rk2-bespoke-n2.json"), x0),
-            bj.ground_truth(flow, x0).x1,
+            bj.ground_truth(flow, x0, plan.rtol, plan.atol).x1,
             event_ndim=3,
         )
         (row,) = (row for row in read_csv(whole_run / "results.csv") if row["solver"] == "rk2-bespoke")
@@ -210,7 +210,7 @@ class TestRefusals:
             ({"fit.stage1.lossy": 1}, r"config\.fit\.stage1\.lossy: no such field"),
             ({"fit.stage4": {}}, r"config\.fit\.stage4: no such field"),
             ({"fit.budget": -1}, r"config\.fit\.budget: got -1, wanted an integer >= 0"),
-            ({"fit.budget": 700}, r"config\.fit\.budget: got 700, wanted at least \d+ .* It is rk2-bespoke-n2"),
+            ({"fit.budget": 700}, r"config\.fit\.budget: got 700, wanted at least \d+ .* It is rk\d-bespoke-n2"),
             ({"solvers.rk3": (4,)}, r"config\.solvers: got 'rk3', wanted one of .*'rk2'"),
             ({"solvers.rk2": (4, 4)}, r"config\.solvers: .* none twice"),
             ({"solvers.rk2": (0,)}, r"config\.solvers\.rk2: got 0"),
