@@ -4,32 +4,19 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from bespoke_jax import classic, metrics, stepwise
-from bespoke_jax.checks import check_count, check_key, check_positive
-from bespoke_jax.conditions import dealt
-from bespoke_jax.families import LearnedSolver
+from bespoke_jax import classic, scores, stepwise
+from bespoke_jax.checks import check_count, check_key, check_positive, check_type
+from bespoke_jax.conditions import dealt, of_samples
+from bespoke_jax.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import ground_truth
+from bespoke_jax.probe import check_velocity
+from bespoke_jax.scores import Score, distances
 from bespoke_jax.table import SolverTable
+from bespoke_jax.truth import truth_of, warn_of_truth
 
 __all__ = ["Score", "SolverCheck", "check_solver"]
-
-
-class Score(NamedTuple):
-    """How near a solver ends to the truth, in dB.
-
-    Attributes:
-        name: of the solver, "solver/grid" for a dedicated one.
-        psnr: of the samples' mean RMSE, which a few bad samples can rule.
-        mean_psnr: the mean of the samples' own PSNR.
-    """
-
-    name: str
-    psnr: float
-    mean_psnr: float
 
 
 class SolverCheck(NamedTuple):
@@ -45,6 +32,7 @@ class SolverCheck(NamedTuple):
         euler: Euler's method's, with as many evaluations.
         midpoint: the midpoint method's; None if `nfe` is odd.
         dedicated: that of the best of the dedicated solvers, or of the `others` that were given; None if there were none.
+        truth: what the true paths are worth: their ends against those of a tenth of the tolerance.
     """
 
     fits: bool
@@ -56,6 +44,7 @@ class SolverCheck(NamedTuple):
     euler: Score
     midpoint: Score | None
     dedicated: Score | None
+    truth: Score | None = None
 
     def __str__(self):
         verdict = f"fits: {self.gain:.2f} dB above" if self.fits else f"does not fit: {abs(self.gain):.2f} dB below"
@@ -77,7 +66,7 @@ def check_solver(
     num_paths: int = 16,
     others: Mapping[str, LearnedSolver | SolverTable] | None = None,
     rtol: float = 1e-5,
-    atol: float = 1e-5,
+    atol: float | None = None,
     data_range: float = 2.0,
     batch_size: int = 64,
 ) -> SolverCheck:
@@ -94,12 +83,17 @@ def check_solver(
         num_paths: true paths to solve and measure on.
         others: name -> solver, what else to compare with; `classic.dedicated(solver.nfe, flow.scheduler)` if not given. They
             cost most of the time: `others={}` leaves only Euler and midpoint.
-        rtol, atol: of the true paths.
+        rtol, atol: of the true paths, as for `ground_truth`.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
         batch_size: how many samples the flow sees at once.
 
     Raises:
-        TypeError, ValueError: for arguments of the wrong kind, before anything is compiled.
+        TypeError, ValueError: for arguments of the wrong kind, before anything is compiled; if a sample's velocity depends on
+            chance or on its batch (a network in training mode).
+
+    Warns:
+        UserWarning: if the solver comes within 6 dB of what the true paths are worth; if the velocity's slope at t = 0 is not
+            its scheduler's.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -116,20 +110,22 @@ def check_solver(
     if others is None:
         others = classic.dedicated(nfe, flow.scheduler)
     x0, flow = flow.noise(key, (num_paths,)), dealt(flow, jax.random.fold_in(key, 0), num_paths)
-    x1 = ground_truth(flow, x0, rtol, atol, batch_size=batch_size).x1
+    check_velocity(of_samples(flow, slice(batch_size)), x0[:batch_size])
+    paths = ground_truth(flow, x0, rtol, atol, batch_size=batch_size, ends_only=True)
+    truth, _ = truth_of(paths, flow, rtol, atol, batch_size=batch_size, data_range=data_range)
 
     def score(name, solver):
-        ends = stepwise.end_points(flow, solver, x0, batch_size)
-        error = np.asarray(metrics.rmse(ends, x1, len(flow.event_shape)), np.float64)
-        error = np.where(np.isfinite(error), np.maximum(error, 1e-12), np.inf)
-        return Score(name, *(float(jnp.mean(metrics.psnr(e, data_range))) for e in (np.mean(error), error)))
+        return scores.score(
+            name, distances(flow, stepwise.end_points(flow, solver, x0, batch_size), paths.x1), data_range
+        )
 
     own, euler = score("this solver", solver), score("euler", classic.euler(nfe))
     midpoint = score("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
     dedicated = max((score(*item) for item in others.items()), key=_mean_psnr, default=None)
     gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
+    warn_of_truth("check_solver", own.mean_psnr, truth.mean_psnr)
     calls = nfe * flow.calls_per_evaluation
-    return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated)
+    return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, truth)
 
 
 def _mean_psnr(score: Score) -> float:
@@ -137,11 +133,9 @@ def _mean_psnr(score: Score) -> float:
 
 
 def _check(flow, solver, others):
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     if others is not None and not isinstance(others, Mapping):
         raise TypeError(f"others: wanted a dict of solvers by name, got {type(others).__name__}.")
     named = {"solver": solver} | {f"others[{name!r}]": other for name, other in (others or {}).items()}
     for name, value in named.items():
-        if not isinstance(value, LearnedSolver | SolverTable):
-            raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(value).__name__}.")
+        check_solver_arrays(name, value)

@@ -92,7 +92,7 @@ def condition_of_one(flow: Flow, name: str) -> Any:
             "conditional network."
         )
     condition = flow.params[CONDITION]
-    return jax.tree.map(lambda leaf: leaf[0], condition) if is_given(flow) else condition
+    return _first(condition) if is_given(flow) else condition
 
 
 def velocity_of_one(flow: Flow) -> Callable:
@@ -124,10 +124,30 @@ def of_samples(flow: Flow, part) -> Flow:
 
 
 def of_paths(flow: Flow, paths) -> Flow:
-    """The flow of the samples that these `Paths` belong to."""
+    """The flow of the samples that these `Paths` belong to.
+
+    Raises:
+        ValueError: if the paths are not of this flow's event shape, or one has conditions that the other has not.
+    """
+    if paths.states.shape[2:] != flow.event_shape:
+        raise ValueError(f"paths: wanted paths of the event shape {flow.event_shape}, got {paths.states.shape[2:]}.")
     if paths.condition is None:
+        if is_given(flow):
+            raise ValueError(
+                "paths: wanted a condition for each path, since the flow is given conditions; got paths without. Make them with "
+                "the given flow: ground_truth(given(flow, conditions), x0), or Paths.of_ends."
+            )
         return flow
+    if not has_condition(flow):
+        raise ValueError("paths: wanted paths without conditions, since the flow has none; got paths with them.")
+    wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition_of_one(flow, "flow"), _first(paths.condition)))
+    if wanted != got:
+        raise ValueError(f"paths: wanted conditions like the flow's, {wanted}, got {got}.")
     return _with(flow, paths.condition)
+
+
+def _first(conditions):
+    return jax.tree.map(lambda leaf: leaf[0], conditions)
 
 
 def num_conditions(flow: Flow) -> int | None:

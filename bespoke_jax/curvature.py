@@ -20,9 +20,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bespoke_jax import stepwise
-from bespoke_jax.conditions import of_paths, of_samples
+from bespoke_jax.conditions import of_samples
 from bespoke_jax.losses import Distance, bound_weights, step_error, terms_of
 from bespoke_jax.metrics import mean_square
+from bespoke_jax.paths import samples
 from bespoke_jax.sharding import gather, spread
 from bespoke_jax.table import SolverTable, to_table
 
@@ -80,9 +81,8 @@ def linearise(
         paths = spread(flow, paths)
         value = _function(loss)(flow, solver, paths, **options)
         return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths, **options)))
-    x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
     table, jacobian = jax.device_get(_table_and_jacobian(solver))
-    flow, parts = of_paths(flow, paths), []
+    (flow, x0, x1), parts = samples(flow, paths), []
     for number, part in enumerate(stepwise.chunks(len(x0), batch_size)):
         some = of_samples(flow, part)
         trace = stepwise.run(some, table, x0[part], keep_activations)
@@ -98,8 +98,7 @@ def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | Non
     terms = terms_of(loss)
     if terms.per_step:
         return gather(flow, _function(loss)(flow, solver, spread(flow, paths), **options))
-    x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-    flow, parts = of_paths(flow, paths), []
+    (flow, x0, x1), parts = samples(flow, paths), []
     for part in stepwise.chunks(len(x0), batch_size):
         ends = stepwise.end_points(of_samples(flow, part), solver, x0[part])
         parts.append(jax.device_get(gather(flow, _phi_of_distance(terms, ends, spread(flow, x1[part])))))

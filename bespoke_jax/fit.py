@@ -1,7 +1,7 @@
 """Fit a theta to a flow: true paths once, then a few stages of an optimiser, the best on held-out paths returned."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,17 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import metrics, stepwise
-from bespoke_jax.checks import check_count, check_key
-from bespoke_jax.conditions import dealt, of_paths, of_samples
-from bespoke_jax.families import LearnedSolver
+from bespoke_jax.checks import check_choice, check_count, check_flag, check_key, check_positive, check_type
+from bespoke_jax.conditions import dealt, of_samples
+from bespoke_jax.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import ground_truth
 from bespoke_jax.losses import LOSSES
-from bespoke_jax.paths import Paths
+from bespoke_jax.memory import check_memory
+from bespoke_jax.paths import Paths, check_finite, samples
+from bespoke_jax.probe import EVALUATIONS as PROBE
+from bespoke_jax.probe import check_velocity
+from bespoke_jax.scores import Score, distances
 from bespoke_jax.sharding import everywhere, gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import NUM_START_PATHS, best_start, start_thetas
 from bespoke_jax.table import SolverTable, to_table
+from bespoke_jax.truth import NUM_CHECKED, truth_of, warn_of_truth
 
 __all__ = ["FitError", "FitResult", "FitState", "fit", "fit_ladder", "init_state"]
 
@@ -58,6 +63,7 @@ class FitResult(NamedTuple):
         network_calls: what they are to the network: `cost` times `flow.calls_per_evaluation`, 2 with `guided`.
         start: name of the start curve that won, or "given".
         state: the last `FitState`.
+        truth: what the held-out paths are worth, in dB: a few of their ends against better ones.
     """
 
     theta: LearnedSolver
@@ -66,6 +72,7 @@ class FitResult(NamedTuple):
     network_calls: int
     start: str
     state: FitState
+    truth: Score
 
 
 class FitError(FloatingPointError):
@@ -100,10 +107,11 @@ def fit(
     num_paths: int = 128,
     num_validation: int = 64,
     rtol: float = 1e-5,
-    atol: float = 1e-5,
+    atol: float | None = None,
     paths: Paths | None = None,
     validation: Paths | None = None,
     reference: SolverTable | None = None,
+    checked_by: SolverTable | None = None,
     choose_start: bool = True,
     num_start_paths: int = NUM_START_PATHS,
     best_by: str = "psnr",
@@ -118,9 +126,11 @@ def fit(
         theta: the start, e.g. `init_theta("rk2", num_steps=5)`.
         key: one JAX random key: noises of the paths and choice of batches.
         stages: what is minimised, how, for how long; each begins at the best theta so far.
-        num_paths, num_validation: true paths to fit to and to hold out, solved here with `rtol` and `atol` ...
-        paths, validation: ... unless they are given.
+        num_paths, num_validation: true paths to fit to and to hold out, solved here with `rtol` and `atol` by `ground_truth`.
+            Where all losses are of ends, only ends are kept.
+        paths, validation: paths of this flow, in place of those.
         reference: a solver that takes the place of Dopri5 there, for losses of ends, which need no more: see `frugal`.
+        checked_by: a still better solver, by which a few held-out ends are checked; None for Dopri5 at a tenth of `rtol`, `atol`.
         choose_start: also try the starts of `starts.start_thetas` and begin from the best, by the first loss of ends in `stages`.
         num_start_paths: how many of the paths the best starts are compared on.
         best_by: which figure of the held-out paths says what is best: "psnr", that of the mean RMSE, or "mean_psnr", the mean
@@ -130,8 +140,13 @@ def fit(
         callback: called as `callback(state, record)` after every validation, e.g. to save or to show progress.
 
     Raises:
-        TypeError, ValueError: for arguments of the wrong kind, before anything is compiled.
-        FitError: if a loss is not finite; carries the last good state.
+        TypeError, ValueError: for arguments of the wrong kind, before anything is compiled; for paths or a `state` of another
+            flow; if a sample's velocity depends on chance or on its batch (a network in training mode).
+        FitError: if a loss is not finite, or no theta was finite on the held-out paths; carries the last good state.
+
+    Warns:
+        UserWarning: if the solver comes within 6 dB of what the held-out paths are worth; if the velocity's slope at t = 0 is not
+            its scheduler's.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -140,24 +155,64 @@ def fit(
         >>> result.history[-1]["rmse"] < 0.1 * result.history[0]["rmse"]
         True
     """
-    _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, state)
+    given = locals()
+    how = _How(**{name: given[name] for name in _How._fields})
+    task = _Task(**{name: given[name] for name in _Task._fields})
+    _check(flow, (theta,), key, how, task, state, callback)
+    return _fit(flow, theta, key, how, _data(flow, key, how, task, theta), state, callback)
+
+
+class _How(NamedTuple):
+    """Arguments of `fit` that say how a solver is learned."""
+
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    choose_start: bool = True
+    num_start_paths: int = NUM_START_PATHS
+    best_by: str = "psnr"
+    data_range: float = 2.0
+
+
+class _Task(NamedTuple):
+    """Arguments of `fit` that say what it is learned from."""
+
+    num_paths: int
+    num_validation: int
+    rtol: float
+    atol: float | None
+    paths: Paths | None
+    validation: Paths | None
+    reference: SolverTable | None
+    checked_by: SolverTable | None
+
+
+class _Data(NamedTuple):
+    """Paths to fit to and to hold out, what the latter are worth, and the velocity evaluations that all of it took."""
+
+    paths: Paths
+    validation: Paths
+    truth: Score
+    cost: int
+
+
+def _fit(flow, theta, key, how: _How, data: _Data, state, callback) -> FitResult:
+    stages, best_by, data_range = how.stages, how.best_by, how.data_range
     theta, state = gather(flow, (theta, state))  # what a checkpoint library restored is tied to one device
-    sets = {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}
-    paths, validation = _solved(flow, key, sets, rtol, atol, reference, stages[0].chunk_size)
+    paths, validation, cost = data.paths, data.validation, data.cost
     stages = tuple(dataclasses.replace(stage, batch_size=min(stage.batch_size, paths.num_paths)) for stage in stages)
-    cost = int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
-    starts = start_thetas(flow, theta) if choose_start else {"given": theta}
+    starts = start_thetas(flow, theta) if how.choose_start else {"given": theta}
     if state is None:
         loss = next((stage.loss for stage in stages if stage.is_of_ends), "endpoint")
-        name, spent = best_start(flow, starts, paths, loss, num_start_paths) if choose_start else ("given", 0)
+        name, spent = best_start(flow, starts, paths, loss, how.num_start_paths) if how.choose_start else ("given", 0)
         state = init_state(starts[name], stages, list(starts).index(name))
         cost += spent
+    else:
+        _check_same_flow(flow, state, validation, stages)
 
     records: list[dict[str, Any]] = []
 
     def look(stage, state, loss, spent):
         """Validate, keep the best, write the record."""
-        error = _validation_errors(flow, state.theta, validation, stages[0].chunk_size)
+        error = _held_out(flow, state.theta, validation, stages[0].chunk_size)
         mean, mean_log, row = np.mean(error, dtype=np.float32), np.mean(np.log(error)), len(records)
         before = state.best_rmse if best_by == "psnr" else np.nanmin(state.history[:row, 3], initial=np.inf)
         better = bool((mean if best_by == "psnr" else mean_log) < before)
@@ -196,7 +251,7 @@ def fit(
                 where = new_theta if there_is_theta else state.theta
                 raise FitError(
                     f"fit: loss {stage.name!r} or its gradient is not finite in iteration {first + last}. "
-                    f"{_cause(flow, where, paths, stage.chunk_size)} This error's .state.best is the best theta before.",
+                    f"{_cause(flow, where, paths, stage)} This error's .state.best is the best theta before.",
                     state,
                 )
             opt_states = (*state.opt_states[:number], opt_state, *state.opt_states[number + 1 :])
@@ -205,22 +260,32 @@ def fit(
             spent += records[-1]["evaluations"] + validation.num_paths * theta.nfe
             state = look(stage.name, state, np.mean(losses), spent)
         done += stage.num_iterations
+    if not np.isfinite(state.best_rmse):
+        raise FitError(
+            f"fit: no theta was finite on all {validation.num_paths} held-out paths. "
+            f"{_cause(flow, state.theta, validation, stages[0])} This error's .state is the last.",
+            state,
+        )
+    best = max(records, key=lambda record: record[best_by])
+    warn_of_truth("fit", best[best_by], getattr(data.truth, best_by))
     cost = records[-1]["evaluations"]
-    return FitResult(state.best, records, cost, cost * flow.calls_per_evaluation, list(starts)[int(state.start)], state)
+    start = list(starts)[int(state.start)]
+    return FitResult(state.best, records, cost, cost * flow.calls_per_evaluation, start, state, data.truth)
 
 
 def fit_ladder(
     flow: Flow,
-    thetas: Sequence[LearnedSolver],
+    thetas: Iterable[LearnedSolver],
     key,
     *,
     num_paths: int = 128,
     num_validation: int = 64,
     rtol: float = 1e-5,
-    atol: float = 1e-5,
+    atol: float | None = None,
     paths: Paths | None = None,
     validation: Paths | None = None,
     reference: SolverTable | None = None,
+    checked_by: SolverTable | None = None,
     **options,
 ) -> list[FitResult]:
     """Learn several solvers of one flow: a ladder of step numbers, say. The true paths and what is compiled serve all of them.
@@ -228,9 +293,9 @@ def fit_ladder(
     Every solver ends as the one that `fit` alone gives for it, with the same key.
 
     Args:
-        flow, key, num_paths, num_validation, rtol, atol, paths, validation, reference: as for `fit`.
+        flow, key, num_paths, num_validation, rtol, atol, paths, validation, reference, checked_by: as for `fit`.
         thetas: the solvers, of any families.
-        options: all else that `fit` takes but `state`.
+        options: `stages`, `choose_start`, `num_start_paths`, `best_by`, `data_range` and `callback`, as for `fit`.
 
     Returns:
         The `FitResult` of each. The cost of each has the true paths in it, which were solved once.
@@ -246,12 +311,15 @@ def fit_ladder(
         >>> [result.theta.nfe for result in results]
         [2, 3]
     """
-    stages, best_by = options.get("stages", DEFAULT_STAGES), options.get("best_by", "psnr")
-    for theta in thetas:
-        _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, None)
-    sets = {_PATHS: (paths, num_paths), _VALIDATION: (validation, num_validation)}
-    paths, validation = _solved(flow, key, sets, rtol, atol, reference, stages[0].chunk_size)
-    return [fit(flow, theta, key, paths=paths, validation=validation, **options) for theta in thetas]
+    given = locals()
+    thetas, callback = tuple(thetas), options.pop("callback", None)
+    if unknown := sorted(set(options) - set(_How._fields)):
+        raise TypeError(f"fit_ladder: wanted options among {(*_How._fields, 'callback')}, got {', '.join(unknown)}.")
+    how = _How(**options)
+    task = _Task(**{name: given[name] for name in _Task._fields})
+    _check(flow, thetas, key, how, task, None, callback)
+    data = _data(flow, key, how, task, max(thetas, key=lambda theta: theta.nfe))
+    return [_fit(flow, theta, key, how, data, None, callback) for theta in thetas]
 
 
 # What a random number is for: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
@@ -259,33 +327,66 @@ _PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
 _CONDITIONS = 4
 
 
-def _solved(flow, key, sets: dict, rtol, atol, reference, chunk_size) -> list[Paths]:
-    """The paths of each purpose -> (paths, how many): those at hand, or solved here; whole on each of the flow's devices."""
+def _data(flow, key, how: _How, task: _Task, theta) -> _Data:
+    """The paths that were given, or solved here; whole on each of the flow's devices. `theta` has the most evaluations."""
+    stage = how.stages[0]
+    ends_only = all(stage.is_of_ends for stage in how.stages)
+    new = (task.num_paths if task.paths is None else 0) + (task.num_validation if task.validation is None else 0)
+    check_memory(flow, new, ends_only, stage.chunk_size, theta.nfe, stage.probes)
+    count = min(stage.chunk_size, task.num_validation)
+    probed = _dealt(flow, key, _VALIDATION, count)
+    check_velocity(probed, flow.noise(jax.random.fold_in(key, _VALIDATION), (count,)))
 
     def solved(purpose, count):
-        x0 = flow.noise(jax.random.fold_in(key, purpose), (count,))
-        dealing = jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose)
-        some = dealt(flow, dealing, count)
-        if reference is None:
-            return ground_truth(some, x0, rtol, atol)
-        ends = stepwise.end_points(some, reference, x0, chunk_size)
-        return Paths.of_ends(some, x0, ends, reference.nfe)
+        some, x0 = _dealt(flow, key, purpose, count), flow.noise(jax.random.fold_in(key, purpose), (count,))
+        if task.reference is None:
+            return ground_truth(some, x0, task.rtol, task.atol, ends_only=ends_only)
+        ends = stepwise.end_points(some, task.reference, x0, stage.chunk_size)
+        return Paths.of_ends(some, x0, ends, task.reference.nfe)
 
-    return [
+    sets = {_PATHS: (task.paths, task.num_paths), _VALIDATION: (task.validation, task.num_validation)}
+    paths, validation = (
         everywhere(flow, solved(purpose, count) if paths is None else paths) for purpose, (paths, count) in sets.items()
-    ]
+    )
+    truth, spent = truth_of(
+        validation,
+        flow,
+        task.rtol,
+        task.atol,
+        better=task.checked_by,
+        batch_size=min(NUM_CHECKED, stage.chunk_size),
+        data_range=how.data_range,
+    )
+    spent += count * PROBE + int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
+    return _Data(paths, validation, truth, spent)
+
+
+def _dealt(flow, key, purpose, count):
+    return dealt(flow, jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose), count)
 
 
 _MILLION = 1_000_000
 
 
-def _validation_errors(flow, theta, validation, batch_size):
-    x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (validation.x0, validation.x1))
-    ends = stepwise.end_points(of_paths(flow, validation), theta, x0, batch_size)
-    return np.maximum(gather(flow, _errors(ends, x1, len(flow.event_shape))), 1e-12)
+def _held_out(flow, theta, validation, batch_size):
+    """How far the solver ends from the truth, for each held-out path."""
+    some, x0, x1 = samples(flow, validation)
+    return distances(flow, stepwise.end_points(some, theta, x0, batch_size), x1)
 
 
-_errors = jax.jit(metrics.rmse, static_argnums=2)
+def _check_same_flow(flow, state, validation, stages):
+    """Raise ValueError unless the best theta of a state is as good here as it says: for another flow it is not."""
+    if not np.isfinite(state.best_rmse):
+        return
+    found = np.mean(_held_out(flow, state.best, validation, stages[0].chunk_size), dtype=np.float32)
+    if not np.allclose(found, state.best_rmse, rtol=_SAME, atol=0):
+        raise ValueError(
+            f"state: wanted one of a fit to the same flow and paths; its best theta has RMSE {float(state.best_rmse):.4g} there, "
+            f"and {float(found):.4g} on these held-out paths."
+        )
+
+
+_SAME = 0.02  # devices round differently
 
 
 def _with_row(array, row, values):
@@ -295,13 +396,12 @@ def _with_row(array, row, values):
     return array
 
 
-def _cause(flow, theta, paths, batch_size) -> str:
+def _cause(flow, theta, paths, stage) -> str:
     """What a loss that is not finite comes from, and the remedy: the first time at which `theta` meets no finite velocity, or
     none with finite derivatives."""
-    x0 = jnp.reshape(paths.x0, (-1, *flow.event_shape))
-    flow, table = of_paths(flow, paths), to_table(theta)
+    (flow, x0, _), table = samples(flow, paths), to_table(theta)
     finite = np.ones((2, theta.nfe), bool)  # velocities, their derivatives
-    for part in stepwise.chunks(len(x0), batch_size):
+    for part in stepwise.chunks(len(x0), stage.chunk_size):
         some = of_samples(flow, part)
         trace = stepwise.run(some, table, x0[part])
         evaluations = zip(table.t, trace.states, trace.velocities, strict=True)
@@ -315,9 +415,10 @@ def _cause(flow, theta, paths, batch_size) -> str:
                 f"the step from knot {first * theta.num_steps // theta.nfe}): check flow(t, x) near that time, and whether it "
                 "divides by alpha_t or sigma_t, or has a root or a logarithm at 0."
             )
+    shorter = "raise the damping, or lower the limit, of Levenberg-Marquardt"
     return (
         f"The velocity and its derivatives are finite at all {theta.nfe} evaluations of the theta before it, so the "
-        "update went too far: lower the learning rate."
+        f"update went too far: {shorter if stage.is_second_order else 'lower the learning rate'}."
     )
 
 
@@ -336,31 +437,81 @@ def _record(stage, state, row, data_range):
     )
 
 
-def _check(flow, theta, key, stages, num_paths, num_validation, reference, best_by, state):
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
-    if not isinstance(theta, LearnedSolver):
-        raise TypeError(f"theta: wanted what bespoke_jax.init_theta('rk2', 5) gives, got {type(theta).__name__}.")
+def _check(flow, thetas, key, how: _How, task: _Task, state, callback):
+    """All that can be known to be wrong before any work."""
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_key(key)
-    if not stages or not all(isinstance(stage, Stage) for stage in stages):
-        raise TypeError(f"stages: wanted a non-empty tuple of Stage, got {stages!r}.")
-    check_count("num_paths", num_paths)
-    check_count("num_validation", num_validation)
-    if best_by not in ("psnr", "mean_psnr"):
-        raise ValueError(f"best_by: wanted 'psnr' or 'mean_psnr', got {best_by!r}.")
-    if reference is not None:
-        if not isinstance(reference, SolverTable):
-            raise TypeError(
-                f"reference: wanted a SolverTable such as bj.classic.unipc's, got {type(reference).__name__}."
-            )
-        if reference.nfe <= theta.nfe:
-            raise ValueError(
-                f"reference: wanted a much better solver than one of {theta.nfe} evaluations, got one of {reference.nfe}."
-            )
-        for stage in stages:
-            if stage.loss in LOSSES and not stage.is_of_ends:
-                raise ValueError(f"reference: it solves ends alone, and the loss {stage.loss!r} needs whole paths.")
+    for theta in thetas:
+        check_type("theta", theta, LearnedSolver, "what bespoke_jax.init_theta('rk2', 5) gives")
+        check_solver_arrays("theta", theta)
+    if not thetas:
+        raise ValueError("thetas: wanted one solver or more, got none.")
+    if not isinstance(how.stages, tuple | list) or not how.stages or not all(isinstance(s, Stage) for s in how.stages):
+        raise TypeError(f"stages: wanted a non-empty tuple of Stage, got {how.stages!r}.")
+    check_flag("choose_start", how.choose_start)
+    check_count("num_start_paths", how.num_start_paths)
+    check_choice("best_by", how.best_by, ("psnr", "mean_psnr"))
+    check_positive("data_range", how.data_range)
+    check_count("num_paths", task.num_paths)
+    check_count("num_validation", task.num_validation)
+    check_positive("rtol", task.rtol)
+    if task.atol is not None:
+        check_positive("atol", task.atol)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback: wanted a function of (state, record), got {type(callback).__name__}.")
+    for name in ("paths", "validation"):
+        if (given := getattr(task, name)) is not None:
+            _check_paths(name, flow, given)
+    _check_reference(thetas, how, task)
+    for stage in how.stages:
+        for theta in thetas:
+            stage.check(theta)
+        if task.paths is not None and task.paths.is_of_ends and not stage.is_of_ends and stage.loss in LOSSES:
+            raise ValueError(f"paths: the loss {stage.loss!r} needs whole paths, got the ends alone (Paths.of_ends).")
     if state is not None:
-        there, here = (f"{t.base} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
-        if there != here:
-            raise ValueError(f"state: belongs to {there}; theta is {here}.")
+        _check_state(state, thetas[0], how.stages)
+
+
+def _check_paths(name, flow, paths):
+    check_type(name, paths, Paths, "bespoke_jax.Paths, as ground_truth gives them")
+    try:
+        _, x0, x1 = samples(flow, paths)
+        check_finite("x0", x0)
+        check_finite("x1", x1)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _check_reference(thetas, how, task):
+    """A reference solves ends alone, and much better than what is learned from it."""
+    for name in ("reference", "checked_by"):
+        solver = getattr(task, name)
+        if solver is None:
+            continue
+        check_type(name, solver, SolverTable, "a SolverTable such as bj.classic.unipc's")
+        check_solver_arrays(name, solver)
+    if task.reference is None:
+        return
+    for theta in thetas:
+        if task.reference.nfe <= theta.nfe:
+            raise ValueError(
+                f"reference: wanted a much better solver than one of {theta.nfe} evaluations, got one of {task.reference.nfe}."
+            )
+    for stage in how.stages:
+        if stage.loss in LOSSES and not stage.is_of_ends:
+            raise ValueError(f"reference: it solves ends alone, and the loss {stage.loss!r} needs whole paths.")
+
+
+def _check_state(state, theta, stages):
+    check_type("state", state, FitState, "the FitState of an earlier fit")
+    there, here = (f"{t.base} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
+    if there != here:
+        raise ValueError(f"state: belongs to {there}; theta is {here}.")
+    wanted = init_state(theta, stages)
+    shapes = [jax.tree.map(jnp.shape, (s.opt_states, s.history, s.evaluations)) for s in (state, wanted)]
+    iterations = sum(stage.num_iterations for stage in stages)
+    if shapes[0] != shapes[1] or not 0 <= int(state.iteration) <= iterations:
+        raise ValueError(
+            f"state: belongs to other stages: it has {len(state.opt_states)} optimisers, {len(state.history)} looks and is at "
+            f"iteration {int(state.iteration)}; wanted {len(stages)}, {len(wanted.history)} and at most {iterations}."
+        )

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bespoke_jax.checks import check_key, check_shape
+from bespoke_jax.checks import check_float_dtype, check_key, check_number, check_shape
 from bespoke_jax.dtypes import promote
 from bespoke_jax.schedulers import Scheduler
 
@@ -48,6 +48,7 @@ class Flow:
             raise TypeError(f"Flow: velocity must be a function of (params, t, x), got {type(velocity).__name__}.")
         if scheduler is not None and not isinstance(scheduler, Scheduler):
             raise TypeError(f"Flow: scheduler must be a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
+        _check_params(params)
         self.velocity = velocity
         self.params = params
         self.event_shape = check_shape("event_shape", event_shape)
@@ -106,28 +107,24 @@ class Flow:
         flat = jnp.reshape(x, (-1, *self.event_shape))
         # A time wider than the state would widen what the network returns; one narrower than float32 is no time.
         t = jnp.asarray(t, promote(flat.dtype, jnp.float32))
-        out = self.velocity(self.params, t, flat)
-        if not isinstance(out, jax.Array):
-            raise TypeError(f"velocity: wanted one array of shape {flat.shape}, got {type(out).__name__}.")
-        if out.shape != flat.shape:
-            raise ValueError(f"velocity: given x of shape {flat.shape} it returned shape {out.shape}; they must agree.")
-        if not jnp.issubdtype(out.dtype, jnp.floating) or promote(out.dtype, flat.dtype) != flat.dtype:
-            raise TypeError(
-                f"velocity: given x of dtype {flat.dtype} it returned {out.dtype}; "
-                f"wanted {flat.dtype} or a narrower float (cast the network's output)."
-            )
-        return jnp.reshape(out.astype(flat.dtype), (*batch, *self.event_shape))
+        try:
+            out = self.velocity(self.params, t, flat)
+        except Exception as error:
+            _explain(self, t, flat, error)
+            raise
+        return jnp.reshape(_like(flat, out, "velocity"), (*batch, *self.event_shape))
 
     def noise(self, key, batch_shape: tuple[int, ...] = (), dtype=jnp.float32):
         """Draw x0 of shape [*batch_shape, *event_shape] from N(0, sigma_0^2); sigma_0 = 1 without a scheduler."""
         check_key(key)
+        check_float_dtype("dtype", dtype)
         x0 = jax.random.normal(key, (*batch_shape, *self.event_shape), dtype)
         if self.scheduler is None:
             return x0
         return x0 * jnp.asarray(self.scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
 
     @classmethod
-    def from_prediction(cls, network, params, event_shape, scheduler, prediction="noise", time_margin=1e-3):
+    def from_prediction(cls, network, params, event_shape, scheduler, prediction="noise", time_margin=None):
         """A flow from a network that predicts something other than the velocity (Sec. 2.2; Salimans & Ho 2022 for "v").
 
         Args:
@@ -135,8 +132,13 @@ class Flow:
             params, event_shape: as for `Flow`.
             scheduler: the scheduler it was trained with; required.
             prediction: "noise" (E[x0|x]), "data" (E[x1|x]), "score" (grad log p_t), "v" (alpha x0 - sigma x1) or "velocity".
-            time_margin: noise, data and score predictions are singular at an end (they divide by alpha_t or sigma_t);
-                times outside [margin, 1 - margin] use the nearest time inside.
+            time_margin: noise and score predictions are divided by alpha_t, noise, data and v predictions by sigma_t. Times
+                within the margin of 0 or 1 use the nearest time inside. None for 1e-3 at an end where the divisor vanishes,
+                else 0: under EDM, none at all.
+
+        Raises:
+            TypeError: if `scheduler` is not a Scheduler; when called, if the prediction is not a floating array.
+            ValueError: for another prediction or margin; when called, if the prediction is not of x's shape.
 
         Examples:
             >>> import jax.numpy as jnp
@@ -151,12 +153,75 @@ class Flow:
             )
         if prediction not in PREDICTIONS:
             raise ValueError(f"from_prediction: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
-        if not 0 <= time_margin < 0.5:
-            raise ValueError(f"from_prediction: time_margin must lie in [0, 0.5), got {time_margin}.")
+        if not callable(network):
+            raise TypeError(
+                f"from_prediction: network must be a function of (params, t, x), got {type(network).__name__}."
+            )
+        if time_margin is None:
+            time_range = _regular_times(scheduler, prediction)
+        else:
+            margin = check_number("time_margin", time_margin, 0, 0.5)
+            if margin == 0.5:
+                raise ValueError("time_margin: wanted a number from 0 to 0.5, less than that, got 0.5.")
+            time_range = (margin, 1 - margin)
         if prediction != "velocity":
-            network = _PredictionVelocity(network, scheduler, prediction, float(time_margin))
+            network = _PredictionVelocity(network, scheduler, prediction, time_range)
         return cls(network, params, event_shape, scheduler)
 
+
+def _check_params(params):
+    """Raise TypeError, which names the leaf, if the parameters hold what is no array: a function or a text."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if callable(leaf) or isinstance(leaf, str | bytes):
+            what = f"the function {getattr(leaf, '__name__', leaf)!r}" if callable(leaf) else repr(leaf)
+            raise TypeError(
+                f"params: wanted a tree of arrays, got {what} at params{jax.tree_util.keystr(path)}. Of an Equinox module the "
+                "arrays alone are parameters: arrays, static = eqx.partition(module, eqx.is_array), and eqx.combine(params, "
+                "static) in the velocity."
+            )
+
+
+def _like(x, out, name, what="the velocity"):
+    """`out`, which the function called `name` returned, in x's dtype, after checking that it is one array like x."""
+    if not hasattr(out, "shape") or not hasattr(out, "dtype"):
+        raise TypeError(f"{name}: wanted one array of shape {x.shape}, {what}, got {type(out).__name__}.")
+    if out.shape != x.shape:
+        raise ValueError(f"{name}: given x of shape {x.shape} it returned shape {out.shape}; they must agree.")
+    if not jnp.issubdtype(out.dtype, jnp.floating) or promote(out.dtype, x.dtype) != x.dtype:
+        raise TypeError(
+            f"{name}: given x of dtype {x.dtype} it returned {out.dtype}; "
+            f"wanted {x.dtype} or a narrower float (cast the network's output)."
+        )
+    return jnp.asarray(out).astype(x.dtype)
+
+
+def _explain(flow, t, x, error):
+    """Raise ValueError if the velocity failed on a scalar time but takes one for each sample."""
+    times = jax.ShapeDtypeStruct(x.shape[:1], t.dtype)
+    try:
+        out = jax.eval_shape(flow.velocity, flow.params, times, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        per_sample = getattr(out, "shape", None) == x.shape
+    except Exception:  # of the user's code, of any kind
+        per_sample = False
+    if per_sample:
+        raise ValueError(
+            f"velocity: wanted one that takes t as a scalar, got one that takes a time for each sample ({type(error).__name__} "
+            "on a scalar). Give it as lambda params, t, x: velocity(params, jnp.full(len(x), t), x)."
+        ) from error
+
+
+_VANISHES = 1e-4  # alpha or sigma as small as this is no divisor: EDM's sigma_min is 2e-3
+
+
+def _regular_times(scheduler, prediction) -> tuple[float, float]:
+    """Between which times what the prediction is divided by does not vanish."""
+    alpha_0, sigma_1 = float(scheduler.alpha(jnp.zeros(()))), float(scheduler.sigma(jnp.ones(())))
+    first = _MARGIN if prediction in ("noise", "score") and alpha_0 < _VANISHES else 0.0
+    last = _MARGIN if prediction in ("noise", "data", "v") and sigma_1 < _VANISHES else 0.0
+    return first, 1.0 - last
+
+
+_MARGIN = 1e-3
 
 # prediction -> (x1, x0/sigma) from (output, x, alpha, sigma). x0/sigma = -score stays finite where sigma goes to 0.
 
@@ -189,20 +254,15 @@ class _PredictionVelocity:
     network: Callable
     scheduler: Scheduler
     prediction: str
-    time_margin: float
-
-    @property
-    def time_range(self) -> tuple[float, float]:
-        """What times are clipped to."""
-        return self.time_margin, 1 - self.time_margin
+    time_range: tuple[float, float]
 
     def __call__(self, params, t, x):
-        t = jnp.clip(jnp.asarray(t, promote(x.dtype, jnp.float32)), self.time_margin, 1 - self.time_margin)
-        out = self.network(params, t, x)
+        t = jnp.clip(jnp.asarray(t, promote(x.dtype, jnp.float32)), *self.time_range)
+        out = _like(x, self.network(params, t, x), "network", f"the {self.prediction} prediction")
         one = jnp.ones_like(t)
         (alpha, alpha_dot), (sigma, sigma_dot) = (
             tuple(c.astype(x.dtype) for c in jax.jvp(f, (t,), (one,)))
             for f in (self.scheduler.alpha, self.scheduler.sigma)
         )
-        x1, x0_over_sigma = PREDICTIONS[self.prediction](out.astype(x.dtype), x, alpha, sigma)
+        x1, x0_over_sigma = PREDICTIONS[self.prediction](out, x, alpha, sigma)
         return alpha_dot * x1 + (sigma_dot * sigma) * x0_over_sigma

@@ -1,7 +1,6 @@
 """A fit for a given number of velocity evaluations, the true ends and everything else included."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,11 @@ import numpy as np
 from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.families import LearnedSolver
 from bespoke_jax.flow import Flow
+from bespoke_jax.probe import EVALUATIONS as PROBE
 from bespoke_jax.stages import SMALL_STEPS, Stage
 from bespoke_jax.starts import cost_of_choice, start_thetas
 from bespoke_jax.table import SolverTable
+from bespoke_jax.truth import NUM_CHECKED
 
 __all__ = ["frugal", "reference"]
 
@@ -56,7 +57,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
 
     Examples:
         >>> import jax, bespoke_jax as bj
-        >>> flow, theta = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3), bj.init_theta("rk2", 5)
+        >>> flow, theta = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3), bj.init_theta("rk1", 3)
         >>> bj.fit(flow, theta, jax.random.key(0), **frugal(flow, theta, 8000)).cost <= 8000
         True
     """
@@ -64,7 +65,8 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         raise TypeError(f"budget: wanted an integer, got {budget!r}.")
     truth, nfe = reference(flow, theta.nfe), theta.nfe
     choice = cost_of_choice(len(start_thetas(flow, theta)), nfe, _NUM_START_PATHS) if choose_start else 0
-    held_out = _NUM_VALIDATION * (truth.nfe + (1 + _LOOKS) * nfe)
+    finer, checked = reference(flow, 2 * nfe), min(NUM_CHECKED, _STAGE.chunk_size)
+    held_out = _NUM_VALIDATION * (truth.nfe + (1 + _LOOKS) * nfe) + checked * (PROBE + finer.nfe)
 
     def num_paths(iterations):
         return max(_NUM_START_PATHS, iterations * _STAGE.batch_size // _PASSES_OVER_PATHS)
@@ -75,7 +77,13 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
 
     if budget < cost(1):
         raise ValueError(f"budget: got {budget!r}, wanted at least {cost(1)} for a solver of {nfe} evaluations.")
-    iterations = next(count - 1 for count in itertools.count(2) if cost(count) > budget)
+    few, many = 1, 2  # the cost grows with the iterations: bisection, from what costs too much
+    while cost(many) <= budget:
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (middle, many) if cost(middle) <= budget else (few, middle)
+    iterations = few
     method = dataclasses.replace(_METHOD, shrink=_DAMPING_FALLS ** (1 / iterations))
     every = -(-iterations // _LOOKS)
     return dict(
@@ -85,5 +93,6 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         num_start_paths=_NUM_START_PATHS,
         choose_start=choose_start,
         reference=truth,
+        checked_by=finer,
         best_by="mean_psnr",
     )

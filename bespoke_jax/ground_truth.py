@@ -18,12 +18,14 @@ from bespoke_jax.checks import check_count, check_type
 from bespoke_jax.conditions import check_size, condition_of, of_samples
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
-from bespoke_jax.paths import Paths
+from bespoke_jax.paths import Paths, check_finite
 from bespoke_jax.programs import combine
 from bespoke_jax.sharding import gather, spread
 from bespoke_jax.tolerance import DOPRI5, Attempt, Tolerance, first_step
 
-__all__ = ["ground_truth"]
+__all__ = ["finer_ends", "ground_truth"]
+
+_MAX_STEPS = 1000
 
 
 def ground_truth(
@@ -33,7 +35,7 @@ def ground_truth(
     atol=None,
     *,
     batch_size: int | None = None,
-    max_steps: int = 1000,
+    max_steps: int = _MAX_STEPS,
     ends_only: bool = False,
 ) -> Paths:
     """Solve x'(t) = u_t(x) from t = 0 to 1 by adaptive Dopri5.
@@ -84,22 +86,36 @@ def ground_truth(
     if flat.shape[0] == 0:
         raise ValueError(f"x0: wanted at least one noise, got shape {jnp.shape(x0)}.")
     check_size(flow, len(flat), "x0")
-    if not np.all(finite := np.asarray(gather(flow, _finite_samples(flat)))):
-        raise ValueError(f"x0: wanted finite numbers, got NaN or infinity in noise {int(np.argmin(finite))}.")
+    check_finite("x0", gather(flow, flat))
+    if batch_size is not None:
+        batch_size = check_count("batch_size", batch_size)
+    tolerance = Tolerance(float(rtol), None if atol is None else float(atol))
+    fields = _solve(flow, flat, tolerance, batch_size, max_steps, ends_only)
+    tolerance.warn()
+    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
+
+
+def finer_ends(flow: Flow, x0, rtol: float, atol: float | None):
+    """(x1 [B, *event] at a tenth of a tolerance, velocity evaluations spent), to compare with those at the tolerance itself.
+
+    Where the velocity gives no more than the tolerance it takes other steps at least, and what the ends differ by is rounding.
+    """
+    tolerance = Tolerance(rtol / 10, None if atol is None else atol / 10, share_of_rounding=0.5)
+    _, states, _, _, evaluations = _solve(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True)
+    return states[:, -1], int(jnp.sum(evaluations))
+
+
+def _solve(flow, x0, tolerance, batch_size, max_steps, ends_only):
+    """The arrays of `Paths` from noises [B, *event], so many together; None where nothing is kept."""
     if batch_size is None:
         batch_size = max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
-    batch_size = check_count("batch_size", batch_size)
-    slices = (slice(start, start + batch_size) for start in range(0, len(flat), batch_size))
-    tolerance = Tolerance(float(rtol), None if atol is None else float(atol))
-    parts = [_solve_batch(of_samples(flow, part), flat[part], tolerance, max_steps, ends_only) for part in slices]
-    tolerance.warn()
-    longest = max(part[0].shape[1] for part in parts)
+    slices = (slice(start, start + batch_size) for start in range(0, len(x0), batch_size))
+    parts = [_solve_batch(of_samples(flow, part), x0[part], tolerance, max_steps, ends_only) for part in slices]
     if ends_only:
         times, states, evaluations = (jnp.concatenate(column) for column in zip(*parts, strict=True))
-        fields = [times, states, None, None, evaluations]
-    else:
-        fields = [jnp.concatenate(column) for column in zip(*(padded(part, longest) for part in parts), strict=True)]
-    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
+        return times, states, None, None, evaluations
+    longest = max(part[0].shape[1] for part in parts)
+    return tuple(jnp.concatenate(column) for column in zip(*(padded(part, longest) for part in parts), strict=True))
 
 
 _NUMBERS_TOGETHER = 2**24  # in the states of a batch: 64 MB in float32, of which Dopri5 has ten at a time
@@ -177,7 +193,7 @@ def _blame(flow, attempt, attempts):
     if attempt.stop == attempt.end:  # from which no shorter step keeps away: is it the end alone?
         before = attempt.end - attempt.end.dtype.type(_NEAR_THE_END)
         velocities = (programs.velocity(flow, t, attempt.x) for t in (before, attempt.end))
-        if [bool(np.all(gather(flow, _finite_samples(velocity)))) for velocity in velocities] == [True, False]:
+        if [bool(gather(flow, _is_finite(velocity))) for velocity in velocities] == [True, False]:
             raise _not_finite(attempt.end, attempts, "at")
     if not attempt.width > _SHORTEST:
         raise _not_finite(attempt.start, attempts)
@@ -195,5 +211,5 @@ _per_path = jax.jit(functools.partial(jnp.stack, axis=1))
 
 
 @jax.jit
-def _finite_samples(x):
-    return jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)
+def _is_finite(x):
+    return jnp.all(jnp.isfinite(x))

@@ -17,7 +17,7 @@ from bespoke_jax.conditions import of_paths
 from bespoke_jax.distance import AVERAGES, MEAN_SQUARE, Distance
 from bespoke_jax.flow import Flow
 from bespoke_jax.metrics import mean_square
-from bespoke_jax.paths import Paths
+from bespoke_jax.paths import Paths, samples
 from bespoke_jax.solve import solve
 from bespoke_jax.steps import step_lipschitz
 from bespoke_jax.table import SolverTable, table_from_knots, to_table
@@ -110,8 +110,8 @@ def endpoint(flow: Flow, theta: Theta | SolverTable, paths: Paths):
 
 def end_errors(flow: Flow, solver: Theta | SolverTable, paths: Paths):
     """x_n - x(1): [1, B, *event]."""
-    x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-    return (solve(of_paths(flow, paths), to_table(solver), x0) - x1)[None]
+    flow, x0, x1 = samples(flow, paths)
+    return (solve(flow, to_table(solver), x0) - x1)[None]
 
 
 def _sum_of_steps(flow, theta, paths, weights):

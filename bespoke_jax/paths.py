@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bespoke_jax.conditions import check_size, condition_of
+from bespoke_jax.checks import check_count, check_type
+from bespoke_jax.conditions import check_size, condition_of, of_paths
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 
-__all__ = ["Paths"]
+__all__ = ["Paths", "check_finite", "samples"]
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +62,8 @@ class Paths:
             evaluations: velocity evaluations that were spent on each.
 
         Raises:
-            ValueError: for a wrong shape.
+            TypeError: if `flow` is not a Flow.
+            ValueError: for a wrong shape, numbers that are not finite, or `evaluations` that is no count.
 
         Examples:
             >>> import jax, bespoke_jax as bj
@@ -71,12 +74,16 @@ class Paths:
             >>> bj.losses.endpoint(flow, bj.init_theta("rk2", 5), pairs).shape
             ()
         """
+        check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+        evaluations = check_count("evaluations", evaluations, 0)
         batch_shape = flow.batch_shape(x0, "x0")
         if flow.batch_shape(x1, "x1") != batch_shape:
             raise ValueError(f"x1: wanted one for each noise, {jnp.shape(x0)}, got shape {jnp.shape(x1)}.")
         ends = [jnp.reshape(x, (-1, *flow.event_shape)) for x in (x0, x1)]
         count = len(ends[0])
         check_size(flow, count, "x0")
+        for name, x in zip(("x0", "x1"), ends, strict=True):
+            check_finite(name, x)
         states = jnp.stack(ends, axis=1)
         times = jnp.tile(jnp.arange(2, dtype=promote(states.dtype, jnp.float32)), (count, 1))
         spent = jnp.full(count, evaluations, jnp.int32)
@@ -107,30 +114,58 @@ class Paths:
         """Velocity evaluations per path, averaged over paths; a float32 scalar."""
         return jnp.mean(self.evaluations.astype(jnp.float32))
 
-    @jax.jit
     def at(self, t):
-        """x(t), [*batch, *event] for a scalar t in [0, 1]; [m, *batch, *event] for t of shape [m]. Differentiable in t."""
+        """x(t), [*batch, *event] for a scalar t in [0, 1]; [m, *batch, *event] for t of shape [m]. Differentiable in t.
+
+        Raises:
+            ValueError: for a time outside [0, 1], unless it is traced, and for paths of which the ends alone are known.
+        """
+        return self._at(self._checked(t))
+
+    def velocity(self, t):
+        """x'(t), of the same shape as `at(t)`: the derivative of the stored curve, no velocity evaluation spent."""
+        return self._velocity(self._checked(t))
+
+    def take(self, indices) -> "Paths":
+        """The paths with these indices [m] (into the flattened batch; negative ones count from its end), as a batch of shape [m].
+
+        Raises:
+            TypeError: if the indices are not integers.
+            ValueError: for an index that no path has.
+        """
+        if jnp.ndim(indices) != 1 or not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
+            kind = f"{jnp.result_type(indices)}{list(jnp.shape(indices))}"
+            raise TypeError(f"indices: wanted integers, shape [m], got {kind}.")
+        if not isinstance(indices, jax.core.Tracer) and jnp.size(indices):
+            least, most = int(np.min(indices)), int(np.max(indices))
+            if least < -self.num_paths or most >= self.num_paths:
+                raise ValueError(
+                    f"indices: wanted those of {self.num_paths} paths, got {least if least < 0 else most}."
+                )
+        *fields, condition = _rows((*self._arrays, self.evaluations, self.condition), jnp.asarray(indices))
+        return Paths(*fields, batch_shape=(len(indices),), condition=condition)
+
+    def _checked(self, t):
         if self.is_of_ends:
             raise ValueError(
                 "paths: of these the ends alone are known (Paths.of_ends), which losses of ends can use; the losses of single "
                 "steps need bespoke_jax.ground_truth."
             )
+        if not isinstance(t, jax.core.Tracer) and not np.all((np.asarray(t) >= 0) & (np.asarray(t) <= 1)):
+            raise ValueError(f"t: wanted times from 0 to 1, got {t}.")
+        return jnp.asarray(t, self.times.dtype)
+
+    @jax.jit
+    def _at(self, t):
         if jnp.ndim(t):
-            return jax.vmap(self.at)(t)
+            return jax.vmap(self._at)(t)
         return self._to_batch(jax.vmap(_quartic, in_axes=(0, 0, 0, 0, None))(*self._arrays, t))
 
     @jax.jit
-    def velocity(self, t):
-        """x'(t), of the same shape as `at(t)`: the derivative of the stored curve, no velocity evaluation spent."""
+    def _velocity(self, t):
         if jnp.ndim(t):
-            return jax.vmap(self.velocity)(t)
-        t = jnp.asarray(t, self.times.dtype)
-        return jax.jvp(self.at, (t,), (jnp.ones_like(t),))[1]
-
-    def take(self, indices) -> "Paths":
-        """The paths with these indices (into the flattened batch), as a batch of shape [len(indices)]."""
-        *fields, condition = _rows((*self._arrays, self.evaluations, self.condition), indices)
-        return Paths(*fields, batch_shape=(len(indices),), condition=condition)
+            return jax.vmap(self._velocity)(t)
+        return jax.jvp(self._at, (t,), (jnp.ones_like(t),))[1]
 
     @property
     def _arrays(self):
@@ -138,6 +173,38 @@ class Paths:
 
     def _to_batch(self, x):
         return x.reshape(*self.batch_shape, *x.shape[1:])
+
+
+def samples(flow: Flow, paths: Paths):
+    """(the flow of these paths' samples, x0 [B, *event], x1 [B, *event]): where paths come in, for whatever looks at their ends.
+
+    Raises:
+        ValueError: if the paths are not of this flow's event shape, or one has conditions that the other has not.
+    """
+    flow = of_paths(flow, paths)
+    return flow, paths.states[:, 0], paths.states[:, -1]
+
+
+def check_finite(name: str, x) -> None:
+    """Raise ValueError, which names the first sample, unless all of x [B, *event] is finite.
+
+    What this process cannot see passes: traced arrays, and parts that other processes hold.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        return
+    finite = np.asarray(_finite_samples(x))
+    if not np.all(finite):
+        raise ValueError(
+            f"{name}: wanted finite numbers; {np.sum(~finite)} of {len(finite)} samples hold NaN or infinity, the first of them "
+            f"number {int(np.argmin(finite))}."
+        )
+
+
+@jax.jit
+def _finite_samples(x):
+    return jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)
 
 
 @jax.jit

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_count, check_number, check_positive
 from bespoke_jax.curvature import Quadratic
 from bespoke_jax.dtypes import promote
 
@@ -57,6 +58,9 @@ class LevenbergMarquardt:
             the parameters move much; far at the end, when it is scatter that keeps them from the minimum (polynomial-decay
             averaging: Shamir and Zhang 2013, ICML).
 
+    Raises:
+        TypeError, ValueError: for an option out of its range; names it.
+
     Examples:
         >>> import jax, jax.numpy as jnp
         >>> error = lambda p: p[0] * jnp.arange(4.0) + p[1] - jnp.array([1.0, 1.5, 2.0, 2.5])
@@ -80,6 +84,21 @@ class LevenbergMarquardt:
     memory: float = 0.5
     gradient_memory: float = 0.0
     powers: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        check_count("LevenbergMarquardt.tries", self.tries, 0)
+        check_number("LevenbergMarquardt.scaling", self.scaling, 0, 1)
+        for name in ("damping", "limit"):
+            check_positive(f"LevenbergMarquardt.{name}", getattr(self, name))
+        for name in ("grow", "shrink"):
+            check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 1)
+        for name in ("memory", "gradient_memory", "trust"):
+            check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 0, 1)
+        if self.powers is not None:
+            if not isinstance(self.powers, tuple) or len(self.powers) != 2:
+                raise TypeError(f"LevenbergMarquardt.powers: wanted a tuple of two numbers, got {self.powers!r}.")
+            for power in self.powers:
+                check_number("LevenbergMarquardt.powers", power, 0)
 
     def init(self, params) -> LevenbergMarquardtState:
         """The state before the first step."""

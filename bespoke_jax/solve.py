@@ -10,7 +10,7 @@ from bespoke_jax.checks import check_count, check_key
 from bespoke_jax.classic.genie import TaylorSolver
 from bespoke_jax.conditions import check_size, in_turn
 from bespoke_jax.dtypes import promote
-from bespoke_jax.families import LearnedSolver
+from bespoke_jax.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.flow import Flow
 from bespoke_jax.sharding import spread
 from bespoke_jax.steps import step_from_knots
@@ -39,14 +39,9 @@ def solve(flow: Flow, solver: LearnedSolver | SolverTable, x0, *, return_path: b
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
-    _check_solver(solver, "solver")
+    check_solver_arrays("solver", solver, taylor=True)
     check_size(flow, math.prod(flow.batch_shape(x0, "x0")), "x0")
     return _solve(flow, solver, x0, return_path)
-
-
-def _check_solver(solver, name):
-    if not isinstance(solver, LearnedSolver | SolverTable | TaylorSolver):
-        raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
 
 
 def _run(flow, solver, x0, return_path=False):
@@ -134,7 +129,7 @@ def sample(params: Flow, theta: LearnedSolver | SolverTable, key, *, num_samples
         raise TypeError(
             f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}."
         )
-    _check_solver(theta, "theta")
+    check_solver_arrays("theta", theta, taylor=True)
     x0 = params.noise(key, () if num_samples is None else (num_samples,), dtype)
     flow = in_turn(params, num_samples or 1)
     return _solve_in_place(flow, theta, x0 if num_samples is None else spread(params, x0))

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from bespoke_jax import curvature
+from bespoke_jax.checks import check_count, check_flag, check_number
 from bespoke_jax.conditions import of_paths
 from bespoke_jax.losses import LOSSES, Distance, terms_of
 from bespoke_jax.second_order import LevenbergMarquardt
@@ -61,9 +62,9 @@ class Stage:
         if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(f"Stage.loss: wanted one of {sorted(LOSSES)} or a function, got {self.loss!r}.")
         for name in ("num_iterations", "batch_size", "chunk_size", "probes", "validate_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"Stage.{name}: wanted an integer >= 1, got {value!r}.")
+            check_count(f"Stage.{name}", getattr(self, name))
+        check_number("Stage.lipschitz", self.lipschitz, 0)
+        check_flag("Stage.keep_activations", self.keep_activations)
         if not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
             raise TypeError(
                 f"Stage.optimizer: wanted LevenbergMarquardt or an optax transformation, got {self.optimizer!r}."
@@ -96,6 +97,14 @@ class Stage:
         """Keyword arguments of the loss."""
         return {"lipschitz": self.lipschitz} if self.loss == "rmse_bound" else {}
 
+    def check(self, theta) -> None:
+        """Raise ValueError if the loss is made of steps that a solver of theta's family has not."""
+        if self.loss in LOSSES and LOSSES[self.loss].per_step and not isinstance(theta, Theta):
+            raise ValueError(
+                f"Stage.loss: {self.loss!r} is made of the steps of rk1 and rk2, which a solver of the family {theta.base!r} "
+                "has not; use 'endpoint' or 'rmse'."
+            )
+
     def passes(self, theta) -> int:
         """Network passes of a second-order update for each velocity evaluation of a sample; each try is one more.
 
@@ -118,11 +127,6 @@ class Stage:
         A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
         a cotangent 1. What rematerialisation computes a second time is not counted.
         """
-        if self.loss in LOSSES and LOSSES[self.loss].per_step and not isinstance(theta, Theta):
-            raise ValueError(
-                f"Stage.loss: {self.loss!r} is made of the steps of rk1 and rk2, which a solver of the family {theta.base!r} "
-                "has not; use 'endpoint' or 'rmse'."
-            )
         if not self.is_second_order:
             found = _first_order(self, count, mesh_of(flow), flow, theta, opt_state, paths, key, jnp.int32(first))
             return *gather(flow, found), 3 * count * self.batch_size * theta.nfe

@@ -84,6 +84,7 @@ class Tolerance:
 
     Attributes:
         rtol, atol: as asked for; atol None to follow the states.
+        share_of_rounding: what part of the rounding of the velocity is met.
         factor: by which both are raised, for the velocity gives no more; None until it was looked at.
         least_scale: the smallest scale that the states of a batch had.
         worst_shortest: the largest error, over the tolerance, of a step that cannot be shortened.
@@ -91,6 +92,7 @@ class Tolerance:
 
     rtol: float
     atol: float | None
+    share_of_rounding: float = 1.0
     factor: float | None = None
     least_scale: float = math.inf
     worst_shortest: float = 0.0
@@ -128,7 +130,8 @@ class Tolerance:
         """
         if self.factor is not None:
             return 0
-        self.factor = max(1.0, _ROUNDING_OF_A_STEP * _rounding_error(flow, t, x, velocity, _USUAL_WIDTH, *numbers))
+        rounding = _ROUNDING_OF_A_STEP * _rounding_error(flow, t, x, velocity, _USUAL_WIDTH, *numbers)
+        self.factor = max(1.0, self.share_of_rounding * rounding)
         return 2
 
     def warn(self):

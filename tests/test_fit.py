@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import curvature
+from bespoke_jax import curvature, probe
 from bespoke_jax.starts import start_thetas
+from bespoke_jax.truth import truth_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -142,10 +143,16 @@ def test_init_state_has_the_shapes_of_every_state_of_the_fit(flow, paths):
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == wanted
 
 
+def cost_of_truth(flow, paths):
+    """Of the paths, of a look at the velocity of 16 noises, and of 16 held-out paths solved again."""
+    solved = sum(int(some.evaluations.sum()) for some in paths[:2])
+    return solved + 16 * probe.EVALUATIONS + truth_of(paths[1], flow)[1]
+
+
 def test_cost_counts_paths_updates_and_validation(flow, paths):
     stage = bj.Stage("endpoint", 5, optax.adam(1e-3), batch_size=8, validate_every=5)
     result = bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
-    truth = int(paths[0].evaluations.sum() + paths[1].evaluations.sum())
+    truth = cost_of_truth(flow, paths)
     # 5 gradients of 8 paths at 3 passes of 3 evaluations; one validation of 64 paths after the first look.
     assert result.cost == truth + 5 * 8 * 3 * 3 + 64 * 3
 
@@ -157,7 +164,7 @@ def test_cost_of_second_order_counts_tries(flow, paths, monkeypatch, keep, passe
     monkeypatch.setattr(curvature, "evaluate", lambda *args, **options: tries.append(0) or evaluate(*args, **options))
     stage = bj.Stage("endpoint", 3, bj.LevenbergMarquardt(), batch_size=32, probes=2, keep_activations=keep)
     result = bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
-    truth = int(paths[0].evaluations.sum() + paths[1].evaluations.sum())
+    truth = cost_of_truth(flow, paths)
     assert result.cost == truth + 3 * 32 * 3 * passes + len(tries) * 32 * 3 + 64 * 3
 
 
@@ -235,7 +242,7 @@ def test_a_ladder_is_its_fits_with_paths_solved_once(flow, monkeypatch):
     options = dict(stages=SHORT[1:], num_paths=32, num_validation=32)
     alone = [bj.fit(flow, theta, KEY, **options) for theta in thetas]
     solved = []
-    monkeypatch.setattr(fit_module, "ground_truth", lambda *a: solved.append(1) or bj.ground_truth(*a))
+    monkeypatch.setattr(fit_module, "ground_truth", lambda *a, **b: solved.append(1) or bj.ground_truth(*a, **b))
     for together, wanted in zip(bj.fit_ladder(flow, thetas, KEY, **options), alone, strict=True):
         assert np.array_equal(together.theta.raw, wanted.theta.raw)
         assert together.cost == wanted.cost and together.start == wanted.start

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
+from bespoke_jax import probe
 from bespoke_jax.frugal import reference
+from bespoke_jax.truth import truth_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -124,7 +126,11 @@ def test_a_fit_with_a_reference_is_the_fit_to_its_ends(flow):
     by_reference = bj.fit(flow, theta, KEY, stages=stages, num_paths=48, num_validation=32, reference=many)
     by_truth = bj.fit(flow, theta, KEY, stages=stages, num_paths=48, num_validation=32)
     np.testing.assert_allclose(by_reference.theta.raw, by_truth.theta.raw, atol=2e-2)
-    assert by_truth.cost - by_reference.cost == by_truth.history[0]["evaluations"] - (48 + 32) * 40 - 11 * 32 * 3
+    start = by_reference.history[0]["evaluations"]
+    assert by_truth.cost - by_reference.cost == by_truth.history[0]["evaluations"] - start
+    held_out = flow.noise(jax.random.fold_in(KEY, 1), (32,))
+    checked = 16 * probe.EVALUATIONS + truth_of(bj.Paths.of_ends(flow, held_out, held_out), flow)[1]
+    assert start == (48 + 32) * 40 + checked + 11 * 32 * 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""What true paths are worth: no solver can be measured, or learned, better than the truth it is held against."""
+
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from bespoke_jax import stepwise
+from bespoke_jax.flow import Flow
+from bespoke_jax.ground_truth import finer_ends
+from bespoke_jax.paths import Paths, samples
+from bespoke_jax.scores import Score, distances, score
+from bespoke_jax.table import SolverTable
+
+__all__ = ["NUM_CHECKED", "truth_of", "warn_of_truth"]
+
+NUM_CHECKED = 16
+"""Paths that are solved again."""
+
+_ENOUGH = 6.0  # dB from the truth, within which an error is the truth's as much as the solver's
+
+
+def truth_of(
+    paths: Paths,
+    flow: Flow,
+    rtol: float = 1e-5,
+    atol: float | None = None,
+    *,
+    better: SolverTable | None = None,
+    batch_size: int = NUM_CHECKED,
+    data_range: float = 2.0,
+) -> tuple[Score, int]:
+    """(what these paths are worth, velocity evaluations spent): a few of them solved again, better, and their ends compared.
+
+    NaN if that cannot be done: from the noises of paths that were made in another way the field may be too stiff for Dopri5.
+
+    Args:
+        paths: the paths.
+        flow: whose they are.
+        rtol, atol: the tolerance they were solved to; a tenth of it is asked for here.
+        better: a solver to take instead of that.
+        batch_size: how many paths to solve again.
+        data_range: peak of the PSNR.
+
+    Examples:
+        >>> import jax, bespoke_jax as bj
+        >>> flow = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
+        >>> coarse = bj.ground_truth(flow, flow.noise(jax.random.key(0), (16,)), rtol=1e-3)
+        >>> 40 < truth_of(coarse, flow, rtol=1e-3)[0].mean_psnr < 90
+        True
+    """
+    few = paths.take(jnp.arange(min(paths.num_paths, batch_size)))
+    some, x0, x1 = samples(flow, few)
+    if better is not None:
+        ends, spent = stepwise.end_points(some, better, x0, batch_size), few.num_paths * better.nfe
+    else:
+        try:
+            ends, spent = finer_ends(some, x0, rtol, atol)
+        except (FloatingPointError, RuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
+                raise
+            return Score("true paths", math.nan, math.nan), 0
+    return score("true paths", distances(some, x1, ends), data_range), spent
+
+
+def warn_of_truth(name: str, psnr: float, truth: float) -> None:
+    """Warn if a solver's PSNR is within 6 dB of what the truth is worth, or if nobody knows that."""
+    if math.isnan(truth):
+        warnings.warn(
+            f"{name}: what the true paths are worth could not be found out, since Dopri5 cannot solve them at a tenth of rtol.",
+            UserWarning,
+            stacklevel=3,
+        )
+    if psnr > truth - _ENOUGH:
+        warnings.warn(
+            f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {truth:.1f} dB from better ones themselves: the "
+            "figure says as much of them as of the solver. Ask for a smaller rtol, or give better paths.",
+            UserWarning,
+            stacklevel=3,
+        )
