@@ -1,16 +1,23 @@
-"""The memory of what is compiled, on the shipped flow, 16 paths: `python -m benchmarks.memory`.
+"""The memory of what is compiled, on the shipped flow, 16 paths, and of true paths: `python -m benchmarks.memory`.
 
-MiB that XLA takes beyond arguments and result (`memory_analysis().temp_size_in_bytes`), on one device: nothing is run.
+First, MiB that XLA takes beyond arguments and result (`memory_analysis().temp_size_in_bytes`), on one device: nothing is run.
+Then, for events of all sizes, GiB that the true paths of a default fit take, as it predicts them and as they are, on a field that
+costs nothing.
 """
+
+import resource
 
 import jax
 import jax.numpy as jnp
 
 import bespoke_jax as bj
+from bespoke_jax import memory
 
 BATCH_SIZE = 16
 STEPS = (4, 8, 16, 32)
 KNOTS = 20
+EVENTS = ((32, 32, 3), (64, 64, 4), (256, 256, 3), (512, 512, 3))
+NUM_PATHS = 128 + 64
 
 
 def mebibytes(function, *args) -> str:
@@ -53,6 +60,33 @@ def main():
     }
     for name, of in rows.items():
         print(f"| {name} | " + " | ".join(of(bj.init_theta("rk2", n)) for n in STEPS) + " |", flush=True)
+
+    print("\n| event | ends, predicted | ends | whole, predicted | whole | peak of solving the ends |")
+    print("|---" * 6 + "|")
+    for event in EVENTS:
+        print(f"| {' x '.join(map(str, event))} | " + " | ".join(of_true_paths(event)) + " |", flush=True)
+
+
+def of_true_paths(event) -> list[str]:
+    """GiB of the paths of a default fit; whole ones from those of 4, for they grow with their number."""
+    flow = bj.Flow(towards, jnp.linspace(-1, 1, event[-1]), event)
+
+    def gibibytes(size):
+        return f"{size / 2**30:.3f}"
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    ends = bj.ground_truth(flow, flow.noise(jax.random.key(0), (NUM_PATHS,)), ends_only=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    kept, count = sum(leaf.nbytes for leaf in jax.tree.leaves(ends)), 4
+    del ends
+    few = bj.ground_truth(flow, flow.noise(jax.random.key(0), (count,)))
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(few)) * NUM_PATHS // count
+    predicted = [memory.of_paths(flow, NUM_PATHS, ends_only) for ends_only in (True, False)]
+    return [gibibytes(size) for size in (predicted[0], kept, predicted[1], whole, peak)]
+
+
+def towards(params, t, x):
+    return (params - 0.9 * x) / (1.05 - t)
 
 
 if __name__ == "__main__":

@@ -479,7 +479,7 @@ def _check_paths(name, flow, paths):
         check_finite("x0", x0)
         check_finite("x1", x1)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name}: {str(error).removeprefix('paths: ')}") from None
 
 
 def _check_reference(thetas, how, task):

@@ -206,7 +206,7 @@ def _explain(flow, t, x, error):
     if per_sample:
         raise ValueError(
             f"velocity: wanted one that takes t as a scalar, got one that takes a time for each sample ({type(error).__name__} "
-            "on a scalar). Give it as lambda params, t, x: velocity(params, jnp.full(len(x), t), x)."
+            "on a scalar). Give it as lambda params, t, x: velocity(params, jnp.full(x.shape[0], t), x)."
         ) from error
 
 

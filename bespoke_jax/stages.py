@@ -127,6 +127,7 @@ class Stage:
         A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
         a cotangent 1. What rematerialisation computes a second time is not counted.
         """
+        self.check(theta)
         if not self.is_second_order:
             found = _first_order(self, count, mesh_of(flow), flow, theta, opt_state, paths, key, jnp.int32(first))
             return *gather(flow, found), 3 * count * self.batch_size * theta.nfe

@@ -31,7 +31,7 @@ _ROUNDING_OF_A_STEP = (
 _RESOLUTION = 16  # units in the last place of t = 1: no step need be shorter, as its own ends are not known better
 _SHARE_OF_THE_WAY = 1e-2
 _COARSE_STEP = 10.0  # times the tolerance: the error of such a step that is worth a word
-_NUDGE = 4e-3  # of the scale of the state: a unit in the last place of bfloat16, nothing to a smooth field
+_NUDGES = (5e-4, 4e-3)  # of the scale of the state; the second is a unit in the last place of bfloat16
 
 
 class Attempt(NamedTuple):
@@ -130,9 +130,19 @@ class Tolerance:
         """
         if self.factor is not None:
             return 0
-        rounding = _ROUNDING_OF_A_STEP * _rounding_error(flow, t, x, velocity, _USUAL_WIDTH, *numbers)
-        self.factor = max(1.0, self.share_of_rounding * rounding)
-        return 2
+
+        def apart(nudge):
+            return _second_difference(flow, t, x, velocity, nudge, *numbers)
+
+        rounding, spent = apart(_NUDGES[0]), 2
+        if _ROUNDING_OF_A_STEP * rounding > 1:
+            large, spent = apart(_NUDGES[1]), 4
+            # Of the field's curvature the larger nudge sees more, as its square; of rounding hardly so.
+            growth = (_NUDGES[1] / _NUDGES[0]) ** 2
+            of_both = max(0.0, (growth * rounding) ** 2 - large**2) / (growth**2 - 1)
+            rounding = large if large < math.sqrt(growth) * rounding else math.sqrt(of_both)
+        self.factor = max(1.0, self.share_of_rounding * _ROUNDING_OF_A_STEP * rounding)
+        return spent
 
     def warn(self):
         """Say what the caller should know."""
@@ -160,22 +170,19 @@ class Tolerance:
             )
 
 
-def _rounding_error(flow, t, x, velocity, width, rtol, atol) -> float:
-    """The error of a step of this width from (t, x), over the tolerance, that comes of the rounding of the velocity alone.
-
-    A second difference of the velocity over a nudge is rounding, but for the field's curvature times the nudge squared; each of
-    the step's slopes has as much.
-    """
-    nudge = _nudge(x)
-    up, down = (programs.velocity(flow, t, combine([1.0, sign], [x, nudge])) for sign in (1.0, -1.0))
-    weight = width * math.sqrt(np.sum(np.square(DOPRI5.tableau.b_error)) / 6)
+def _second_difference(flow, t, x, velocity, nudge, rtol, atol) -> float:
+    """The error of a step of usual width from (t, x), over the tolerance, if each of its slopes were off as the velocity's second
+    difference over a nudge of x is: by rounding, and by the field's curvature times the nudge squared."""
+    shift = _nudge(x, nudge)
+    up, down = (programs.velocity(flow, t, combine([1.0, sign], [x, shift])) for sign in (1.0, -1.0))
+    weight = _USUAL_WIDTH * math.sqrt(np.sum(np.square(DOPRI5.tableau.b_error)) / 6)
     return float(_over_tolerance(combine([weight, -2 * weight, weight], [up, velocity, down]), x, rtol, atol))
 
 
 @jax.jit
-def _nudge(x):
+def _nudge(x, nudge):
     signs = jax.random.rademacher(jax.random.key(0), x.shape, jnp.float32)
-    return (_NUDGE * jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)))) * signs).astype(x.dtype)
+    return (nudge * jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)))) * signs).astype(x.dtype)
 
 
 @jax.jit

@@ -44,7 +44,7 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
     """Learn every solver by every fit, measure all, write the table. The number of solvers that failed."""
     jobs = {job: plan for plan in plans.values() for job in plan.jobs}
     first = next(iter(plans.values()))  # of what all share: the paths
-    paths = truth.solve(flow, first, run)
+    paths = truth.solve(flow, first, run, *plans.values())
     learned, failed, costs = {}, {}, _costs(run)
     for number, (job, plan) in enumerate(jobs.items(), 1):
         processes.say(f"fit {number} of {len(jobs)}")

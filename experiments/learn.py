@@ -102,7 +102,9 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
 
             result = bj.fit(flow, job.start, plan.key("fit", job.index), state=state, callback=keep, **how)
     history = [_for_json(record) for record in result.history]
-    info = dict(cost=result.cost, start=result.start, validation=_best(history, how["best_by"]), history=history)
+    truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
+    best = _best(history, how["best_by"])
+    info = dict(cost=result.cost, start=result.start, validation=best, truth=truth, history=history)
     theta = _as_kept(result.theta)
     run.finish(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)

@@ -35,17 +35,25 @@ class Truth(NamedTuple):
     test: TestSet
 
 
-def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
-    """Solve the sets, or read those that the run has solved already."""
+def solve(flow: bj.Flow, plan: Plan, run: Run, *others: Plan) -> Truth:
+    """Solve the sets, or read those that the run has solved already.
 
-    def whole(purpose):
+    Args:
+        flow, plan, run: of the run.
+        others: plans whose fits are to these paths too. Whole paths are kept if a loss of any of them needs them, else the ends.
+    """
+    ends_only = all(stage.is_of_ends for each in (plan, *others) for stage in each.stages)
+
+    def paths(purpose):
         def compute():
             # Conditions are dealt out again in no time, and may be any pytree.
-            fields = vars(_paths(flow, plan, purpose)).items()
-            return {name: value for name, value in fields if name not in ("batch_shape", "condition")}
+            fields = vars(_paths(flow, plan, purpose, ends_only)).items()
+            return {name: value for name, value in fields if name in _ARRAYS and value is not None}
 
-        arrays = run.arrays(purpose, compute, lambda found: _check_paths(found, _noises(flow, plan, purpose)))
-        arrays = {name: jnp.asarray(value) for name, value in arrays.items()}
+        arrays = run.arrays(
+            purpose, compute, lambda found: _check_paths(found, _noises(flow, plan, purpose), ends_only)
+        )
+        arrays = dict.fromkeys(_ARRAYS) | {name: jnp.asarray(value) for name, value in arrays.items()}
         condition = bj.sharding.gather(flow, conditions.condition_of(dealt(flow, plan, purpose)))
         return bj.Paths(**arrays, batch_shape=(plan.num_paths[purpose],), condition=condition)
 
@@ -53,7 +61,7 @@ def solve(flow: bj.Flow, plan: Plan, run: Run) -> Truth:
     with processes.bar(("test",) if plan.budget else ("train", "validation", "test"), desc="true paths") as progress:
         for purpose in progress:
             progress.set_postfix_str(f"{purpose}: {plan.num_paths[purpose]}")
-            sets[purpose] = test_set(flow, plan, run) if purpose == "test" else whole(purpose)
+            sets[purpose] = test_set(flow, plan, run) if purpose == "test" else paths(purpose)
             stopping.stop_if_asked()
     return Truth(**sets)
 
@@ -62,9 +70,10 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
     """The third set alone."""
 
     def ends():
-        solved = _paths(flow, plan, "test")
-        few = solved.take(jnp.arange(min(NUM_CURVES, solved.num_paths)))
-        curves = few.at(jnp.linspace(0, 1, _CURVE_POINTS))
+        solved = _paths(flow, plan, "test", ends_only=True)
+        # Of as many as the network is compiled for.
+        few = _paths(flow, plan, "test", most=max(NUM_CURVES, plan.stages[0].chunk_size))
+        curves = few.take(jnp.arange(min(NUM_CURVES, few.num_paths))).at(jnp.linspace(0, 1, _CURVE_POINTS))
         return dict(x0=solved.x0, x1=solved.x1, evaluations=solved.evaluations, curves=curves)
 
     return TestSet(**run.arrays("test", ends, lambda found: _check_ends(found, _noises(flow, plan, "test"))))
@@ -79,10 +88,15 @@ def _noises(flow, plan, purpose):
     return flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
 
 
-def _check_paths(found: dict, x0):
-    """Raise ValueError unless these arrays can be the paths of these noises."""
-    wanted = {"times", "states", "velocities", "middles", "evaluations"}
-    if found.keys() != wanted:
+_ENDS = ("times", "states", "evaluations")
+_ARRAYS = (*_ENDS, "velocities", "middles")
+
+
+def _check_paths(found: dict, x0, ends_only: bool):
+    """Raise ValueError unless these arrays can be the paths of these noises; whole ones serve where ends do."""
+    whole = found.keys() == set(_ARRAYS)
+    if not whole and not (ends_only and found.keys() == set(_ENDS)):
+        wanted = _ENDS if ends_only else _ARRAYS
         raise ValueError(f"wanted the arrays {', '.join(sorted(wanted))}, got {', '.join(sorted(found))}")
     points = found["times"].shape[-1] if found["times"].ndim else 0
     event = x0.shape[1:]
@@ -93,7 +107,7 @@ def _check_paths(found: dict, x0):
         middles=(len(x0), points - 1, *event),
         evaluations=(len(x0),),
     )
-    _check_shapes(found, shapes)
+    _check_shapes(found, {name: shape for name, shape in shapes.items() if name in found})
     _check_noises(found["states"][:, 0], x0)
 
 
@@ -119,13 +133,14 @@ def _check_noises(found, x0):
         raise ValueError("wanted the noises of this run's seed, got others")
 
 
-def _paths(flow, plan, purpose) -> bj.Paths:
-    x0 = _noises(flow, plan, purpose)
+def _paths(flow, plan, purpose, ends_only=False, most=None) -> bj.Paths:
+    """The paths of a set, or of its first few."""
+    x0 = _noises(flow, plan, purpose)[:most]
+    some = conditions.of_samples(dealt(flow, plan, purpose), slice(most))
+    # As many in the network together as in the fit: it is compiled once.
+    batch_size = plan.stages[0].chunk_size
     try:
-        # As many in the network together as in the fit: it is compiled once.
-        solved = bj.ground_truth(
-            dealt(flow, plan, purpose), x0, plan.rtol, plan.atol, batch_size=plan.stages[0].chunk_size
-        )
+        solved = bj.ground_truth(some, x0, plan.rtol, plan.atol, batch_size=batch_size, ends_only=ends_only)
     except (FloatingPointError, RuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
             raise

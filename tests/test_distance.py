@@ -1,7 +1,5 @@
 """Distances of the user's own: value, gradient and matrix, and a fit to them."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,7 +102,7 @@ def test_features_have_the_whole_matrix_in_expectation(flow, paths, end_and_jaco
 
 def test_an_error_of_0_harms_nothing(flow, paths):
     ends = bj.stepwise.end_points(flow, SOLVER, paths[0].x0)
-    there = types.SimpleNamespace(x0=paths[0].x0, x1=ends, condition=None)
+    there = bj.Paths.of_ends(flow, paths[0].x0, ends)
     for distance in (Distance(squares), Distance(features=identity), Distance(squares, average="root")):
         assert all(np.all(np.isfinite(part)) for part in linearise(distance, flow, SOLVER, there, KEY))
 

@@ -1,0 +1,204 @@
+"""Any argument of any public function, replaced by anything: a result that is right, or a TypeError or ValueError that names it.
+
+"Right" is what the same call gives for the plain Python value that the odd one stands for: np.int64(4) samples are those of 4.
+"""
+
+import functools
+import re
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+import bespoke_jax as bj
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(0)
+FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
+X0 = jax.random.normal(KEY, (4, 2))
+THETA = bj.init_theta("rk1", 3)
+KNOTS = dict(t=[0.0, 0.5, 1.0], dt=[1.0, 1.0], s=[1.0, 1.0, 1.0], ds=[0.0, 0.0])
+STAGES = (bj.Stage("endpoint", 1, batch_size=4),)
+
+
+def conditional(params, t, x):
+    return params["condition"] - x
+
+
+CONDITIONAL = bj.Flow(conditional, {"condition": jnp.zeros(2)}, (2,))
+
+
+@functools.cache
+def paths():
+    return bj.ground_truth(FLOW, X0)
+
+
+# Public function -> (the function, arguments that are fine). A name in an error may be another's that says the same.
+CALLS = {
+    "Flow": (bj.Flow, dict(velocity=conditional, params={}, event_shape=(2,), scheduler=None)),
+    "from_prediction": (
+        bj.Flow.from_prediction,
+        dict(
+            network=conditional,
+            params={},
+            event_shape=(2,),
+            scheduler=bj.schedulers.CondOT(),
+            prediction="data",
+            time_margin=0.01,
+        ),
+    ),
+    "call": (FLOW, dict(t=0.5, x=X0)),
+    "noise": (FLOW.noise, dict(key=KEY, dtype=jnp.float32)),
+    "given": (bj.given, dict(flow=CONDITIONAL, conditions=jnp.zeros((3, 2)))),
+    "guided": (bj.guided, dict(flow=CONDITIONAL, guidance_scale=0.5, unconditional=jnp.ones(2))),
+    "init_theta": (bj.init_theta, dict(base="rk2", num_steps=3, dtype=jnp.float32)),
+    "theta_from_knots": (functools.partial(bj.theta_from_knots, "rk1"), KNOTS),
+    "step_theta": (bj.step_theta, dict(theta=THETA, i=1, x=X0, u=FLOW)),
+    "solve": (bj.solve, dict(flow=FLOW, solver=THETA, x0=X0)),
+    "sample": (bj.sample, dict(params=FLOW, theta=THETA, key=KEY, num_samples=4, dtype=jnp.float32)),
+    "ground_truth": (
+        bj.ground_truth,
+        dict(flow=FLOW, x0=X0, rtol=1e-3, atol=1e-3, batch_size=4, max_steps=100, ends_only=True),
+    ),
+    "of_ends": (bj.Paths.of_ends, dict(flow=FLOW, x0=X0, x1=X0, evaluations=3)),
+    "at": (lambda t: paths().at(t), dict(t=0.5)),
+    "take": (lambda indices: paths().take(indices), dict(indices=np.array([0, 1]))),
+    "Stage": (
+        bj.Stage,
+        dict(loss="endpoint", num_iterations=3, optimizer=bj.SMALL_STEPS, batch_size=4, chunk_size=4, probes=1)
+        | dict(keep_activations=False, validate_every=2, lipschitz=1.0),
+    ),
+    "LevenbergMarquardt": (
+        bj.LevenbergMarquardt,
+        dict(
+            damping=1e-2,
+            scaling=0.5,
+            tries=2,
+            grow=2.0,
+            trust=0.5,
+            shrink=2.0,
+            limit=1.0,
+            memory=0.5,
+            gradient_memory=0.5,
+            powers=None,
+        ),
+    ),
+    "frugal": (bj.frugal, dict(flow=FLOW, theta=THETA, budget=20_000, choose_start=False)),
+    "fit": (
+        bj.fit,
+        dict(
+            flow=FLOW,
+            theta=THETA,
+            key=KEY,
+            stages=STAGES,
+            num_paths=4,
+            num_validation=4,
+            rtol=1e-3,
+            atol=1e-3,
+            paths=None,
+        )
+        | dict(validation=None, reference=None, checked_by=None, choose_start=False, num_start_paths=4, best_by="psnr")
+        | dict(data_range=2.0, state=None, callback=None),
+    ),
+    "check_solver": (
+        bj.check_solver,
+        dict(
+            flow=FLOW, solver=THETA, key=KEY, num_paths=4, others={}, rtol=1e-3, atol=1e-3, data_range=2.0, batch_size=4
+        ),
+    ),
+    "rmse": (bj.metrics.rmse, dict(x=X0, y=X0 + 1, event_ndim=1)),
+    "psnr": (bj.metrics.psnr, dict(error=0.1, data_range=2.0)),
+    "mixture": (bj.analytic.mixture, dict(means=[[0.0, 1.0]], std=0.5, weights=[1.0], scheduler=None)),
+    "unipc": (bj.classic.unipc, dict(nfe=6, scheduler=bj.schedulers.CondOT(), order=2, grid="uniform")),
+    "EDM": (bj.schedulers.EDM, dict(sigma_min=0.01, sigma_max=10.0, rho=7.0)),
+    "Distance": (bj.losses.Distance, dict(function=None, features=jnp.tanh, average="log", name="mine")),
+}
+
+ODD = {
+    "None": None,
+    "minus one": -1,
+    "zero": 0,
+    "two": 2,
+    "a half": 0.5,
+    "2.7": 2.7,
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "a complex number": 1j,
+    "huge": 2**70,
+    "True": True,
+    "numpy integer": np.int64(2),
+    "numpy float": np.float32(0.5),
+    "a text": "rk1",
+    "a digit": "2",
+    "bytes": b"2",
+    "an empty list": [],
+    "a list of texts": ["a"],
+    "a dict": {"a": 1},
+    "an empty tuple": (),
+    "a tuple": (2,),
+    "a function": len,
+    "an object": object(),
+    "a type": int,
+    "a generator": (i for i in ()),
+    "integers": np.arange(8).reshape(4, 2),
+    "another shape": np.ones((3, 5), np.float32),
+    "complex": np.ones((4, 2), np.complex64),
+    "NaNs": np.full((4, 2), np.nan, np.float32),
+    "texts": np.array(["a", "b"]),
+    "objects": np.array([None, 1], object),
+    "a key": jax.random.key(1),
+    "another flow": bj.analytic.gaussian([0.0, 0.0, 0.0], 0.5),
+    "a table": bj.classic.euler(3),
+    "a broken table": bj.SolverTable(jnp.zeros(4), jnp.ones(3), jnp.zeros((3, 5))),
+}
+ALIASES = {
+    "params": "flow",
+    "x": "x0",
+    "y": "rmse",
+    "error": "psnr",
+    "network": "velocity",
+    "std": "means",
+    "weights": "std",
+}
+
+
+def finite(result) -> bool:
+    leaves = [
+        leaf for leaf in jax.tree.leaves(result) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what may be right is warned of
+def test_a_right_result_or_an_error_that_names_the_argument(name):
+    function, fine = CALLS[name]
+
+    @hypothesis.settings(max_examples=60)
+    @hypothesis.given(argument=strategies.sampled_from(sorted(fine)), odd=strategies.sampled_from(sorted(ODD)))
+    def check(argument, odd):
+        arguments = fine | {argument: ODD[odd]}
+        try:
+            result = function(**arguments)
+        except (TypeError, ValueError) as error:
+            said = str(error)
+            names = {argument, ALIASES.get(argument, argument), *(n for n, a in ALIASES.items() if a == argument)}
+            assert any(re.search(rf"\b{re.escape(n)}\b", said) for n in names), f"{name}({argument}={odd}): {error!r}"
+        except (bj.FitError, FloatingPointError, RuntimeError) as error:
+            assert argument in ("flow", "x0", "rtol", "atol", "max_steps", "u"), f"{name}({argument}={odd}): {error!r}"
+        else:
+            if name not in ("Flow", "from_prediction", "given", "guided", "fit"):  # whose leaves are the caller's own
+                assert finite(result), f"{name}({argument}={odd}) gave {result}"
+
+    check()
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    one, other = (bj.sample(FLOW, THETA, KEY, num_samples=count) for count in (4, np.int64(4)))
+    np.testing.assert_array_equal(one, other)
+    assert bj.init_theta("rk2", np.int32(3)).nfe == bj.init_theta("rk2", 3).nfe
+    assert bj.Flow(conditional, {}, (np.int64(2),)).event_shape == (2,)
