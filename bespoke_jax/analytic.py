@@ -4,13 +4,14 @@ With posterior means X1 = E[x1|x] and X0 = E[x0|x], u = alphadot X1 + sigmadot X
 """
 
 import functools
+import types
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import known
+from bespoke_jax.checks import check_type, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
 from bespoke_jax.schedulers import CondOT, Scheduler
@@ -49,7 +50,7 @@ def mixture(means, std, weights=None, scheduler: Scheduler | None = None) -> Flo
         raise ValueError(f"weights: wanted shape {std.shape}, one for each mean, got {weights.shape}.")
     if known(weights) is not None and not np.all(known(weights) > 0):
         raise ValueError(f"weights: wanted numbers > 0, got {weights}.")
-    scheduler = CondOT() if scheduler is None else scheduler
+    scheduler = CondOT() if scheduler is None else check_type("scheduler", scheduler, Scheduler, "a Scheduler")
     params = dict(means=means, std=std, log_weights=jnp.log(weights / jnp.sum(weights)))
     return Flow(_mixture_velocity(scheduler), params, means.shape[1:], scheduler)
 
@@ -69,6 +70,8 @@ def finite_data(points, scheduler: Scheduler | None = None) -> Flow:
 
 def _numbers(name: str, values):
     """As JAX's default floats, if they are real, and finite as far as they are known."""
+    if isinstance(values, types.GeneratorType):
+        raise TypeError(f"{name}: wanted an array, got a generator.")
     try:
         array = jnp.asarray(values) if any(map(_traced, jax.tree.leaves(values))) else np.asarray(values)
         real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)

@@ -22,6 +22,7 @@ __all__ = [
     "check_key",
     "check_number",
     "check_numbers",
+    "check_numeric",
     "check_order",
     "check_positive",
     "check_shape",
@@ -34,7 +35,10 @@ def _is_integer(value) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def check_count(name: str, value, least: int = 1, most: float = math.inf) -> int:
+_LARGEST = 2**31 - 1  # of the integers that XLA counts with
+
+
+def check_count(name: str, value, least: int = 1, most: int = _LARGEST) -> int:
     """`value`, if it is an integer from `least` to `most`.
 
     Examples:
@@ -43,7 +47,8 @@ def check_count(name: str, value, least: int = 1, most: float = math.inf) -> int
         ValueError: num_paths: wanted an integer >= 1, got 2.5.
     """
     if not _is_integer(value) or not least <= value <= most:
-        wanted = f"an integer >= {least}" if most == math.inf else f"an integer from {least} to {most}"
+        open_ended = most == _LARGEST and not (_is_integer(value) and value > most)
+        wanted = f"an integer >= {least}" if open_ended else f"an integer from {least} to {most}"
         raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
     return int(value)
 
@@ -103,6 +108,24 @@ def check_type(name: str, value, kinds, wanted: str):
     if not isinstance(value, kinds):
         raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}.")
     return value
+
+
+def check_numeric(name: str, value) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of `value`, if it is an array of numbers, of JAX or NumPy, or a number; traced ones and shapes too.
+
+    Examples:
+        >>> check_numeric("x0", [1.0, 2.0])
+        Traceback (most recent call last):
+        TypeError: x0: wanted an array, got list.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number and not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        raise TypeError(f"{name}: wanted an array, got {type(value).__name__}.")
+    if not number and not (jnp.issubdtype(value.dtype, jnp.number) or jnp.issubdtype(value.dtype, jnp.bool_)):
+        raise TypeError(f"{name}: wanted an array of numbers, got one of {value.dtype}.")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"{name}: wanted a number of at most 32 bits, got {value}.")
+    return jnp.shape(value), jnp.result_type(value)
 
 
 def check_shape(name: str, value) -> tuple[int, ...]:
@@ -202,7 +225,8 @@ def check_float_dtype(name: str, value) -> np.dtype:
         TypeError: dtype: wanted a floating dtype such as float32, got <class 'int'>.
     """
     try:
-        floating = value is not None and jnp.issubdtype(value, jnp.floating)
+        is_dtype = value is not None and not isinstance(value, jax.Array | np.ndarray)
+        floating = is_dtype and jnp.issubdtype(value, jnp.floating)
     except TypeError:
         floating = False
     if not floating:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import check_numeric
 from bespoke_jax.flow import Flow
 
 __all__ = [
@@ -63,7 +64,7 @@ def given(flow: Flow, conditions: Any) -> Flow:
         raise TypeError(f"given: flow must be a bespoke_jax.Flow, got {type(flow).__name__}.")
     one = condition_of_one(flow, "given")
     try:
-        conditions = jax.tree.map(lambda own, new: jnp.asarray(new, jnp.result_type(own)), one, conditions)
+        conditions = jax.tree.map(_as, one, conditions)
         sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(conditions)}
         fit = all(
             jnp.shape(new)[1:] == jnp.shape(own)
@@ -74,9 +75,22 @@ def given(flow: Flow, conditions: Any) -> Flow:
     if not fit or len(sizes) != 1 or 0 in sizes:
         raise ValueError(
             f"given: conditions must be like the flow's own, {jax.tree.map(jnp.shape, one)}, with one leading axis more, the "
-            f"same for all; got {jax.tree.map(jnp.shape, conditions)}."
+            f"same for all; got {jax.tree.map(_shape, conditions)}."
         )
     return _with(flow, conditions)
+
+
+def _shape(leaf):
+    return jnp.shape(leaf) if hasattr(leaf, "shape") else type(leaf).__name__
+
+
+def _as(own, new):
+    """`new` in the dtype of a flow's own condition, which holds it."""
+    new = new if hasattr(new, "dtype") else np.asarray(new)
+    check_numeric("conditions", new)
+    if jnp.iscomplexobj(new) and not jnp.iscomplexobj(own):
+        raise TypeError
+    return jnp.asarray(new).astype(jnp.result_type(own))
 
 
 def condition_of_one(flow: Flow, name: str) -> Any:

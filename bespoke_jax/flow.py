@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bespoke_jax.checks import check_float_dtype, check_key, check_number, check_shape
+from bespoke_jax.checks import check_choice, check_float_dtype, check_key, check_number, check_numeric, check_shape
 from bespoke_jax.dtypes import promote
 from bespoke_jax.schedulers import Scheduler
 
@@ -87,7 +87,7 @@ class Flow:
 
     def batch_shape(self, x, name: str = "x") -> tuple[int, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`."""
-        shape, dtype, ndim = jnp.shape(x), jnp.result_type(x), len(self.event_shape)
+        shape, dtype, ndim = *check_numeric(name, x), len(self.event_shape)
         if shape[len(shape) - ndim :] != self.event_shape or len(shape) < ndim:
             raise ValueError(f"{name}: wanted shape [*batch, {', '.join(map(str, self.event_shape))}], got {shape}.")
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -102,8 +102,11 @@ class Flow:
             TypeError: if the velocity returns something other than one floating array no wider than x.
         """
         batch = self.batch_shape(x)
-        if jnp.ndim(t) != 0:
-            raise ValueError(f"t: wanted a scalar, got shape {jnp.shape(t)}; use jax.vmap for several times.")
+        shape, dtype = check_numeric("t", t)
+        if shape:
+            raise ValueError(f"t: wanted a scalar, got shape {shape}; use jax.vmap for several times.")
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"t: wanted a real number, got {dtype}.")
         flat = jnp.reshape(x, (-1, *self.event_shape))
         # A time wider than the state would widen what the network returns; one narrower than float32 is no time.
         t = jnp.asarray(t, promote(flat.dtype, jnp.float32))
@@ -151,8 +154,7 @@ class Flow:
             raise TypeError(
                 f"from_prediction: scheduler must be a bespoke_jax.schedulers.Scheduler, got {scheduler!r}."
             )
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"from_prediction: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
+        check_choice("prediction", prediction, PREDICTIONS)
         if not callable(network):
             raise TypeError(
                 f"from_prediction: network must be a function of (params, t, x), got {type(network).__name__}."

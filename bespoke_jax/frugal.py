@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from bespoke_jax.checks import check_flag, check_type
 from bespoke_jax.classic import ipndm, unipc
-from bespoke_jax.families import LearnedSolver
+from bespoke_jax.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.flow import Flow
 from bespoke_jax.probe import EVALUATIONS as PROBE
 from bespoke_jax.stages import SMALL_STEPS, Stage
@@ -25,6 +26,8 @@ _STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, keep_activati
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
 _PASSES_OVER_PATHS = 3
+_MOST_ITERATIONS = 2**30
+_MOST = 10**12  # evaluations: more than any fit takes
 _LOOKS = 4  # at the held-out paths, besides the one at the start
 
 
@@ -52,7 +55,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         choose_start: as for `fit`.
 
     Raises:
-        TypeError: for a budget that is no integer.
+        TypeError: if `flow` is not a Flow, `theta` not a learned solver, or the budget not an integer.
         ValueError: if it does not suffice for one update; says what does.
 
     Examples:
@@ -61,8 +64,14 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         >>> bj.fit(flow, theta, jax.random.key(0), **frugal(flow, theta, 8000)).cost <= 8000
         True
     """
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    check_type("theta", theta, LearnedSolver, "what bespoke_jax.init_theta('rk2', 5) gives")
+    check_solver_arrays("theta", theta)
+    choose_start = check_flag("choose_start", choose_start)
     if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
         raise TypeError(f"budget: wanted an integer, got {budget!r}.")
+    if budget > _MOST:
+        raise ValueError(f"budget: wanted at most {_MOST:.0e} evaluations, got {budget:.3g}.")
     truth, nfe = reference(flow, theta.nfe), theta.nfe
     choice = cost_of_choice(len(start_thetas(flow, theta)), nfe, _NUM_START_PATHS) if choose_start else 0
     finer, checked = reference(flow, 2 * nfe), min(NUM_CHECKED, _STAGE.chunk_size)
@@ -78,7 +87,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
     if budget < cost(1):
         raise ValueError(f"budget: got {budget!r}, wanted at least {cost(1)} for a solver of {nfe} evaluations.")
     few, many = 1, 2  # the cost grows with the iterations: bisection, from what costs too much
-    while cost(many) <= budget:
+    while cost(many) <= budget and many < _MOST_ITERATIONS:
         few, many = many, 2 * many
     while many - few > 1:
         middle = (few + many) // 2

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax import programs
-from bespoke_jax.checks import check_count, check_type
+from bespoke_jax.checks import check_count, check_flag, check_positive, check_type
 from bespoke_jax.conditions import check_size, condition_of, of_samples
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
@@ -77,9 +77,8 @@ def ground_truth(
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (x0, *jax.tree.leaves(flow))):
         raise TypeError("ground_truth: x0 and flow must be concrete arrays; call it outside jit, vmap and grad.")
-    for name, value in dict(rtol=rtol, atol=rtol if atol is None else atol).items():
-        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
-            raise ValueError(f"{name}: wanted a tolerance > 0 such as 1e-5, got {value!r}.")
+    rtol, atol = check_positive("rtol", rtol), None if atol is None else check_positive("atol", atol)
+    ends_only = check_flag("ends_only", ends_only)
     max_steps = check_count("max_steps", max_steps)
     batch_shape = flow.batch_shape(x0, "x0")
     flat = jnp.reshape(x0, (-1, *flow.event_shape))
@@ -89,7 +88,7 @@ def ground_truth(
     check_finite("x0", gather(flow, flat))
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
-    tolerance = Tolerance(float(rtol), None if atol is None else float(atol))
+    tolerance = Tolerance(rtol, atol)
     fields = _solve(flow, flat, tolerance, batch_size, max_steps, ends_only)
     tolerance.warn()
     return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_type, known
+from bespoke_jax.checks import check_numeric, check_type, known
 from bespoke_jax.conditions import CONDITION, condition_of, condition_of_one, given, is_given, velocity_of_one
 from bespoke_jax.flow import Flow
 
@@ -75,6 +75,7 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
 
 def _check_scale(scale):
     try:
+        check_numeric("guidance_scale", scale)
         array = jnp.asarray(scale)
         real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     except (TypeError, ValueError):
@@ -96,6 +97,8 @@ def _kind(leaf) -> str:
 
 def _check_like(condition, unconditional):
     """Raise ValueError unless it has the condition's structure and shapes, and numbers that its dtypes hold."""
+    for leaf in jax.tree.leaves(unconditional):
+        check_numeric("unconditional", leaf)
     wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition, unconditional))
     if got != wanted:
         raise ValueError(

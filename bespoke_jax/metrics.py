@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count, check_positive, known
+from bespoke_jax.checks import check_count, check_numeric, check_positive, known
 
 __all__ = ["psnr", "rmse"]
 
@@ -52,7 +52,12 @@ def psnr(error, data_range: float = 2.0):
         >>> round(float(psnr(0.02)), 4)
         40.0
     """
-    data_range, error = check_positive("data_range", data_range), jnp.asarray(error)
+    data_range, error = (
+        check_positive("data_range", data_range),
+        error if hasattr(error, "dtype") else np.asarray(error),
+    )
+    check_numeric("error", error)
+    error = jnp.asarray(error)
     if jnp.iscomplexobj(error) or (known(error) is not None and np.any(known(error) < 0)):
         raise ValueError(f"error: wanted numbers >= 0, got {error}.")
     return 20 * jnp.log10(data_range / error)

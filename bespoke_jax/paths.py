@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count, check_type
+from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type
 from bespoke_jax.conditions import check_size, condition_of, of_paths
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
@@ -133,9 +133,9 @@ class Paths:
             TypeError: if the indices are not integers.
             ValueError: for an index that no path has.
         """
-        if jnp.ndim(indices) != 1 or not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
-            kind = f"{jnp.result_type(indices)}{list(jnp.shape(indices))}"
-            raise TypeError(f"indices: wanted integers, shape [m], got {kind}.")
+        shape, dtype = check_numeric("indices", indices)
+        if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"indices: wanted integers, shape [m], got {dtype}{list(shape)}.")
         if not isinstance(indices, jax.core.Tracer) and jnp.size(indices):
             least, most = int(np.min(indices)), int(np.max(indices))
             if least < -self.num_paths or most >= self.num_paths:
@@ -151,8 +151,12 @@ class Paths:
                 "paths: of these the ends alone are known (Paths.of_ends), which losses of ends can use; the losses of single "
                 "steps need bespoke_jax.ground_truth."
             )
-        if not isinstance(t, jax.core.Tracer) and not np.all((np.asarray(t) >= 0) & (np.asarray(t) <= 1)):
-            raise ValueError(f"t: wanted times from 0 to 1, got {t}.")
+        if not isinstance(t, jax.core.Tracer):
+            t = t if hasattr(t, "dtype") else np.asarray(t)
+            check_numeric("t", t)
+            times = check_numbers("t", t, t.shape)
+            if not np.all((times >= 0) & (times <= 1)):
+                raise ValueError(f"t: wanted times from 0 to 1, got {t}.")
         return jnp.asarray(t, self.times.dtype)
 
     @jax.jit

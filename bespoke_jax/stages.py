@@ -59,7 +59,7 @@ class Stage:
     lipschitz: float = 1.0
 
     def __post_init__(self):
-        if not callable(self.loss) and self.loss not in LOSSES:
+        if not callable(self.loss) and not (isinstance(self.loss, str) and self.loss in LOSSES):
             raise ValueError(f"Stage.loss: wanted one of {sorted(LOSSES)} or a function, got {self.loss!r}.")
         for name in ("num_iterations", "batch_size", "chunk_size", "probes", "validate_every"):
             check_count(f"Stage.{name}", getattr(self, name))

@@ -7,7 +7,7 @@ knots 2i, 2i + 1, 2i + 2 are the paper's i, i + 1/2, i + 1.
 import jax
 import jax.numpy as jnp
 
-from bespoke_jax.checks import check_array, check_count, check_number, check_type, known
+from bespoke_jax.checks import check_array, check_count, check_number, check_numeric, check_type, known
 from bespoke_jax.theta import Knots, Theta
 
 __all__ = ["rk1_step", "rk2_step", "step_from_knots", "step_lipschitz", "step_theta"]
@@ -72,6 +72,10 @@ def step_theta(theta: Theta, i, x, u):
         raise ValueError(f"i: wanted one integer, got {i.dtype} of shape {i.shape}.")
     if not isinstance(i, jax.Array) or known(i) is not None:
         check_count("i", int(i) if isinstance(i, jax.Array) else i, 0, theta.num_steps - 1)
+    if not hasattr(x, "dtype") or not jnp.issubdtype(check_numeric("x", x)[1], jnp.floating):
+        raise TypeError(f"x: wanted a floating array, got {getattr(x, 'dtype', type(x).__name__)}.")
+    if not callable(u):
+        raise TypeError(f"u: wanted a function of (t, x), got {type(u).__name__}.")
     return step_from_knots(theta, theta.knots(), i, x, u)
 
 

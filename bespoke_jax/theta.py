@@ -217,7 +217,8 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
     """
     check_choice("base", base, BASES)
     if dtype is None:
-        dtype = promote(jnp.result_type(t if hasattr(t, "dtype") else float), jnp.float32)
+        floating = hasattr(t, "dtype") and jnp.issubdtype(t.dtype, jnp.floating)
+        dtype = promote(jnp.result_type(t if floating else float), jnp.float32)
     else:
         dtype = check_float_dtype("dtype", dtype)
     t, s = (check_numbers(name, value, ("N + 1",)) for name, value in dict(t=t, s=s).items())

@@ -1,5 +1,6 @@
 """A run's folder with what is not a run's: other programs' files, damaged ones, files of other runs, litter of a kill."""
 
+import functools
 import json
 
 import numpy as np
@@ -151,7 +152,12 @@ class TestPaths:
 
     def test_what_is_right_passes(self):
         truth._check_ends(self.ENDS, X0)
-        truth._check_paths(self.WHOLE, X0)
+        ends = {name: self.WHOLE[name] for name in ("times", "states", "evaluations")}
+        for ends_only in (False, True):
+            truth._check_paths(self.WHOLE, X0, ends_only)
+        truth._check_paths(ends, X0, ends_only=True)
+        with pytest.raises(ValueError, match="wanted the arrays evaluations, middles, states, times, velocities, got"):
+            truth._check_paths(ends, X0, ends_only=False)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -178,7 +184,7 @@ class TestPaths:
     )
     def test_paths_of_another_run(self, change, message):
         with pytest.raises(ValueError, match=message):
-            truth._check_paths(self.WHOLE | change, X0)
+            truth._check_paths(self.WHOLE | change, X0, ends_only=False)
 
     def check(self, found):
         truth._check_ends(found, X0)
@@ -251,5 +257,7 @@ def test_the_small_run_has_arrays_of_this_form(whole_run):
     """That what a run solves passes its own checks: else it would be solved again each time."""
     config = small_config()
     plan, flow = settings.read(config), flows.load(config.flow)
-    for name, check in (("train", truth._check_paths), ("validation", truth._check_paths), ("test", truth._check_ends)):
+    ends_only = all(stage.is_of_ends for stage in plan.stages)
+    check_paths = functools.partial(truth._check_paths, ends_only=ends_only)
+    for name, check in (("train", check_paths), ("validation", check_paths), ("test", truth._check_ends)):
         check(runs._arrays_in(whole_run / "paths" / f"{name}.npz"), truth._noises(flow, plan, name))

@@ -98,7 +98,7 @@ def test_a_solver_that_is_never_finite_is_no_result(paths):
     # On the true paths all is well; where rk1's first step leads it is not.
     def velocity(params, t, x):
         far = jnp.max(jnp.abs(x), axis=-1, keepdims=True) > 1e-3
-        return jnp.where(far & (t > 0), jnp.nan, 10.0)
+        return jnp.where(far & (t > 0), jnp.nan, jnp.full_like(x, 10.0))
 
     flow = bj.Flow(velocity, None, (2,))
     x0 = jnp.full((16, 2), 0.5)

@@ -202,7 +202,7 @@ def test_wrong_arguments_of_a_flow(arguments, error, message):
     "change, error, message",
     [
         (dict(scheduler=None), TypeError, "scheduler"),
-        (dict(prediction="epsilon"), ValueError, "prediction must be one of"),
+        (dict(prediction="epsilon"), ValueError, "prediction: wanted one of"),
         (dict(time_margin=0.5), ValueError, "time_margin"),
         (dict(time_margin=-0.1), ValueError, "time_margin"),
     ],
