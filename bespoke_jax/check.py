@@ -7,14 +7,14 @@ import jax
 
 from bespoke_jax import classic, scores, stepwise
 from bespoke_jax.checks import check_count, check_key, check_positive, check_type
-from bespoke_jax.conditions import dealt, of_samples
+from bespoke_jax.conditions import dealt
 from bespoke_jax.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import ground_truth
 from bespoke_jax.probe import check_velocity
 from bespoke_jax.scores import Score, distances
 from bespoke_jax.table import SolverTable
-from bespoke_jax.truth import truth_of, warn_of_truth
+from bespoke_jax.truth import Truth, truth_of, warn_of_truth
 
 __all__ = ["Score", "SolverCheck", "check_solver"]
 
@@ -44,7 +44,7 @@ class SolverCheck(NamedTuple):
     euler: Score
     midpoint: Score | None
     dedicated: Score | None
-    truth: Score | None = None
+    truth: Truth | None = None
 
     def __str__(self):
         verdict = f"fits: {self.gain:.2f} dB above" if self.fits else f"does not fit: {abs(self.gain):.2f} dB below"
@@ -109,8 +109,9 @@ def check_solver(
     nfe = solver.nfe
     if others is None:
         others = classic.dedicated(nfe, flow.scheduler)
+    probed = max(2, min(batch_size, num_paths))  # one alone does not tell what depends on its batch
+    check_velocity(dealt(flow, jax.random.fold_in(key, 0), probed), flow.noise(key, (probed,)))
     x0, flow = flow.noise(key, (num_paths,)), dealt(flow, jax.random.fold_in(key, 0), num_paths)
-    check_velocity(of_samples(flow, slice(batch_size)), x0[:batch_size])
     paths = ground_truth(flow, x0, rtol, atol, batch_size=batch_size, ends_only=True)
     truth, _ = truth_of(paths, flow, rtol, atol, batch_size=batch_size, data_range=data_range)
 
@@ -123,7 +124,7 @@ def check_solver(
     midpoint = score("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
     dedicated = max((score(*item) for item in others.items()), key=_mean_psnr, default=None)
     gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
-    warn_of_truth("check_solver", own.mean_psnr, truth.mean_psnr)
+    warn_of_truth("check_solver", own.mean_psnr, truth.mean_psnr, truth)
     calls = nfe * flow.calls_per_evaluation
     return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, truth)
 

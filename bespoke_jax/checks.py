@@ -35,6 +35,12 @@ def _is_integer(value) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def _scalar(value):
+    """The number in an array of no axes whose number is known; anything else as it is."""
+    numbers_of = known(value)
+    return numbers_of[()] if numbers_of is not None and numbers_of.ndim == 0 else value
+
+
 _LARGEST = 2**31 - 1  # of the integers that XLA counts with
 
 
@@ -46,6 +52,7 @@ def check_count(name: str, value, least: int = 1, most: int = _LARGEST) -> int:
         Traceback (most recent call last):
         ValueError: num_paths: wanted an integer >= 1, got 2.5.
     """
+    value = _scalar(value)
     if not _is_integer(value) or not least <= value <= most:
         open_ended = most == _LARGEST and not (_is_integer(value) and value > most)
         wanted = f"an integer >= {least}" if open_ended else f"an integer from {least} to {most}"
@@ -66,6 +73,7 @@ def check_number(name: str, value, least: float = -math.inf, most: float = math.
         Traceback (most recent call last):
         ValueError: scaling: wanted a number from 0 to 1, got nan.
     """
+    value = _scalar(value)
     number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
     if not number or not math.isfinite(value) or not least <= value <= most or (above and value == least):
         if most < math.inf:
@@ -210,6 +218,8 @@ def known(value) -> np.ndarray | None:
         ([1.0, 1.0], ())
     """
     if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray):
+        return None
+    if jnp.issubdtype(value.dtype, jax.dtypes.extended):  # random keys
         return None
     if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
         return None

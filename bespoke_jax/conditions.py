@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_numeric
+from bespoke_jax.checks import check_numeric, check_type, known
 from bespoke_jax.flow import Flow
 
 __all__ = [
@@ -51,7 +51,8 @@ def given(flow: Flow, conditions: Any) -> Flow:
 
     Raises:
         TypeError: if `flow` is none.
-        ValueError: if the flow's parameters have no condition, or `conditions` are not like it with one axis more.
+        ValueError: if the flow's parameters have no condition, or `conditions` are not like it with one axis more: numbers of its
+            kind (booleans, integers, floats), that its dtype holds.
 
     Examples:
         >>> def velocity(params, t, x):
@@ -64,7 +65,7 @@ def given(flow: Flow, conditions: Any) -> Flow:
         raise TypeError(f"given: flow must be a bespoke_jax.Flow, got {type(flow).__name__}.")
     one = condition_of_one(flow, "given")
     try:
-        conditions = jax.tree.map(_as, one, conditions)
+        conditions = jax.tree.map(_array_of, one, conditions)
         sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(conditions)}
         fit = all(
             jnp.shape(new)[1:] == jnp.shape(own)
@@ -77,20 +78,37 @@ def given(flow: Flow, conditions: Any) -> Flow:
             f"given: conditions must be like the flow's own, {jax.tree.map(jnp.shape, one)}, with one leading axis more, the "
             f"same for all; got {jax.tree.map(_shape, conditions)}."
         )
-    return _with(flow, conditions)
+    return _with(flow, jax.tree.map(_as, one, conditions))
+
+
+_KINDS = {"a boolean": jnp.bool_, "an integer": jnp.integer, "a float": jnp.floating}
+
+
+def kind_of(leaf) -> str:
+    """Whether an array is of booleans, integers or floats, in words."""
+    dtype = jnp.result_type(leaf)
+    return next((name for name, kind in _KINDS.items() if jnp.issubdtype(dtype, kind)), str(dtype))
 
 
 def _shape(leaf):
     return jnp.shape(leaf) if hasattr(leaf, "shape") else type(leaf).__name__
 
 
-def _as(own, new):
-    """`new` in the dtype of a flow's own condition, which holds it."""
+def _array_of(own, new):
     new = new if hasattr(new, "dtype") else np.asarray(new)
     check_numeric("conditions", new)
-    if jnp.iscomplexobj(new) and not jnp.iscomplexobj(own):
-        raise TypeError
-    return jnp.asarray(new).astype(jnp.result_type(own))
+    return new
+
+
+def _as(own, new):
+    """`new` in the dtype of a flow's own condition, which holds it."""
+    kinds, dtype = (kind_of(own), kind_of(new)), jnp.result_type(own)
+    if kinds[0] != kinds[1] and kinds != ("a float", "an integer"):
+        raise ValueError(f"conditions: wanted {kinds[0]} for each sample, as the flow's own is, got {kinds[1]}.")
+    numbers = known(new)
+    if kinds[0] == "an integer" and numbers is not None and not np.array_equal(numbers, numbers.astype(dtype)):
+        raise ValueError(f"conditions: wanted integers that {dtype} holds, got {numbers}.")
+    return jnp.asarray(new).astype(dtype)
 
 
 def condition_of_one(flow: Flow, name: str) -> Any:
@@ -143,6 +161,9 @@ def of_paths(flow: Flow, paths) -> Flow:
     Raises:
         ValueError: if the paths are not of this flow's event shape, or one has conditions that the other has not.
     """
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    if not hasattr(paths, "states"):
+        raise TypeError(f"paths: wanted bespoke_jax.Paths, as ground_truth gives them, got {type(paths).__name__}.")
     if paths.states.shape[2:] != flow.event_shape:
         raise ValueError(f"paths: wanted paths of the event shape {flow.event_shape}, got {paths.states.shape[2:]}.")
     if paths.condition is None:
@@ -253,6 +274,11 @@ class PerSample:
     def time_range(self) -> tuple[float, float]:
         """That of the velocity itself."""
         return getattr(self.velocity, "time_range", (0.0, 1.0))
+
+    @property
+    def slope_at_noise(self) -> float:
+        """That of the velocity itself."""
+        return getattr(self.velocity, "slope_at_noise", 1.0)
 
     def __call__(self, params, t, x):
         _check_size(params[CONDITION], len(x), "x")

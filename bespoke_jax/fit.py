@@ -16,15 +16,15 @@ from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import ground_truth
 from bespoke_jax.losses import LOSSES
 from bespoke_jax.memory import check_memory
-from bespoke_jax.paths import Paths, check_finite, samples
+from bespoke_jax.paths import Paths, samples
 from bespoke_jax.probe import EVALUATIONS as PROBE
 from bespoke_jax.probe import check_velocity
-from bespoke_jax.scores import Score, distances
+from bespoke_jax.scores import distances
 from bespoke_jax.sharding import everywhere, gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import NUM_START_PATHS, best_start, start_thetas
 from bespoke_jax.table import SolverTable, to_table
-from bespoke_jax.truth import NUM_CHECKED, truth_of, warn_of_truth
+from bespoke_jax.truth import NUM_CHECKED, Truth, truth_of, warn_of_other_paths, warn_of_truth
 
 __all__ = ["FitError", "FitResult", "FitState", "fit", "fit_ladder", "init_state"]
 
@@ -72,7 +72,7 @@ class FitResult(NamedTuple):
     network_calls: int
     start: str
     state: FitState
-    truth: Score
+    truth: Truth
 
 
 class FitError(FloatingPointError):
@@ -190,7 +190,7 @@ class _Data(NamedTuple):
 
     paths: Paths
     validation: Paths
-    truth: Score
+    truth: Truth
     cost: int
 
 
@@ -267,7 +267,7 @@ def _fit(flow, theta, key, how: _How, data: _Data, state, callback) -> FitResult
             state,
         )
     best = max(records, key=lambda record: record[best_by])
-    warn_of_truth("fit", best[best_by], getattr(data.truth, best_by))
+    warn_of_truth("fit", best[best_by], getattr(data.truth, best_by), data.truth)
     cost = records[-1]["evaluations"]
     start = list(starts)[int(state.start)]
     return FitResult(state.best, records, cost, cost * flow.calls_per_evaluation, start, state, data.truth)
@@ -312,6 +312,8 @@ def fit_ladder(
         [2, 3]
     """
     given = locals()
+    if not isinstance(thetas, Iterable):
+        raise TypeError(f"thetas: wanted a list of solvers, got {type(thetas).__name__}.")
     thetas, callback = tuple(thetas), options.pop("callback", None)
     if unknown := sorted(set(options) - set(_How._fields)):
         raise TypeError(f"fit_ladder: wanted options among {(*_How._fields, 'callback')}, got {', '.join(unknown)}.")
@@ -332,8 +334,11 @@ def _data(flow, key, how: _How, task: _Task, theta) -> _Data:
     stage = how.stages[0]
     ends_only = all(stage.is_of_ends for stage in how.stages)
     new = (task.num_paths if task.paths is None else 0) + (task.num_validation if task.validation is None else 0)
-    check_memory(flow, new, ends_only, stage.chunk_size, theta.nfe, stage.probes)
-    count = min(stage.chunk_size, task.num_validation)
+    for each in how.stages:
+        largest = min(each.chunk_size, each.batch_size, task.num_paths if task.paths is None else task.paths.num_paths)
+        chunk = largest if each.is_second_order and each.is_of_ends else 0
+        check_memory(flow, new, ends_only, chunk, theta.nfe, each.probes)
+    count = max(2, min(stage.chunk_size, task.num_validation))  # one alone does not tell what depends on its batch
     probed = _dealt(flow, key, _VALIDATION, count)
     check_velocity(probed, flow.noise(jax.random.fold_in(key, _VALIDATION), (count,)))
 
@@ -348,15 +353,14 @@ def _data(flow, key, how: _How, task: _Task, theta) -> _Data:
     paths, validation = (
         everywhere(flow, solved(purpose, count) if paths is None else paths) for purpose, (paths, count) in sets.items()
     )
-    truth, spent = truth_of(
-        validation,
-        flow,
-        task.rtol,
-        task.atol,
-        better=task.checked_by,
-        batch_size=min(NUM_CHECKED, stage.chunk_size),
-        data_range=how.data_range,
-    )
+    better, size = task.checked_by, min(NUM_CHECKED, stage.chunk_size)
+    options = dict(better=better, batch_size=size, data_range=how.data_range)
+    truth, spent = truth_of(validation, flow, task.rtol, task.atol, **options)
+    for name, given, others in (("paths", task.paths, paths), ("validation", task.validation, validation)):
+        if given is not None:
+            worth, cost = truth_of(others, flow, task.rtol, task.atol, **options) if name == "paths" else (truth, 0)
+            warn_of_other_paths(name, worth)
+            spent += cost
     spent += count * PROBE + int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
     return _Data(paths, validation, truth, spent)
 
@@ -416,8 +420,9 @@ def _cause(flow, theta, paths, stage) -> str:
                 "divides by alpha_t or sigma_t, or has a root or a logarithm at 0."
             )
     shorter = "raise the damping, or lower the limit, of Levenberg-Marquardt"
+    own = f"it is the loss {stage.name!r} itself that is not finite, or the" if callable(stage.loss) else "the"
     return (
-        f"The velocity and its derivatives are finite at all {theta.nfe} evaluations of the theta before it, so the "
+        f"The velocity and its derivatives are finite at all {theta.nfe} evaluations of the theta before it, so {own} "
         f"update went too far: {shorter if stage.is_second_order else 'lower the learning rate'}."
     )
 
@@ -469,15 +474,15 @@ def _check(flow, thetas, key, how: _How, task: _Task, state, callback):
         if task.paths is not None and task.paths.is_of_ends and not stage.is_of_ends and stage.loss in LOSSES:
             raise ValueError(f"paths: the loss {stage.loss!r} needs whole paths, got the ends alone (Paths.of_ends).")
     if state is not None:
-        _check_state(state, thetas[0], how.stages)
+        num_starts = len(start_thetas(flow, thetas[0])) if how.choose_start else 1
+        _check_state(state, thetas[0], how.stages, num_starts)
 
 
 def _check_paths(name, flow, paths):
     check_type(name, paths, Paths, "bespoke_jax.Paths, as ground_truth gives them")
+    paths.check(name)
     try:
-        _, x0, x1 = samples(flow, paths)
-        check_finite("x0", x0)
-        check_finite("x1", x1)
+        samples(flow, paths)
     except ValueError as error:
         raise ValueError(f"{name}: {str(error).removeprefix('paths: ')}") from None
 
@@ -492,6 +497,11 @@ def _check_reference(thetas, how, task):
         check_solver_arrays(name, solver)
     if task.reference is None:
         return
+    if task.checked_by is not None and task.checked_by.nfe <= task.reference.nfe:
+        raise ValueError(
+            f"checked_by: wanted a better solver than the reference of {task.reference.nfe} evaluations, got one of "
+            f"{task.checked_by.nfe}."
+        )
     for theta in thetas:
         if task.reference.nfe <= theta.nfe:
             raise ValueError(
@@ -502,11 +512,16 @@ def _check_reference(thetas, how, task):
             raise ValueError(f"reference: it solves ends alone, and the loss {stage.loss!r} needs whole paths.")
 
 
-def _check_state(state, theta, stages):
+def _check_state(state, theta, stages, num_starts):
     check_type("state", state, FitState, "the FitState of an earlier fit")
     there, here = (f"{t.base} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
     if there != here:
         raise ValueError(f"state: belongs to {there}; theta is {here}.")
+    if not 0 <= int(state.start) < num_starts:
+        raise ValueError(
+            f"state: began from start {int(state.start)}, of {num_starts} that there are with these arguments; give the "
+            "choose_start it was made with."
+        )
     wanted = init_state(theta, stages)
     shapes = [jax.tree.map(jnp.shape, (s.opt_states, s.history, s.evaluations)) for s in (state, wanted)]
     iterations = sum(stage.num_iterations for stage in stages)

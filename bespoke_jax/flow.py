@@ -85,6 +85,14 @@ class Flow:
         """
         return getattr(self.velocity, "time_range", (0.0, 1.0))
 
+    @property
+    def slope_at_noise(self) -> float:
+        """By how much the velocity's slope in x at t = 0 changes with the slope of what the network predicts.
+
+        1 unless `from_prediction` divides a noise or score prediction by a small alpha_t there.
+        """
+        return getattr(self.velocity, "slope_at_noise", 1.0)
+
     def batch_shape(self, x, name: str = "x") -> tuple[int, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`."""
         shape, dtype, ndim = *check_numeric(name, x), len(self.event_shape)
@@ -110,17 +118,13 @@ class Flow:
         flat = jnp.reshape(x, (-1, *self.event_shape))
         # A time wider than the state would widen what the network returns; one narrower than float32 is no time.
         t = jnp.asarray(t, promote(flat.dtype, jnp.float32))
-        try:
-            out = self.velocity(self.params, t, flat)
-        except Exception as error:
-            _explain(self, t, flat, error)
-            raise
-        return jnp.reshape(_like(flat, out, "velocity"), (*batch, *self.event_shape))
+        return jnp.reshape(_call("velocity", self.velocity, self.params, t, flat), (*batch, *self.event_shape))
 
     def noise(self, key, batch_shape: tuple[int, ...] = (), dtype=jnp.float32):
         """Draw x0 of shape [*batch_shape, *event_shape] from N(0, sigma_0^2); sigma_0 = 1 without a scheduler."""
         check_key(key)
         check_float_dtype("dtype", dtype)
+        batch_shape = check_shape("batch_shape", batch_shape)
         x0 = jax.random.normal(key, (*batch_shape, *self.event_shape), dtype)
         if self.scheduler is None:
             return x0
@@ -197,19 +201,27 @@ def _like(x, out, name, what="the velocity"):
     return jnp.asarray(out).astype(x.dtype)
 
 
-def _explain(flow, t, x, error):
-    """Raise ValueError if the velocity failed on a scalar time but takes one for each sample."""
+def _call(name, function, params, t, x, what="the velocity"):
+    """What a function of the user's gives at (t, x), in x's dtype, after checking that it is one array like x."""
+    try:
+        return _like(x, function(params, t, x), name, what)
+    except Exception as error:
+        if not _takes_times(function, params, t, x):
+            raise
+        raise ValueError(
+            f"{name}: wanted one that takes t as a scalar, got one that takes a time for each sample ({type(error).__name__} "
+            f"on a scalar). Give it as lambda params, t, x: {name}(params, jnp.full(x.shape[0], t), x)."
+        ) from error
+
+
+def _takes_times(function, params, t, x) -> bool:
+    """Whether a function that failed on a scalar time takes one for each sample."""
     times = jax.ShapeDtypeStruct(x.shape[:1], t.dtype)
     try:
-        out = jax.eval_shape(flow.velocity, flow.params, times, jax.ShapeDtypeStruct(x.shape, x.dtype))
-        per_sample = getattr(out, "shape", None) == x.shape
+        out = jax.eval_shape(function, params, times, jax.ShapeDtypeStruct(x.shape, x.dtype))
     except Exception:  # of the user's code, of any kind
-        per_sample = False
-    if per_sample:
-        raise ValueError(
-            f"velocity: wanted one that takes t as a scalar, got one that takes a time for each sample ({type(error).__name__} "
-            "on a scalar). Give it as lambda params, t, x: velocity(params, jnp.full(x.shape[0], t), x)."
-        ) from error
+        return False
+    return getattr(out, "shape", None) == x.shape and jnp.issubdtype(out.dtype, jnp.floating)
 
 
 _VANISHES = 1e-4  # alpha or sigma as small as this is no divisor: EDM's sigma_min is 2e-3
@@ -258,9 +270,18 @@ class _PredictionVelocity:
     prediction: str
     time_range: tuple[float, float]
 
+    @property
+    def slope_at_noise(self) -> float:
+        """alphadot / alpha of a noise or score prediction."""
+        if self.prediction not in ("noise", "score"):
+            return 1.0
+        t = jnp.asarray(self.time_range[0], jnp.float32)
+        alpha, alpha_dot = jax.jvp(self.scheduler.alpha, (t,), (jnp.ones_like(t),))
+        return max(1.0, abs(float(alpha_dot) / float(alpha)))
+
     def __call__(self, params, t, x):
         t = jnp.clip(jnp.asarray(t, promote(x.dtype, jnp.float32)), *self.time_range)
-        out = _like(x, self.network(params, t, x), "network", f"the {self.prediction} prediction")
+        out = _call("network", self.network, params, t, x, f"the {self.prediction} prediction")
         one = jnp.ones_like(t)
         (alpha, alpha_dot), (sigma, sigma_dot) = (
             tuple(c.astype(x.dtype) for c in jax.jvp(f, (t,), (one,)))

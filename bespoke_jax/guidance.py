@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_numeric, check_type, known
-from bespoke_jax.conditions import CONDITION, condition_of, condition_of_one, given, is_given, velocity_of_one
+from bespoke_jax.conditions import (
+    CONDITION,
+    condition_of,
+    condition_of_one,
+    given,
+    is_given,
+    kind_of,
+    velocity_of_one,
+)
 from bespoke_jax.flow import Flow
 
 __all__ = ["guided"]
@@ -87,14 +95,6 @@ def _check_scale(scale):
     raise ValueError(f"guidance_scale: wanted one finite number, got {scale!r}.")
 
 
-_KINDS = {"a boolean": jnp.bool_, "an integer": jnp.integer, "a float": jnp.floating}
-
-
-def _kind(leaf) -> str:
-    dtype = jnp.result_type(leaf)
-    return next((name for name, kind in _KINDS.items() if jnp.issubdtype(dtype, kind)), str(dtype))
-
-
 def _check_like(condition, unconditional):
     """Raise ValueError unless it has the condition's structure and shapes, and numbers that its dtypes hold."""
     for leaf in jax.tree.leaves(unconditional):
@@ -107,7 +107,7 @@ def _check_like(condition, unconditional):
         )
     leaves = jax.tree_util.tree_leaves_with_path(condition)
     for (path, own), other in zip(leaves, jax.tree.leaves(unconditional), strict=True):
-        kinds = _kind(own), _kind(other)
+        kinds = kind_of(own), kind_of(other)
         if kinds[0] != kinds[1] and kinds != ("a float", "an integer"):
             raise ValueError(f"unconditional{jax.tree_util.keystr(path)}: wanted {kinds[0]}, got {kinds[1]}.")
 
@@ -120,7 +120,7 @@ def _warn_of_zeros(condition):
     found = [
         f"condition{jax.tree_util.keystr(path)} ({jnp.result_type(leaf)})"
         for path, leaf in jax.tree_util.tree_leaves_with_path(condition)
-        if _kind(leaf) != "a float"
+        if kind_of(leaf) != "a float"
     ]
     if found:
         warnings.warn(
@@ -147,6 +147,11 @@ class _Guided:
     def time_range(self) -> tuple[float, float]:
         """That of the velocity itself."""
         return getattr(self.velocity, "time_range", (0.0, 1.0))
+
+    @property
+    def slope_at_noise(self) -> float:
+        """That of the velocity itself."""
+        return getattr(self.velocity, "slope_at_noise", 1.0)
 
     def __call__(self, params, t, x):
         own = params[CONDITION]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.checks import check_type
 from bespoke_jax.conditions import of_paths
 from bespoke_jax.distance import AVERAGES, MEAN_SQUARE, Distance
 from bespoke_jax.flow import Flow
@@ -55,6 +56,9 @@ def auxiliary_path(paths: Paths, t):
 # the time.
 
 
+_OF_STEPS = "a theta of rk1 or rk2, of whose steps this loss is made"
+
+
 def step_error(flow: Flow, theta: Theta, window: Knots, paths: Paths):
     """x(t_{i+1}) - step(t_i, x(t_i)) of the step with knots `window`, with xaux on both sides: [B, *event]."""
     flow, step = of_paths(flow, paths), table_from_knots(theta.base, window, 1.0 / theta.num_steps)
@@ -64,6 +68,7 @@ def step_error(flow: Flow, theta: Theta, window: Knots, paths: Paths):
 
 def step_errors(flow: Flow, theta: Theta, paths: Paths):
     """The errors of all n steps, [n, B, *event] (Sec. 2.3, before eq. 24): independent, so they run as one batch."""
+    check_type("theta", theta, Theta, _OF_STEPS)
     windows = theta.knots().of_steps(theta.num_steps)
     return jax.vmap(lambda window: step_error(flow, theta, window, paths))(windows)
 
@@ -95,6 +100,7 @@ def rmse_bound(flow: Flow, theta: Theta, paths: Paths, lipschitz=1.0):
 
 def local(flow: Flow, theta: Theta, paths: Paths):
     """E sum_i d_i: `rmse_bound` with all M_i = 1."""
+    check_type("theta", theta, Theta, _OF_STEPS)
     return _sum_of_steps(flow, theta, paths, jnp.ones((theta.num_steps,), theta.raw.dtype))
 
 

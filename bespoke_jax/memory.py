@@ -68,12 +68,14 @@ def check_memory(flow: Flow, num_paths: int, ends_only: bool, chunk_size: int, n
     update = chunk_size * event * (2 * nfe + (1 + probes) * (nfe + 1))
     if paths + update <= _SHARE * limit:
         return
-    lower = f"num_paths + num_validation = {num_paths}" if paths > update else f"chunk_size = {chunk_size}"
+    name, lower = "num_paths", f"num_paths + num_validation = {num_paths}"
+    if update > paths:
+        name = lower = "Stage.chunk_size"
     whole = (
         "" if ends_only else ", or use a loss of ends ('endpoint', 'rmse'), which needs no more than the ends of paths"
     )
     raise ValueError(
-        f"num_paths: the true paths need {_gigabytes(paths)} and an update {_gigabytes(update)} besides the network's own, and "
+        f"{name}: the true paths need {_gigabytes(paths)} and an update {_gigabytes(update)} besides the network's own, and "
         f"there are {_gigabytes(limit)}. Lower {lower}{whole}."
     )
 

@@ -1,13 +1,14 @@
 """Paths x(t) of a batch of noises as arrays, which can be read at any time."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type
+from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type, known
 from bespoke_jax.conditions import check_size, condition_of, of_paths
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import Flow
@@ -88,6 +89,32 @@ class Paths:
         times = jnp.tile(jnp.arange(2, dtype=promote(states.dtype, jnp.float32)), (count, 1))
         spent = jnp.full(count, evaluations, jnp.int32)
         return cls(times, states, None, None, spent, batch_shape, condition_of(flow))
+
+    def check(self, name: str) -> None:
+        """Raise ValueError unless the arrays are those of one set of paths: shapes that agree, finite numbers, times from 0 to 1.
+
+        Args:
+            name: what errors call the paths.
+        """
+        event, (count, knots) = jnp.shape(self.states)[2:], jnp.shape(self.times)
+        shapes = dict(times=(count, knots), states=(count, knots, *event), evaluations=(count,))
+        if not self.is_of_ends:
+            shapes |= dict(velocities=(count, knots, *event), middles=(count, knots - 1, *event))
+        for field, shape in shapes.items():
+            if jnp.shape(getattr(self, field)) != shape:
+                raise ValueError(f"{name}.{field}: wanted shape {shape}, got {jnp.shape(getattr(self, field))}.")
+            if field != "evaluations":
+                check_finite(f"{name}.{field}", getattr(self, field))
+        if math.prod(self.batch_shape) != count:
+            raise ValueError(f"{name}.batch_shape: wanted the shape of {count} paths, got {self.batch_shape}.")
+        if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(self.condition)):
+            shapes = jax.tree.map(jnp.shape, self.condition)
+            raise ValueError(f"{name}.condition: wanted one for each of {count} paths, got shapes {shapes}.")
+        times = known(self.times)
+        if times is not None and not (
+            knots > 1 and np.all(times[:, 0] == 0) and np.all(times[:, -1] == 1) and np.all(np.diff(times) >= 0)
+        ):
+            raise ValueError(f"{name}.times: wanted times that increase from 0 to 1.")
 
     @property
     def is_of_ends(self) -> bool:

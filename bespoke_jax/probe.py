@@ -22,7 +22,10 @@ EVALUATIONS = 5
 """Velocity evaluations of each sample that `check_velocity` makes."""
 
 _APART = 1e-2  # of the velocities' RMS: more than rounding, in bfloat16 too
-_SLOPE_OFF = 0.5  # of the slope at t = 0, or of 1 if that is larger: no training error
+_SLOPE_OFF = (
+    1.0  # of the slope at t = 0, or of 1 if that is larger: neither a training error nor pairs of noise and data
+)
+_PREDICTION_OFF = 0.5  # of the slope of what a network predicts: a sign is 2
 
 _REMEDY = (
     "Each sample's velocity must be a function of t, the sample and the parameters alone. Is the network in training mode "
@@ -82,11 +85,12 @@ def _check_slope(flow, x0):
     slope = float(gather(flow, _slope(x0, up, down)))
     _, sigma, sigma_dot = _level_and_slope(flow.scheduler, start)
     wanted = sigma_dot / sigma
-    if abs(slope - wanted) > _SLOPE_OFF * max(1.0, abs(wanted)):
+    if abs(slope - wanted) > max(_SLOPE_OFF, _SLOPE_OFF * abs(wanted), _PREDICTION_OFF * flow.slope_at_noise):
         warnings.warn(
             f"velocity: at t = 0 its slope in x is {slope:.3g}, and that of the flow's scheduler {wanted:.3g}. Does its time run "
             "from data to noise, or is a sign missing? A network that gives dx/ds at s = 1 - t wants -network(params, 1 - t, x) "
-            "as velocity; one that predicts noise, data or v wants Flow.from_prediction and the time 1 - t without the sign.",
+            "as velocity; one that predicts noise, data or v wants Flow.from_prediction and the time 1 - t without the sign. (If "
+            "noise and data were strongly paired in training, by reflow say, the scheduler's slope does not hold.)",
             UserWarning,
             stacklevel=4,
         )

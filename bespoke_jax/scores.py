@@ -38,6 +38,7 @@ def distances(flow: Flow, x, x1) -> np.ndarray:
         [1.0, inf]
     """
     found, scale = (np.asarray(value) for value in gather(flow, _rmse_and_scale(x, x1)))
+    found = found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
     return np.where(np.isfinite(found), np.maximum(found, _LEAST * max(scale, np.finfo(found.dtype).tiny)), np.inf)
 
 

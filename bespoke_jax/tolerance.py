@@ -97,12 +97,14 @@ class Tolerance:
     least_scale: float = math.inf
     worst_shortest: float = 0.0
 
-    def numbers(self, x, velocity) -> tuple[np.generic, np.generic]:
-        """(rtol, atol) of a solve from the noise x with its velocity, as scalars of the time's dtype; neither raised yet."""
+    def numbers(self, x, velocity) -> tuple[np.generic, Any]:
+        """(rtol, atol) of a solve from the noise x with its velocity, in the time's dtype; atol is each path's own if it follows
+        the states, [B, 1, ...]. Neither is raised yet."""
         number = promote(x.dtype, jnp.float32).type
         if self.atol is not None:
             return number(self.rtol), number(self.atol)
-        return number(self.rtol), number(self.rtol * float(np.median(_scales(x, velocity, number(1)))))
+        atol = (number(self.rtol) * _scales(x, velocity, number(1))).astype(number)
+        return number(self.rtol), jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
 
     def judge(self, attempt: Attempt, state, numbers) -> Verdict:
         """The verdict on an attempt; `numbers` as they were at the noise, `state` the controller's before."""
@@ -148,9 +150,9 @@ class Tolerance:
         """Say what the caller should know."""
         if self.factor is not None and self.factor > 1:
             warnings.warn(
-                f"ground_truth: the velocity is rounded too coarsely for rtol={self.rtol:g} (a network that computes in bfloat16 "
-                f"or float16?). The tolerance was raised to {self.factor * self.rtol:.1g}, which is what it can give. For better "
-                "paths let the network compute in float32; to keep these, ask for that tolerance.",
+                f"ground_truth: the velocity is rounded too coarsely for rtol={self.rtol:g}. The tolerance was raised to "
+                f"{self.factor * self.rtol:.1g}, which is what it can give. A network in bfloat16 or float16 gives better paths "
+                "in float32, one in float32 (to about 1e-6) in float64; to keep these paths, ask for that tolerance.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -173,7 +175,7 @@ class Tolerance:
 def _second_difference(flow, t, x, velocity, nudge, rtol, atol) -> float:
     """The error of a step of usual width from (t, x), over the tolerance, if each of its slopes were off as the velocity's second
     difference over a nudge of x is: by rounding, and by the field's curvature times the nudge squared."""
-    shift = _nudge(x, nudge)
+    shift = _nudge(x, nudge)  # of each number by a share of itself, as rounding is
     up, down = (programs.velocity(flow, t, combine([1.0, sign], [x, shift])) for sign in (1.0, -1.0))
     weight = _USUAL_WIDTH * math.sqrt(np.sum(np.square(DOPRI5.tableau.b_error)) / 6)
     return float(_over_tolerance(combine([weight, -2 * weight, weight], [up, velocity, down]), x, rtol, atol))
@@ -182,7 +184,7 @@ def _second_difference(flow, t, x, velocity, nudge, rtol, atol) -> float:
 @jax.jit
 def _nudge(x, nudge):
     signs = jax.random.rademacher(jax.random.key(0), x.shape, jnp.float32)
-    return (nudge * jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)))) * signs).astype(x.dtype)
+    return (nudge * jnp.abs(x.astype(jnp.float32)) * signs).astype(x.dtype)
 
 
 @jax.jit
@@ -204,9 +206,10 @@ def _worst_rms(error):
 
 
 @jax.jit
-def _scales(x, velocity, time_left):
-    """The scale of each path's state: its RMS, or a share of how far it goes in the time left, lest a state near 0 has none."""
-    return jnp.maximum(_rms(x), _SHARE_OF_THE_WAY * time_left * _rms(velocity))
+def _scales(x, velocity, time):
+    """The scale of each path's state, [B, 1, ...]: its RMS, or a share of its way in some time, lest one near 0 has none."""
+    scales = jnp.maximum(_rms(x), _SHARE_OF_THE_WAY * time * _rms(velocity))
+    return jnp.maximum(scales, jnp.finfo(scales.dtype).tiny).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _controller(rtol, atol):
@@ -219,9 +222,10 @@ _TERM = diffrax.ODETerm(lambda t, x, args: x)  # what the controller wants to se
 @jax.jit
 def first_step(x, velocity, rtol, atol):
     """(width of the first step, the controller's state): the velocity alone moves x by 1 % of its scale (Hairer et al., II.4)."""
-    dtype = x.dtype
-    scale = atol.astype(dtype) + rtol.astype(dtype) * jnp.abs(x)
-    size, speed = _worst_rms(x / scale), _worst_rms(velocity / scale)
+    dtype = promote(x.dtype, jnp.float32)  # float16 has no room for what is divided by a tolerance
+    wide, speed = x.astype(dtype), velocity.astype(dtype)
+    scale = atol.astype(dtype) + rtol.astype(dtype) * jnp.abs(wide)
+    size, speed = _worst_rms(wide / scale), _worst_rms(speed / scale)
     guess = jnp.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
     time = promote(dtype, jnp.float32)
     t0, t1 = jnp.zeros((), time), jnp.ones((), time)
@@ -237,20 +241,20 @@ def _judge(times, states, velocities, error, state, factor, rtol, atol, follow):
     With `follow`, the absolute tolerance is `rtol` times the scale of the states, at that end of the step where it is less, but
     never less than rounding makes of the noise (whose tolerance `atol` is).
     """
-    (start, stop, end), (x, x1) = times, states
+    wide = promote(error.dtype, jnp.float32)
+    (start, stop, end), (x, x1, error) = times, (value.astype(wide) for value in (*states, error))
     # A trial step may overflow where a shorter one does not: an infinite error has the controller try a shorter one.
     finite = jnp.all(jnp.isfinite(x1)) & jnp.all(jnp.isfinite(error))
     x1, error = jnp.where(finite, x1, x), jnp.where(finite, error, jnp.inf)
-    before, after = _scales(x, velocities[0], end - start), _scales(x1, velocities[1], end - stop)
-    scales = before, jnp.where(finite, after, before)
-    if follow:
-        # The median: one path that is much larger than the others does not set theirs.
-        scale = jnp.minimum(*map(jnp.median, scales))
-        atol = jnp.maximum(rtol * scale, jnp.finfo(scale.dtype).eps * atol)
+    width = stop - start
+    before, after = _scales(x, velocities[0], end - start), _scales(x1, velocities[1], end - stop + width)
+    scales = jnp.where(finite, jnp.minimum(before, after), before)
+    if follow:  # each path's own: one that is much larger or smaller than the others does not set theirs
+        atol = jnp.maximum(rtol * scales.astype(rtol.dtype), jnp.finfo(rtol.dtype).eps * atol)
     atol = jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
     rtol, atol = factor * rtol, factor * atol
     order = DOPRI5().error_order(_TERM)
     keep, _, following, _, state, _ = _controller(rtol, atol).adapt_step_size(
         start, stop, x, x1, None, error, order, state
     )
-    return keep, finite, _over_tolerance(error, x, x1, rtol, atol), jnp.minimum(*map(jnp.max, scales)), following, state
+    return keep, finite, _over_tolerance(error, x, x1, rtol, atol), jnp.max(scales), following, state

@@ -2,23 +2,42 @@
 
 import math
 import warnings
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bespoke_jax import stepwise
+from bespoke_jax import metrics, stepwise
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import finer_ends
 from bespoke_jax.paths import Paths, samples
-from bespoke_jax.scores import Score, distances, score
+from bespoke_jax.scores import distances, score
+from bespoke_jax.sharding import gather
 from bespoke_jax.table import SolverTable
 
-__all__ = ["NUM_CHECKED", "truth_of", "warn_of_truth"]
+__all__ = ["NUM_CHECKED", "Truth", "truth_of", "warn_of_other_paths", "warn_of_truth"]
 
 NUM_CHECKED = 16
 """Paths that are solved again."""
 
+_OTHER_PATHS = 0.03  # of the samples' size: no tolerance, but another flow's paths
+_ROUNDING = 3e-6  # of the samples' size: paths as good as float32 has them
 _ENOUGH = 6.0  # dB from the truth, within which an error is the truth's as much as the solver's
+
+
+class Truth(NamedTuple):
+    """What true paths are worth, against better ones.
+
+    Attributes:
+        psnr: in dB, of the mean RMSE; NaN where nobody knows.
+        mean_psnr: the mean of the samples' own.
+        share: the mean RMSE, as a share of the samples' size (their RMS).
+    """
+
+    psnr: float
+    mean_psnr: float
+    share: float
 
 
 def truth_of(
@@ -30,7 +49,7 @@ def truth_of(
     better: SolverTable | None = None,
     batch_size: int = NUM_CHECKED,
     data_range: float = 2.0,
-) -> tuple[Score, int]:
+) -> tuple[Truth, int]:
     """(what these paths are worth, velocity evaluations spent): a few of them solved again, better, and their ends compared.
 
     NaN if that cannot be done: from the noises of paths that were made in another way the field may be too stiff for Dopri5.
@@ -60,22 +79,39 @@ def truth_of(
         except (FloatingPointError, RuntimeError) as error:
             if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
                 raise
-            return Score("true paths", math.nan, math.nan), 0
-    return score("true paths", distances(some, x1, ends), data_range), spent
+            return Truth(math.nan, math.nan, math.nan), 0
+    apart = distances(some, x1, ends)
+    worth = score("true paths", apart, data_range)
+    size = float(np.sqrt(gather(some, metrics.mean_square(ends, ends.ndim))))
+    return Truth(worth.psnr, worth.mean_psnr, float(np.mean(apart)) / max(size, np.finfo(np.float32).tiny)), spent
 
 
-def warn_of_truth(name: str, psnr: float, truth: float) -> None:
-    """Warn if a solver's PSNR is within 6 dB of what the truth is worth, or if nobody knows that."""
-    if math.isnan(truth):
+def warn_of_truth(name: str, psnr: float, worth: float, truth: Truth) -> None:
+    """Warn if a solver's PSNR is within 6 dB of what the truth is worth, or if nobody knows that.
+
+    Paths that are as good as float32 allows are not warned of: no tolerance would make them better.
+    """
+    if math.isnan(worth):
         warnings.warn(
             f"{name}: what the true paths are worth could not be found out, since Dopri5 cannot solve them at a tenth of rtol.",
             UserWarning,
             stacklevel=3,
         )
-    if psnr > truth - _ENOUGH:
+    if psnr > worth - _ENOUGH and truth.share > _ROUNDING:
         warnings.warn(
-            f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {truth:.1f} dB from better ones themselves: the "
+            f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {worth:.1f} dB from better ones themselves: the "
             "figure says as much of them as of the solver. Ask for a smaller rtol, or give better paths.",
             UserWarning,
             stacklevel=3,
+        )
+
+
+def warn_of_other_paths(name: str, truth: Truth) -> None:
+    """Warn if paths that were given end far from where this flow takes their noises."""
+    if truth.share > _OTHER_PATHS:
+        warnings.warn(
+            f"{name}: they end {100 * truth.share:.2g} % of the samples' size from where this flow takes their noises. Are they "
+            "another flow's, of other conditions or another guidance scale?",
+            UserWarning,
+            stacklevel=4,
         )

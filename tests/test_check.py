@@ -73,7 +73,7 @@ def test_it_prints_a_table():
 
 def test_without_a_scheduler_and_without_compiling_the_network_for_each_solver(monkeypatch):
     monkeypatch.setattr(check, "ground_truth", lambda flow, x0, *_, **__: bj.Paths.of_ends(flow, x0, x0 / math.e))
-    monkeypatch.setattr(check, "truth_of", lambda *_, **__: (check.Score("true paths", math.inf, math.inf), 0))
+    monkeypatch.setattr(check, "truth_of", lambda *_, **__: (check.Truth(math.inf, math.inf, 0.0), 0))
     traces = []
 
     def velocity(params, t, x):
@@ -98,7 +98,7 @@ def test_without_a_scheduler_and_without_compiling_the_network_for_each_solver(m
         (dict(num_paths=2.0), ValueError, "num_paths: wanted an integer >= 1, got 2.0"),
         (dict(batch_size=0), ValueError, "batch_size: wanted an integer >= 1, got 0"),
         (dict(data_range=0), ValueError, "data_range: wanted a finite number > 0, got 0"),
-        (dict(rtol=-1.0), ValueError, "rtol: wanted a tolerance > 0"),
+        (dict(rtol=-1.0), ValueError, "rtol: wanted a finite number > 0"),
         (dict(others=[1]), TypeError, "others: wanted a dict of solvers by name, got list"),
         (dict(others={"mine": 1}), TypeError, r"others\['mine'\]: wanted a learned solver or a SolverTable, got int"),
     ],

@@ -201,3 +201,17 @@ def test_classes_of_a_network():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "own, conditions, message",
+    [
+        (np.int32(0), [1.7, 2.0], "wanted an integer for each sample, as the flow's own is, got a float"),
+        (np.int8(0), [1, 300], "wanted integers that int8 holds"),
+        (np.bool_(True), [0.3, 1.0], "wanted a boolean for each sample"),
+    ],
+)
+def test_conditions_that_a_cast_would_change(own, conditions, message):
+    flow = bj.Flow(lambda params, t, x: x, {"condition": jnp.asarray(own)}, (2,))
+    with pytest.raises(ValueError, match=f"^conditions: {message}"):
+        bj.given(flow, conditions)

@@ -1,5 +1,6 @@
 """What a fit refuses before any work, and what it says of its own truth: the right value, or an error that names the argument."""
 
+import re
 import sys
 import time
 import warnings
@@ -90,7 +91,7 @@ def test_a_ladder_of_a_generator_is_that_of_its_list():
 def test_a_sample_that_is_not_finite_is_named(no_work, paths, name):
     states = paths.states.at[7, -1, 0].set(jnp.nan)
     broken = bj.Paths(paths.times, states, paths.velocities, paths.middles, paths.evaluations, (16,))
-    with pytest.raises(ValueError, match=rf"^{name}: x1: wanted finite numbers; 1 of 16 .* number 7"):
+    with pytest.raises(ValueError, match=rf"^{name}\.states: wanted finite numbers; 1 of 16 .* number 7"):
         bj.fit(FLOW, START, KEY, **FEW, **{name: broken})
 
 
@@ -171,7 +172,7 @@ def test_a_fit_serves_data_of_any_scale(scale):
     x0 = flow.noise(jax.random.key(3), (64,))
     exact = mean + std * np.asarray(x0, np.float64)
     before, after = (np.sqrt(np.mean((bj.solve(flow, s, x0) - exact) ** 2)) / scale for s in (start, result.theta))
-    assert after < 0.05 < before or after < before / 10
+    assert after < 0.05 < before or after < before / 4
 
 
 def test_what_the_truth_is_worth_is_measured(paths):
@@ -221,8 +222,14 @@ def test_what_does_not_fit_into_memory_is_said_before_any_work(no_work, monkeypa
         match=r"^num_paths: the true paths need 162 GiB .* there are 24 GiB\. Lower .* or use a loss of ends",
     ):
         bj.fit(large, START, KEY, **whole)
-    with pytest.raises(ValueError, match=r"^num_paths: .* Lower chunk_size = 256\.$"):
-        bj.fit(large, bj.init_theta("table", 10), KEY, stages=(bj.Stage("endpoint", chunk_size=256),))
+    with pytest.raises(ValueError, match=r"^Stage\.chunk_size: .* Lower Stage\.chunk_size\.$"):
+        bj.fit(
+            large,
+            bj.init_theta("table", 10),
+            KEY,
+            num_paths=256,
+            stages=(bj.Stage("endpoint", batch_size=256, chunk_size=256),),
+        )
 
 
 def test_a_budget_of_any_size_is_divided_at_once():
@@ -243,3 +250,60 @@ def _cost(how, extra):
     num_paths = max(8, iterations * 4 // 3)
     looks = 12 * (reference + 5 * nfe)
     return starts * 8 * nfe + looks + 4 * (5 + how["checked_by"].nfe) + num_paths * reference + iterations * 4 * nfe * 3
+
+
+def test_a_state_that_began_elsewhere():
+    options = FEW | dict(stages=(bj.Stage("endpoint", 2, batch_size=4),))
+    state = bj.fit(FLOW, START, KEY, **options).state
+    with pytest.raises(ValueError, match=r"^state: began from start 999, of \d+"):
+        bj.fit(FLOW, START, KEY, **options, state=state._replace(start=np.int32(999)))
+
+
+def test_paths_that_contradict_themselves(no_work, paths):
+    import dataclasses
+
+    changes = {
+        "velocities": paths.velocities[:4],
+        "middles": paths.middles[:, :1],
+        "times": 1 - paths.times,
+        "evaluations": paths.evaluations[:3],
+        "batch_shape": (3,),
+    }
+    for field, value in changes.items():
+        with pytest.raises(ValueError, match=rf"^paths\.{field}: wanted"):
+            bj.fit(FLOW, START, KEY, **FEW, paths=dataclasses.replace(paths, **{field: value}))
+
+
+def test_paths_of_another_flow_are_warned_of(paths):
+    other = bj.Paths.of_ends(FLOW, paths.x0, -paths.x1)
+    for name in ("paths", "validation"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            bj.fit(FLOW, START, KEY, **FEW | {name: other}, choose_start=False)
+        wanted = rf"{name}: they end .* % of the samples' size from where this flow"
+        assert any(re.match(wanted, str(warning.message)) for warning in caught)
+
+
+def test_held_out_paths_in_bfloat16():
+    x0 = FLOW.noise(KEY, (16,)).astype(jnp.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of so coarse paths
+        result = bj.fit(FLOW, START, KEY, **FEW, validation=bj.ground_truth(FLOW, x0, 1e-2))
+    assert np.isfinite(result.history[-1]["rmse"])
+
+
+def test_a_chunk_larger_than_the_batch_needs_no_memory():
+    large = bj.Flow(lambda params, t, x: -x, None, (32, 32, 3))
+    memory.check_memory(large, 16, True, 16, 4, 1)
+    stage = bj.Stage("endpoint", 1, chunk_size=10**6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert bj.fit(large, bj.init_theta("rk2", 2), KEY, stages=(stage,), num_paths=8, num_validation=8).cost > 0
+
+
+def test_a_loss_of_ones_own_that_is_not_finite_is_named():
+    def broken(flow, theta, paths):
+        return jnp.log(-1.0 - jnp.sum(theta.raw**2))
+
+    with pytest.raises(bj.FitError, match="it is the loss 'broken' itself that is not finite"):
+        bj.fit(FLOW, START, KEY, **FEW | dict(stages=(bj.Stage(broken, 2, optax.adam(1e-2)),)), choose_start=False)

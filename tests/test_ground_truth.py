@@ -364,3 +364,38 @@ def test_under_jit_it_says_so():
 def test_noise_that_is_not_finite():
     with pytest.raises(ValueError, match=r"x0: wanted finite numbers; 1 of 2 samples .* number 1"):
         bj.ground_truth(DECAY, jnp.array([[1.0, 2.0], [np.nan, 0.0]]))
+
+
+@pytest.mark.parametrize("small", [1, 8, 15])
+def test_each_path_has_a_tolerance_of_its_own_scale(small):
+    def velocity(params, t, x):
+        mean, std = params["condition"] * jnp.array([1.0, -1.0]), 0.3 * params["condition"]
+        return mean + (t * std**2 - (1 - t)) / ((t * std) ** 2 + (1 - t) ** 2) * (x - t * mean)
+
+    scales = np.array([1e-3] * small + [1e3] * (16 - small))
+    flow = bj.given(bj.Flow(velocity, {"condition": jnp.float64(1)}, (2,)), scales)
+    x0 = np.random.default_rng(4).standard_normal((16, 2))
+    found = bj.ground_truth(flow, jnp.asarray(x0)).x1
+    exact = scales[:, None] * (np.array([1.0, -1.0]) + 0.3 * x0)
+    assert np.max(np.abs(found - exact) / scales[:, None]) < 1e-3
+
+
+def test_a_curved_field_of_large_states_is_not_taken_for_a_rounded_one():
+    flow = bj.Flow(lambda params, t, x: jnp.sin(3 * x), None, (2,))
+    x0 = jnp.asarray(np.random.default_rng(6).standard_normal((8, 2)), jnp.float32).at[0].set(1e3)
+    found = bj.ground_truth(flow, x0).x1[1:]  # d log tan(3 x / 2) / dt = 3
+    exact = 2 / 3 * np.arctan(np.tan(1.5 * np.asarray(x0[1:], np.float64)) * np.exp(3))
+    np.testing.assert_allclose(np.tan(1.5 * np.asarray(found)), np.tan(1.5 * exact), rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_states_of_half_precision(dtype):
+    flow = bj.Flow(lambda params, t, x: -x, None, (2,))
+    x0 = jnp.asarray(np.random.default_rng(7).standard_normal((16, 2)), dtype)
+    paths = bj.ground_truth(flow, x0, rtol=1e-2)
+    assert paths.x1.dtype == dtype
+    np.testing.assert_allclose(np.asarray(paths.x1, float), np.asarray(x0, float) * np.exp(-1), atol=0.03)
+
+
+def test_states_that_stay_at_zero():
+    np.testing.assert_array_equal(bj.ground_truth(bj.Flow(lambda p, t, x: x, None, (2,)), jnp.zeros((2, 2))).x1, 0)

@@ -109,3 +109,41 @@ def test_the_looks_are_counted():
     check_velocity(flow, noises(flow))
     jax.effects_barrier()
     assert sum(calls) == EVALUATIONS * 8
+
+
+@pytest.mark.parametrize("scheduler", [bj.schedulers.CondOT, bj.schedulers.Cosine, bj.schedulers.VariancePreserving])
+def test_a_prediction_of_noise_is_allowed_its_training_error_but_no_sign(scheduler):
+    # Of the exact E[x0 | x], times 0.99: u divides what is missing by alpha, 1e-3 at the first time under CondOT.
+    scheduler = scheduler()
+    exact = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.1, scheduler=scheduler)
+
+    def noise(params, t, x):
+        alpha, alpha_dot = jax.jvp(scheduler.alpha, (t,), (jnp.ones_like(t),))
+        sigma, sigma_dot = jax.jvp(scheduler.sigma, (t,), (jnp.ones_like(t),))
+        return (alpha * exact.velocity(params, t, x) - alpha_dot * x) / (alpha * sigma_dot - alpha_dot * sigma)
+
+    def flow(factor):
+        return bj.Flow.from_prediction(
+            lambda params, t, x: factor * noise(params, t, x), exact.params, (2,), scheduler, prediction="noise"
+        )
+
+    check_velocity(flow(0.99), noises(exact))
+    with pytest.warns(UserWarning, match="slope in x"):
+        check_velocity(flow(-1.0), noises(exact))
+
+
+def test_pairs_of_noise_and_data_are_no_fault():
+    for share in (0.3, 1.0):  # x1 = share x0 + 1, along straight lines
+        flow = bj.Flow(
+            lambda p, t, x, s=share: (s - 1) * (x - t) / (1 - t + t * s) + 1, None, (2,), bj.schedulers.CondOT()
+        )
+        check_velocity(flow, noises(flow))
+
+
+def test_one_noise_held_out_is_looked_at_in_a_batch_of_two():
+    flow = bj.Flow(lambda params, t, x: jnp.mean(x, axis=0) - 2 * x, None, (2,))
+    few = dict(num_paths=4, num_validation=1, stages=(bj.Stage("endpoint", 1, chunk_size=1),))
+    with pytest.raises(ValueError, match="depends on the other samples"):
+        bj.fit(flow, bj.init_theta("rk1", 2), KEY, **few)
+    with pytest.raises(ValueError, match="depends on the other samples"):
+        bj.check_solver(flow, bj.classic.euler(2), KEY, num_paths=1, batch_size=1)
