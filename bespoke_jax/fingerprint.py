@@ -7,15 +7,15 @@ root mean square of their differences estimates that of the velocities, without 
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax import programs
 from bespoke_jax.conditions import has_condition, is_given, like_any
 from bespoke_jax.files import numbers_of_json
 from bespoke_jax.flow import Flow
 
-__all__ = ["TOLERANCE", "check", "differences", "fingerprint"]
+__all__ = ["NUM_SAMPLES", "TOLERANCE", "check", "differences", "fingerprint"]
 
 TOLERANCE = 0.02
 """Two velocities of one flow may be this far apart, as a share of their RMS.
@@ -26,7 +26,8 @@ earlier 20 %.
 """
 
 _TIMES = (0.1, 0.5, 0.9)
-_NUM_SAMPLES = 4
+NUM_SAMPLES = 4
+"""Noises that a velocity is looked at on."""
 _SCHEDULER_TOLERANCE = 1e-3
 
 
@@ -63,7 +64,7 @@ def fingerprint(flow: Flow) -> dict:
     flow = like_any(flow) if any_condition else flow
     alpha, sigma = _scheduler(flow, _TIMES)
     noise_std = [1.0] * len(_TIMES) if alpha is None else _short(np.hypot(alpha, sigma))
-    rms, projections = _look(flow, _TIMES, noise_std, _NUM_SAMPLES)
+    rms, projections = _look(flow, _TIMES, noise_std, NUM_SAMPLES)
     for t, value in zip(_TIMES, rms, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"flow: its velocity is not finite at t={t} on noise; look at flow(t, x) near that time.")
@@ -108,7 +109,7 @@ def differences(stored: dict, flow: Flow) -> list[str]:
         if found is not None and there is not None:
             if not np.allclose(there, found, rtol=_SCHEDULER_TOLERANCE, atol=_SCHEDULER_TOLERANCE):
                 lines.append(f"scheduler: {name} {at_times}: {_text(there)} stored, {_text(found)} found")
-    found_rms, found_projections = _look(flow, times, noise_std, _NUM_SAMPLES)
+    found_rms, found_projections = _look(flow, times, noise_std, NUM_SAMPLES)
     # Each time counts alike, however large the velocity is there; where it vanishes, nothing but rounding is left of it.
     scale = np.maximum(rms, 0.01 * noise_std)[:, None]
     distance = math.sqrt(np.mean(np.square((projections - found_projections) / scale)))
@@ -136,18 +137,13 @@ def _look(flow, times, noise_std, num_samples):
     noise, *directions = np.random.RandomState(0).standard_normal((1 + len(times), num_samples, *flow.event_shape))
     rms, projections = [], []
     for t, std, direction in zip(times, noise_std, directions, strict=True):
-        u = np.asarray(_velocity(flow, np.float32(t), jnp.asarray(std * noise, jnp.float32)), np.float64)
+        u = np.asarray(programs.velocity(flow, np.float32(t), jnp.asarray(std * noise, jnp.float32)), np.float64)
         if not np.all(np.isfinite(u)):
             u = np.full_like(u, np.nan)
         u, direction = u.reshape(num_samples, -1), direction.reshape(num_samples, -1)
         rms.append(math.sqrt(np.mean(np.square(u))))
         projections.append(_short(np.sum(u * direction, axis=1) / math.sqrt(u.shape[1])))
     return _short(rms), projections
-
-
-@jax.jit
-def _velocity(flow, t, x):
-    return flow(t, x)
 
 
 def _short(values) -> list[float]:
@@ -174,7 +170,7 @@ def _read(stored) -> dict[str, np.ndarray]:
     if stored.get("condition", "any") != "any":
         raise ValueError(f"flow.condition: wanted 'any' or nothing, got {stored['condition']!r:.50}.")
     n = len(_TIMES)
-    shapes = {"t": (n,), "noise_std": (n,), "rms": (n,), "projections": (n, _NUM_SAMPLES)}
+    shapes = {"t": (n,), "noise_std": (n,), "rms": (n,), "projections": (n, NUM_SAMPLES)}
     shapes |= {name: (n,) for name in ("alpha", "sigma") if stored.get(name) is not None}
     numbers = {name: numbers_of_json(f"flow.{name}", stored.get(name), shape) for name, shape in shapes.items()}
     if not np.all((numbers["t"] >= 0) & (numbers["t"] <= 1)):

@@ -204,7 +204,7 @@ def _like(x, out, name, what="the velocity"):
 def _call(name, function, params, t, x, what="the velocity"):
     """What a function of the user's gives at (t, x), in x's dtype, after checking that it is one array like x."""
     try:
-        return _like(x, function(params, t, x), name, what)
+        out = function(params, t, x)
     except Exception as error:
         if not _takes_times(function, params, t, x):
             raise
@@ -212,6 +212,7 @@ def _call(name, function, params, t, x, what="the velocity"):
             f"{name}: wanted one that takes t as a scalar, got one that takes a time for each sample ({type(error).__name__} "
             f"on a scalar). Give it as lambda params, t, x: {name}(params, jnp.full(x.shape[0], t), x)."
         ) from error
+    return _like(x, out, name, what)
 
 
 def _takes_times(function, params, t, x) -> bool:

@@ -37,9 +37,13 @@ def reference(flow: Flow, nfe: int) -> SolverTable:
     UniPC of third order on the log-SNR grid with 2.4 times as many evaluations, at least 24: 50 dB and more on every flow that
     it was tried on. Without a scheduler, Adams-Bashforth of fourth order with 4 times as many, at least 40.
     """
+    return _of_evaluations(flow, max(40, 4 * nfe) if flow.scheduler is None else max(24, -(-12 * nfe // 5)))
+
+
+def _of_evaluations(flow, nfe):
     if flow.scheduler is None:
-        return ipndm(max(40, 4 * nfe), order=4)
-    return unipc(max(24, -(-12 * nfe // 5)), flow.scheduler, order=3, grid="log_snr")
+        return ipndm(nfe, order=4)
+    return unipc(nfe, flow.scheduler, order=3, grid="log_snr")
 
 
 def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_start: bool = True) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
 
     Examples:
         >>> import jax, bespoke_jax as bj
-        >>> flow, theta = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3), bj.init_theta("rk1", 3)
+        >>> flow, theta = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3), bj.init_theta("rk1", 2)
         >>> bj.fit(flow, theta, jax.random.key(0), **frugal(flow, theta, 8000)).cost <= 8000
         True
     """
@@ -74,7 +78,7 @@ def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_sta
         raise ValueError(f"budget: wanted at most {_MOST:.0e} evaluations, got {budget:.3g}.")
     truth, nfe = reference(flow, theta.nfe), theta.nfe
     choice = cost_of_choice(len(start_thetas(flow, theta)), nfe, _NUM_START_PATHS) if choose_start else 0
-    finer, checked = reference(flow, 2 * nfe), min(NUM_CHECKED, _STAGE.chunk_size)
+    finer, checked = _of_evaluations(flow, 2 * truth.nfe), min(NUM_CHECKED, _STAGE.chunk_size)
     held_out = _NUM_VALIDATION * (truth.nfe + (1 + _LOOKS) * nfe) + checked * (PROBE + finer.nfe)
 
     def num_paths(iterations):

@@ -10,10 +10,12 @@ import numpy as np
 
 from bespoke_jax import fingerprint
 from bespoke_jax.checks import check_choice, check_count, check_type
+from bespoke_jax.conditions import is_given, like_any
 from bespoke_jax.dtypes import promote
 from bespoke_jax.families import FAMILIES, LearnedSolver, check_solver_arrays
 from bespoke_jax.files import check_target, numbers_of_json, parse_json, write_whole
 from bespoke_jax.flow import Flow
+from bespoke_jax.probe import check_velocity
 from bespoke_jax.table import SolverTable, to_table
 from bespoke_jax.theta import BASES, Theta
 
@@ -38,14 +40,14 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
         path: file name, usually *.json; missing folders are an error.
         theta: the solver. One that is neither rk1 nor rk2 is written as the table that it has become, and read as a table.
         info: a dict of what JSON can hold, kept under "info": validation figures, how it was fitted.
-        flow: what it was fitted to. Its fingerprint goes under "flow" (12 velocity evaluations of single samples), so that
-            `load_solver` can tell another flow. The flow itself is not written. If it keeps a margin from the ends of time
-            (`Flow.time_range`), so do the times t, for programs that run the network without it.
+        flow: what it was fitted to, which is looked at as `fit` does. Its fingerprint goes under "flow", so that `load_solver`
+            can tell another flow: 32 velocity evaluations of single samples in all. The flow itself is not written. If it keeps
+            a margin from the ends of time (`Flow.time_range`), so do the times t, for programs that run the network without it.
 
     Raises:
         TypeError: if `theta` is no solver, `flow` none, or `info` no dict of what JSON can hold.
         ValueError: if the solver's arrays disagree, or its numbers, or the flow's velocity on the fingerprint's probe, are not
-            finite; if the file would be larger than 16 MiB.
+            finite; if a sample's velocity depends on chance or on its batch; if the file would be larger than 16 MiB.
         OSError: if the folder is missing, or the file cannot be written.
 
     Examples:
@@ -75,6 +77,8 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
     if not all(np.all(np.isfinite(content[name])) for name in _TABLE):
         raise ValueError("theta: its table holds NaN or infinity; such a solver is not written.")
     if flow is not None:
+        probed = like_any(flow) if is_given(flow) else flow
+        check_velocity(probed, probed.noise(jax.random.key(0), (fingerprint.NUM_SAMPLES,)))
         content["flow"] = fingerprint.fingerprint(flow)
         if flow.time_range != (0.0, 1.0):
             content |= dict(t=_within(table.t, flow.time_range), time_range=_numbers(flow.time_range))

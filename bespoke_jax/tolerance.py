@@ -230,7 +230,7 @@ def first_step(x, velocity, rtol, atol):
     time = promote(dtype, jnp.float32)
     t0, t1 = jnp.zeros((), time), jnp.ones((), time)
     order = DOPRI5().error_order(_TERM)
-    stop, state = _controller(rtol, atol).init(_TERM, t0, t1, x, guess.astype(time), None, DOPRI5().func, order)
+    stop, state = _controller(rtol, atol).init(_TERM, t0, t1, wide, guess.astype(time), None, DOPRI5().func, order)
     return stop - t0, state
 
 

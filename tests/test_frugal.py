@@ -36,6 +36,7 @@ def test_a_fit_spends_no_more_than_its_budget_and_most_of_it(flow, base, num_ste
     assert mean_psnr(flow, result.theta, fresh) > mean_psnr(flow, theta, fresh) + 6
 
 
+@pytest.mark.filterwarnings("ignore:fit. the solver is")  # as good as its reference
 def test_a_start_that_is_given_leaves_more_for_learning(flow):
     theta = bj.init_theta("rk2", 3)
     chosen, given = (bj.frugal(flow, theta, 9000, choose_start=choose) for choose in (True, False))

@@ -15,6 +15,9 @@ from bespoke_jax.families import FAMILIES
 from bespoke_jax.fingerprint import TOLERANCE, differences, fingerprint
 from bespoke_jax.theta import BASES
 
+# The fields here are no flows of their schedulers.
+pytestmark = pytest.mark.filterwarnings("ignore:velocity. at t = 0")
+
 
 @pytest.fixture
 def theta():
