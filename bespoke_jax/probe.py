@@ -58,7 +58,12 @@ def check_velocity(flow: Flow, x0) -> None:
     x0 = spread(flow, x0)
     middle = np.asarray(0.5, promote(x0.dtype, jnp.float32))
     x = x0 if flow.scheduler is None else _scaled(x0, *_level(flow.scheduler, middle))
-    velocity = programs.velocity(flow, middle, x)
+    try:
+        velocity = programs.velocity(flow, middle, x)
+    except Exception as error:
+        if type(error).__name__ != "TraceContextError":  # of flax.nnx: a module that is changed by being called
+            raise
+        raise ValueError(f"velocity: it changes a module while it is evaluated ({error}). {_REMEDY}") from error
     _compare(
         flow, velocity, programs.velocity(flow, middle, x), "changes from one call to the next with the same input"
     )
