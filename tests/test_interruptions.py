@@ -301,7 +301,7 @@ def test_kill_9_at_random_moments(tmp_path):
     for number in range(12):
         # Early kills make no headway, so the later ones come later.
         sent = signal.SIGTERM if number % 4 == 3 else signal.SIGKILL
-        codes.append(start(disturbed, draw.uniform(0.1, 0.7) * seconds, sent))
+        codes.append(start(disturbed, draw.uniform(0.1, 0.5) * seconds, sent))
         if codes[-1] == 0:
             break
     else:
