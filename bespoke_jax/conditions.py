@@ -259,16 +259,10 @@ def _of(velocity, flow, condition):
     return Flow(velocity, {**flow.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
 
 
-@dataclasses.dataclass(frozen=True)
-class PerSample:
-    """`velocity(params, t, x)` whose conditions have the batch axis of x. Frozen: equal by value."""
+class Wrapper:
+    """A velocity made of another one, `velocity`, that passes on what is known of it: `Flow` has properties of these names."""
 
     velocity: Callable
-
-    @property
-    def calls_per_evaluation(self) -> int:
-        """That of the velocity itself."""
-        return getattr(self.velocity, "calls_per_evaluation", 1)
 
     @property
     def time_range(self) -> tuple[float, float]:
@@ -279,6 +273,18 @@ class PerSample:
     def slope_at_noise(self) -> float:
         """That of the velocity itself."""
         return getattr(self.velocity, "slope_at_noise", 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerSample(Wrapper):
+    """`velocity(params, t, x)` whose conditions have the batch axis of x. Frozen: equal by value."""
+
+    velocity: Callable
+
+    @property
+    def calls_per_evaluation(self) -> int:
+        """That of the velocity itself."""
+        return getattr(self.velocity, "calls_per_evaluation", 1)
 
     def __call__(self, params, t, x):
         _check_size(params[CONDITION], len(x), "x")

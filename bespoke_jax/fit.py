@@ -19,7 +19,7 @@ from bespoke_jax.memory import check_memory
 from bespoke_jax.paths import Paths, samples
 from bespoke_jax.probe import EVALUATIONS as PROBE
 from bespoke_jax.probe import check_velocity
-from bespoke_jax.scores import distances
+from bespoke_jax.scores import distances, size
 from bespoke_jax.sharding import everywhere, gather
 from bespoke_jax.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.starts import NUM_START_PATHS, best_start, start_thetas
@@ -353,8 +353,8 @@ def _data(flow, key, how: _How, task: _Task, theta) -> _Data:
     paths, validation = (
         everywhere(flow, solved(purpose, count) if paths is None else paths) for purpose, (paths, count) in sets.items()
     )
-    better, size = task.checked_by, min(NUM_CHECKED, stage.chunk_size)
-    options = dict(better=better, batch_size=size, data_range=how.data_range)
+    checked = min(NUM_CHECKED, stage.chunk_size)
+    options = dict(better=task.checked_by, batch_size=checked, data_range=how.data_range)
     truth, spent = truth_of(validation, flow, task.rtol, task.atol, **options)
     for name, given, others in (("paths", task.paths, paths), ("validation", task.validation, validation)):
         if given is not None:
@@ -383,8 +383,8 @@ def _check_same_flow(flow, state, validation, stages):
     if not np.isfinite(state.best_rmse):
         return
     found = np.mean(_held_out(flow, state.best, validation, stages[0].chunk_size), dtype=np.float32)
-    size = float(gather(flow, _size(validation.states[:, -1])))
-    if not np.allclose(found, state.best_rmse, rtol=_SAME, atol=_ROUNDING * size):
+    rounding = _ROUNDING * size(flow, validation.states[:, -1])
+    if not np.allclose(found, state.best_rmse, rtol=_SAME, atol=rounding):
         raise ValueError(
             f"state: wanted one of a fit to the same flow and paths; its best theta has RMSE {float(state.best_rmse):.4g} there, "
             f"and {float(found):.4g} on these held-out paths."
@@ -392,7 +392,6 @@ def _check_same_flow(flow, state, validation, stages):
 
 
 _SAME, _ROUNDING = 0.02, 1e-6  # devices round differently
-_size = jax.jit(lambda x: jnp.sqrt(jnp.mean(jnp.square(x))))
 
 
 def _with_row(array, row, values):

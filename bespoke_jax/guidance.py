@@ -12,6 +12,7 @@ import numpy as np
 from bespoke_jax.checks import check_numeric, check_type, known
 from bespoke_jax.conditions import (
     CONDITION,
+    Wrapper,
     condition_of,
     condition_of_one,
     given,
@@ -132,7 +133,7 @@ def _warn_of_zeros(condition):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Guided:
+class _Guided(Wrapper):
     """`velocity(params, t, x)` under guidance. Frozen: equal by value."""
 
     velocity: Callable
@@ -142,16 +143,6 @@ class _Guided:
     def calls_per_evaluation(self) -> int:
         """Two of the velocity itself, which may be guided too."""
         return 2 * getattr(self.velocity, "calls_per_evaluation", 1)
-
-    @property
-    def time_range(self) -> tuple[float, float]:
-        """That of the velocity itself."""
-        return getattr(self.velocity, "time_range", (0.0, 1.0))
-
-    @property
-    def slope_at_noise(self) -> float:
-        """That of the velocity itself."""
-        return getattr(self.velocity, "slope_at_noise", 1.0)
 
     def __call__(self, params, t, x):
         own = params[CONDITION]

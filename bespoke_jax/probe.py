@@ -22,9 +22,8 @@ EVALUATIONS = 5
 """Velocity evaluations of each sample that `check_velocity` makes."""
 
 _APART = 1e-2  # of the velocities' RMS: more than rounding, in bfloat16 too
-_SLOPE_OFF = (
-    1.0  # of the slope at t = 0, or of 1 if that is larger: neither a training error nor pairs of noise and data
-)
+# Of the slope at t = 0, or of 1 if that is larger: neither a training error nor pairs of noise and data.
+_SLOPE_OFF = 1.0
 _PREDICTION_OFF = 0.5  # of the slope of what a network predicts: a sign is 2
 
 _REMEDY = (

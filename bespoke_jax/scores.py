@@ -9,7 +9,7 @@ from bespoke_jax import metrics
 from bespoke_jax.flow import Flow
 from bespoke_jax.sharding import gather
 
-__all__ = ["Score", "distances", "score"]
+__all__ = ["Score", "distances", "score", "size"]
 
 _LEAST = 1e-12  # of the scale of the truth: no distance in float32 is less, and 0 has no logarithm
 
@@ -40,6 +40,17 @@ def distances(flow: Flow, x, x1) -> np.ndarray:
     found, scale = (np.asarray(value) for value in gather(flow, _rmse_and_scale(x, x1)))
     found = found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
     return np.where(np.isfinite(found), np.maximum(found, _LEAST * max(scale, np.finfo(found.dtype).tiny)), np.inf)
+
+
+def size(flow: Flow, x) -> float:
+    """The RMS of samples x [B, *event] of the flow, over all their numbers.
+
+    Examples:
+        >>> import jax.numpy as jnp, bespoke_jax as bj
+        >>> size(bj.analytic.gaussian(mean=[0.0, 0.0], std=1.0), jnp.full((3, 2), -2.0))
+        2.0
+    """
+    return float(np.sqrt(gather(flow, metrics.mean_square(x, x.ndim))))
 
 
 def score(name: str, distances, data_range: float) -> Score:

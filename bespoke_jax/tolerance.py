@@ -25,13 +25,12 @@ DOPRI5 = diffrax.Dopri5
 _COARSE_ATOL = 0.1  # of the scale of the states: no absolute tolerance that anybody means
 
 _USUAL_WIDTH = 1 / 8  # of a step: what it must be possible to accept
-_ROUNDING_OF_A_STEP = (
-    8.0  # over that of its error estimate, whose weights are small: more accuracy than that is not to be had
-)
+# The rounding of a step over that of its error estimate, whose weights are small: more accuracy than that is not to be had.
+_ROUNDING_OF_A_STEP = 8.0
 _RESOLUTION = 16  # units in the last place of t = 1: no step need be shorter, as its own ends are not known better
-_SHARE_OF_THE_WAY = 1e-2
+_SHARE_OF_THE_WAY = 1e-2  # that a path has still to go: the scale of a state that passes through 0
 _COARSE_STEP = 10.0  # times the tolerance: the error of such a step that is worth a word
-_NUDGES = (5e-4, 4e-3)  # of the scale of the state; the second is a unit in the last place of bfloat16
+_NUDGES = (5e-4, 4e-3)  # of each number of the state; the second is a unit in the last place of bfloat16
 
 
 class Attempt(NamedTuple):

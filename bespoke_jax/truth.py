@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax import metrics, stepwise
+from bespoke_jax import stepwise
 from bespoke_jax.flow import Flow
 from bespoke_jax.ground_truth import finer_ends
 from bespoke_jax.paths import Paths, samples
-from bespoke_jax.scores import distances, score
-from bespoke_jax.sharding import gather
+from bespoke_jax.scores import distances, score, size
 from bespoke_jax.table import SolverTable
 
 __all__ = ["NUM_CHECKED", "Truth", "truth_of", "warn_of_other_paths", "warn_of_truth"]
@@ -82,8 +81,8 @@ def truth_of(
             return Truth(math.nan, math.nan, math.nan), 0
     apart = distances(some, x1, ends)
     worth = score("true paths", apart, data_range)
-    size = float(np.sqrt(gather(some, metrics.mean_square(ends, ends.ndim))))
-    return Truth(worth.psnr, worth.mean_psnr, float(np.mean(apart)) / max(size, np.finfo(np.float32).tiny)), spent
+    share = float(np.mean(apart)) / max(size(some, ends), np.finfo(np.float32).tiny)
+    return Truth(worth.psnr, worth.mean_psnr, share), spent
 
 
 def warn_of_truth(name: str, psnr: float, worth: float, truth: Truth) -> None:
