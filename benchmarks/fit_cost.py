@@ -15,9 +15,9 @@ import optax
 
 import bespoke_jax as bj
 from benchmarks.fit_defaults import figure
-from bespoke_jax.frugal import reference
-from bespoke_jax.ground_truth import padded
-from experiments.command_line import use_all_cores
+from bespoke_jax.fitting.recipes import reference
+from bespoke_jax.run.ground_truth import padded
+from experiments.run.command_line import use_all_cores
 
 BUDGET = 20_000
 NUM_KNOTS = 40  # more than the paths of a batch take

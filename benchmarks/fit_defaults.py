@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax.starts import start_thetas
+from bespoke_jax.fitting.starts import start_thetas
 
 SOLVERS = (("rk1", 10), ("rk2", 4), ("rk2", 8), ("table", 6))
 NUM_TEST = 256
@@ -57,7 +57,7 @@ def flows() -> dict:
 
 def figure(flow, theta, paths) -> str:
     """PSNR of the mean RMSE (mean of the samples' PSNR)."""
-    error = bj.metrics.rmse(bj.stepwise.end_points(flow, theta, paths.x0, 64), paths.x1, len(flow.event_shape))
+    error = bj.metrics.rmse(bj.adjoint.end_points(flow, theta, paths.x0, 64), paths.x1, len(flow.event_shape))
     return f"{bj.metrics.psnr(jnp.mean(error)):5.1f} ({jnp.mean(bj.metrics.psnr(error)):5.1f})"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import bespoke_jax as bj
 from benchmarks.sampling import seconds
-from bespoke_jax import programs
+from bespoke_jax.flow import kernels
 
 STAGES = (bj.Stage("endpoint", 32),)
 NUM_PATHS, NUM_VALIDATION, BATCH = 96, 64, 32
@@ -40,13 +40,13 @@ def together(flow, count: int) -> float:
     """Time of one velocity call for all of `count` solvers, over that of a call for each."""
     x = flow.noise(jax.random.key(3), (count, BATCH))
     times = np.linspace(0.1, 0.9, count, dtype=np.float32)
-    at_once = jax.jit(jax.vmap(programs.velocity, in_axes=(None, 0, 0)))
+    at_once = jax.jit(jax.vmap(kernels.velocity, in_axes=(None, 0, 0)))
 
     def vmapped():
         return at_once(flow, times, x)
 
     def in_turn():
-        return [programs.velocity(flow, t, part) for t, part in zip(times, x, strict=True)]
+        return [kernels.velocity(flow, t, part) for t, part in zip(times, x, strict=True)]
 
     assert jnp.allclose(vmapped(), jnp.stack(in_turn()), atol=1e-4)
     return float(np.median([seconds(vmapped) / seconds(in_turn) for _ in range(ROUNDS)]))

@@ -12,7 +12,7 @@ import jax
 
 import bespoke_jax as bj
 from benchmarks.fit_defaults import NUM_TEST, NUM_TEST_CLOSED_FORM, flows
-from experiments.compare import compare
+from experiments.learning.compare import compare
 
 NFES = (4, 6, 8, 10, 16, 20)
 # Stages, paths to fit to, paths to hold out.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import bespoke_jax as bj
-from bespoke_jax import memory
+from bespoke_jax.fitting import memory
 
 BATCH_SIZE = 16
 STEPS = (4, 8, 16, 32)

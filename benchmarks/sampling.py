@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax import programs
+from bespoke_jax.flow import kernels
 from experiments.configs import cifar10_fmot_pretrain
 
 NFE = 8
@@ -42,7 +42,7 @@ def seconds(function) -> float:
 
 def row(name: str, flow, solver, x0, rounds: int) -> str:
     def once():
-        return programs.velocity(flow, np.float32(0.5), x0)
+        return kernels.velocity(flow, np.float32(0.5), x0)
 
     def whole():
         return bj.solve(flow, solver, x0)

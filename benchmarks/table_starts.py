@@ -11,7 +11,7 @@ import numpy as np
 
 import bespoke_jax as bj
 from benchmarks.fit_defaults import figure
-from experiments.command_line import use_all_cores
+from experiments.run.command_line import use_all_cores
 
 STARTS = ("midpoint/karras", "deis-2/karras", "dpm_solver-2/karras", "ipndm_noise-3/karras")
 

@@ -15,8 +15,8 @@ import numpy as np
 
 import bespoke_jax as bj
 from benchmarks.sampling import NETWORKS, seconds
-from bespoke_jax import programs
-from bespoke_jax.conditions import each_at_its_time
+from bespoke_jax.flow import kernels
+from bespoke_jax.flow.conditions import each_at_its_time
 
 NUM_STEPS = 4
 
@@ -43,11 +43,11 @@ def row(name: str, flow, batch_size: int, rounds: int) -> str:
 
     def network():
         for _ in range(theta.nfe):
-            programs.velocity(flow, t, x0)
+            kernels.velocity(flow, t, x0)
             _, pullback = linearised(flow, t, x0)
             for _ in range(1 + stage.probes):
                 pulled_back(pullback, x0)
-            last = programs.velocity(flow, t, x0)
+            last = kernels.velocity(flow, t, x0)
         return last
 
     for function in (update, network):  # compile

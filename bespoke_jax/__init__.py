@@ -1,27 +1,46 @@
-"""Learn the ODE solver of a pre-trained flow or diffusion model. The public names; docs/ has the tour."""
+"""Learn the ODE solver of a pre-trained flow or diffusion model.
 
-from bespoke_jax import analytic, classic, fid, losses, metrics, models, scale_time, schedulers, sharding, stepwise
-from bespoke_jax.check import SolverCheck, check_solver
-from bespoke_jax.conditions import given
-from bespoke_jax.families import init_theta
-from bespoke_jax.fit import FitError, FitResult, FitState, fit, fit_ladder, init_state
-from bespoke_jax.flow import Flow
-from bespoke_jax.frugal import frugal
-from bespoke_jax.ground_truth import ground_truth
-from bespoke_jax.guidance import guided
-from bespoke_jax.learned_curve import LearnedCurve
-from bespoke_jax.learned_table import LearnedTable
-from bespoke_jax.learned_times import LearnedTimes
-from bespoke_jax.paths import Paths
-from bespoke_jax.sampler_file import Sampler, load_sampler, save_sampler
-from bespoke_jax.scale_time import theta_from_curve, transfer
-from bespoke_jax.second_order import LevenbergMarquardt
-from bespoke_jax.solve import sample, solve
-from bespoke_jax.solver_file import load_solver, save_solver
-from bespoke_jax.stages import DEFAULT_STAGES, SMALL_STEPS, Stage, paper_stages
-from bespoke_jax.steps import step_lipschitz, step_theta
+The names in `__all__` are the public interface, the modules among them with the names in their own `__all__`. Everything else may
+change without notice. From the ground up, each room importing only what stands below it (tests/test_rooms.py):
+
+    checks dtypes metrics schedulers fid    no knowledge of flows or solvers
+    flow/                                   the given model
+    table                                   what a solver is
+    classic/                                the dedicated solvers
+    run/                                    solving, sampling, the adjoint, true paths
+    learned/                                what can be learned
+    fitting/                                learning it
+    compare                                 is it better than what you would use otherwise?
+    files/                                  solver files, sampler files
+    models/                                 networks, importers, the shipped flows
+"""
+
+from bespoke_jax import classic, fid, metrics, models, schedulers
+from bespoke_jax.compare import SolverCheck, check_solver
+from bespoke_jax.files.sampler_file import Sampler, load_sampler, save_sampler
+from bespoke_jax.files.solver_file import load_solver, save_solver
+from bespoke_jax.fitting import losses
+from bespoke_jax.fitting.fit import FitError, FitResult, FitState, fit, fit_ladder, init_state
+from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
+from bespoke_jax.fitting.recipes import frugal
+from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage, paper_stages
+from bespoke_jax.flow import analytic, sharding
+from bespoke_jax.flow.conditions import given
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.guidance import guided
+from bespoke_jax.learned import scale_time
+from bespoke_jax.learned.curve import LearnedCurve
+from bespoke_jax.learned.families import init_theta
+from bespoke_jax.learned.scale_time import theta_from_curve, transfer
+from bespoke_jax.learned.steps import step_lipschitz, step_theta
+from bespoke_jax.learned.table import LearnedTable
+from bespoke_jax.learned.theta import Knots, Theta, theta_from_knots
+from bespoke_jax.learned.times import LearnedTimes
+from bespoke_jax.run import adjoint
+from bespoke_jax.run.ground_truth import ground_truth
+from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.solve import sample, solve
 from bespoke_jax.table import SolverTable, to_table
-from bespoke_jax.theta import Knots, Theta, theta_from_knots
 
 __all__ = [
     "DEFAULT_STAGES",
@@ -41,6 +60,7 @@ __all__ = [
     "SolverTable",
     "Stage",
     "Theta",
+    "adjoint",
     "analytic",
     "check_solver",
     "classic",
@@ -68,7 +88,6 @@ __all__ = [
     "solve",
     "step_lipschitz",
     "step_theta",
-    "stepwise",
     "theta_from_curve",
     "theta_from_knots",
     "to_table",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_array, known
-from bespoke_jax.theta import BASES, Knots, Theta
+from bespoke_jax.learned.theta import BASES, Knots, Theta
 
 __all__ = ["SolverTable", "check_times", "table_from_knots", "to_table"]
 

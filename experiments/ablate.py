@@ -2,7 +2,7 @@
 
 `python -m experiments.ablate --config=experiments/configs/fashion_ablation.py --workdir=W`. Every section of `config.fits` is a
 fit of its own, and every fit learns all of `config.solvers`, on the same true paths and batches. Leaves ablation.csv, ablation.md
-and report.html. Started again, it skips what is done.
+and page.html. Started again, it skips what is done.
 """
 
 import json
@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 
 import bespoke_jax as bj
-from bespoke_jax.conditions import in_turn
-from experiments import command_line, flows, learn, measure, processes, report, runs, settings, truth
-from experiments.errors import reason_of
+from bespoke_jax.flow.conditions import in_turn
+from experiments.learning import flows, learn, measure, settings, truth
+from experiments.report import page
+from experiments.run import command_line, processes, runs
+from experiments.run.errors import reason_of
 
 
 class Row(NamedTuple):
@@ -126,7 +128,7 @@ def publish(rows: list[Row], failed: dict[settings.Job, str], run: runs.Run):
     head, body = _HEAD, [_cells(row) for row in rows]
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
     run.write_text("ablation.md", "\n".join(lines) + "\n")
-    report.write_table(run, head, body, failed, _NOTE)
+    page.write_table(run, head, body, failed, _NOTE)
     print("\n" + "\n".join(lines) + f"\n\n{_NOTE}\nReport: {run.folder / 'report.html'}")
 
 

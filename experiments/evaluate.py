@@ -5,7 +5,10 @@
 """
 
 import bespoke_jax as bj
-from experiments import command_line, compare, measure, plots, processes, train, truth
+from experiments import train
+from experiments.learning import compare, measure, truth
+from experiments.report import plots
+from experiments.run import command_line, processes
 
 
 def evaluate(plan, flow, run, learned, where):

@@ -19,9 +19,11 @@ import numpy as np
 from absl import flags
 
 import bespoke_jax as bj
-from bespoke_jax import conditions
+from bespoke_jax.flow import conditions
 from bespoke_jax.models import inception
-from experiments import command_line, compare, measure, processes, runs, stopping, train
+from experiments import train
+from experiments.learning import compare, measure
+from experiments.run import command_line, processes, runs, stopping
 
 _NOISE_OF_FID = 1  # index of the key; 0 is the test set of PSNR
 _TRUE_PATHS = "exact"
@@ -90,7 +92,7 @@ def samples(flow: bj.Flow, ends: Callable, key, num_samples: int, label: str) ->
         FloatingPointError: if samples are not finite.
     """
     with processes.bar(total=num_samples, desc=label) as bar:
-        for number, part in enumerate(bj.stepwise.chunks(num_samples, measure.BATCH_SIZE)):
+        for number, part in enumerate(bj.adjoint.chunks(num_samples, measure.BATCH_SIZE)):
             fresh, size = jax.random.fold_in(key, number), part.stop - part.start
             stopping.stop_if_asked()
             some = conditions.dealt(flow, jax.random.fold_in(fresh, 0), size)

@@ -1,13 +1,15 @@
 """Pre-train a flow: `python -m experiments.pretrain --config=experiments/configs/fashion_fmot_pretrain.py --workdir=W`."""
 
-from experiments import command_line, data, pretrain_loop, pretrain_settings, processes, runs
+from experiments import data
+from experiments.pretraining import loop, settings
+from experiments.run import command_line, processes, runs
 
 
 def prepare(config, workdir):
     """(plan, data set, run) of a config. Whatever is wrong with the user's input is an error here, before any work."""
     dataset = data.load(config.data)
-    plan = pretrain_settings.read(config, dataset)
-    return plan, dataset, runs.open_run(workdir, pretrain_settings.stamp(config))
+    plan = settings.read(config, dataset)
+    return plan, dataset, runs.open_run(workdir, settings.stamp(config))
 
 
 def main(config, workdir):
@@ -15,8 +17,8 @@ def main(config, workdir):
     with command_line.without_stack(FloatingPointError):
         plan, dataset, run = prepare(config, workdir)
         with run:
-            state = pretrain_loop.train(plan, dataset, run)
-            processes.from_first(lambda: pretrain_loop.finish(plan, dataset, run, state))
+            state = loop.train(plan, dataset, run)
+            processes.from_first(lambda: loop.finish(plan, dataset, run, state))
 
 
 if __name__ == "__main__":

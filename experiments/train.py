@@ -1,7 +1,9 @@
 """Learn Bespoke solvers: `python -m experiments.train --config=experiments/configs/fashion_fmot.py --workdir=W`."""
 
 import bespoke_jax as bj
-from experiments import command_line, flows, learn, measure, processes, report, runs, settings, truth
+from experiments.learning import flows, learn, measure, settings, truth
+from experiments.report import page
+from experiments.run import command_line, processes, runs
 
 
 def prepare(config, workdir):
@@ -24,7 +26,7 @@ def train(plan, flow, run) -> int:
     def publish():
         run.write_table("results.csv", measure.Row._fields[:4], (row[:4] for row in measured.rows))
         run.write_table("results_detail.csv", measure.Row._fields, measured.rows)
-        report.write(run, bj.sharding.on_one_device(flow), plan, paths, learned, failed, measured)
+        page.write(run, bj.sharding.on_one_device(flow), plan, paths, learned, failed, measured)
         print(f"\n{measure.as_text(measured.rows)}\n\nReport: {run.folder / 'report.html'}")
 
     processes.from_first(publish)

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 
 import bespoke_jax as bj
-from experiments import command_line, data, processes, runs, stopping
-from experiments.checks import fields, file_name, integer, positive, seed
+from experiments import data
 from experiments.data import fashion
+from experiments.run import command_line, processes, runs, stopping
+from experiments.run.checks import fields, file_name, integer, positive, seed
 
 _BATCH_SIZE = 500  # of images that are only looked at
 _LOOK_EVERY = 10  # steps: each look waits for the device
@@ -94,7 +95,7 @@ def train(plan: Plan, training: data.DataSet, run: runs.Run) -> dict:
 
 def images_of(dataset: data.DataSet, count: int):
     """The first `count` images, [B, H, W, C] in [-1, 1], in batches."""
-    for part in bj.stepwise.chunks(count, _BATCH_SIZE):
+    for part in bj.adjoint.chunks(count, _BATCH_SIZE):
         yield data.to_model(dataset.read(np.arange(part.start, part.stop)))
 
 

@@ -65,6 +65,6 @@ def whole_run(tmp_path_factory):
 @pytest.fixture
 def no_report(monkeypatch):
     """Drawing takes longer than all the rest of a small run, once that is compiled."""
-    from experiments import report
+    from experiments.report import page
 
-    monkeypatch.setattr(report, "write", lambda *_: None)
+    monkeypatch.setattr(page, "write", lambda *_: None)

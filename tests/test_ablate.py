@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import bespoke_jax as bj
-from experiments import ablate, settings, train
+from experiments import ablate, train
 from experiments.configs import fashion_ablation
+from experiments.learning import settings
 from tests.small_run import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

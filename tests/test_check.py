@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import check
+from bespoke_jax import compare
 
 KEY = jax.random.key(3)
 FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
@@ -18,7 +18,7 @@ def scores(solver, num_paths=8):
     """(PSNR, mean PSNR) by the definition."""
     x0 = FLOW.noise(KEY, (num_paths,))
     x1 = bj.ground_truth(FLOW, x0, batch_size=64).x1
-    error = np.linalg.norm(bj.stepwise.end_points(FLOW, solver, x0) - x1, axis=1) / 2**0.5
+    error = np.linalg.norm(bj.adjoint.end_points(FLOW, solver, x0) - x1, axis=1) / 2**0.5
     return 20 * np.log10(2 / error.mean()), (20 * np.log10(2 / error)).mean()
 
 
@@ -72,8 +72,8 @@ def test_it_prints_a_table():
 
 
 def test_without_a_scheduler_and_without_compiling_the_network_for_each_solver(monkeypatch):
-    monkeypatch.setattr(check, "ground_truth", lambda flow, x0, *_, **__: bj.Paths.of_ends(flow, x0, x0 / math.e))
-    monkeypatch.setattr(check, "truth_of", lambda *_, **__: (check.Truth(math.inf, math.inf, 0.0), 0))
+    monkeypatch.setattr(compare, "ground_truth", lambda flow, x0, *_, **__: bj.Paths.of_ends(flow, x0, x0 / math.e))
+    monkeypatch.setattr(compare, "truth_of", lambda *_, **__: (compare.Truth(math.inf, math.inf, 0.0), 0))
     traces = []
 
     def velocity(params, t, x):

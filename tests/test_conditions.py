@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import conditions, curvature
+from bespoke_jax.fitting import gauss_newton
+from bespoke_jax.flow import conditions
 from tests.quick import jit
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -83,7 +84,7 @@ def test_solvers_end_where_each_sample_alone_would(paths, solver):
     for i, own in enumerate(apart):
         wanted[which == i] = bj.solve(at(CENTRES[i]), solver, own.x0)
     np.testing.assert_allclose(bj.solve(flow, solver, x0), wanted, **CLOSE)
-    np.testing.assert_allclose(bj.stepwise.end_points(flow, solver, x0, batch_size=2), wanted, **CLOSE)
+    np.testing.assert_allclose(bj.adjoint.end_points(flow, solver, x0, batch_size=2), wanted, **CLOSE)
 
 
 def test_samples_go_through_the_conditions_in_turn():
@@ -116,11 +117,11 @@ def test_losses_and_curvature_are_means_over_the_samples_own(paths, loss):
     )
     np.testing.assert_allclose(function(FLOW, theta, together), wanted, rtol=1e-4)
     np.testing.assert_allclose(function(given(which), theta, together), wanted, rtol=1e-4)
-    quadratic = curvature.linearise(loss, given([0, 1, 2]), theta, together, KEY, batch_size=3)
+    quadratic = gauss_newton.linearise(loss, given([0, 1, 2]), theta, together, KEY, batch_size=3)
     np.testing.assert_allclose(quadratic.value, wanted, rtol=1e-4)
     gradient = jit(jax.grad(lambda raw: plain(FLOW, theta.with_raw(raw), together)))(theta.raw)
     np.testing.assert_allclose(quadratic.gradient, gradient, rtol=2e-3, atol=1e-3 * np.abs(gradient).max())
-    assert curvature.evaluate(loss, FLOW, theta, together, batch_size=2) == pytest.approx(float(wanted), rel=1e-4)
+    assert gauss_newton.evaluate(loss, FLOW, theta, together, batch_size=2) == pytest.approx(float(wanted), rel=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["lm", "adam"])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import losses
-from bespoke_jax.curvature import _cotangents, evaluate, linearise
-from bespoke_jax.distance import MEAN_SQUARE
+from bespoke_jax.fitting import losses
+from bespoke_jax.fitting.distance import MEAN_SQUARE
+from bespoke_jax.fitting.gauss_newton import _cotangents, evaluate, linearise
 from tests import quick, reference
 
 pytestmark = pytest.mark.usefixtures("float64")

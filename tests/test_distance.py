@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.curvature import evaluate, linearise
-from bespoke_jax.losses import Distance
+from bespoke_jax.fitting.gauss_newton import evaluate, linearise
+from bespoke_jax.fitting.losses import Distance
 
 KEY = jax.random.key(0)
 SOLVER = bj.init_theta("rk1", 4)
@@ -101,7 +101,7 @@ def test_features_have_the_whole_matrix_in_expectation(flow, paths, end_and_jaco
 
 
 def test_an_error_of_0_harms_nothing(flow, paths):
-    ends = bj.stepwise.end_points(flow, SOLVER, paths[0].x0)
+    ends = bj.adjoint.end_points(flow, SOLVER, paths[0].x0)
     there = bj.Paths.of_ends(flow, paths[0].x0, ends)
     for distance in (Distance(squares), Distance(features=identity), Distance(squares, average="root")):
         assert all(np.all(np.isfinite(part)) for part in linearise(distance, flow, SOLVER, there, KEY))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from experiments import compare, evaluate, flows, measure, settings, train
+from experiments import evaluate, train
 from experiments.configs import tiny
+from experiments.learning import compare, flows, measure, settings
 
 
 def small_config():
@@ -36,7 +37,7 @@ def flow():
 def noises(flow):
     """(x0, x1) of the test set, [8, 4, 4, 1]."""
     x0 = flow.noise(settings.read(small_config()).key("test"), (8,))
-    return np.asarray(x0), np.asarray(bj.stepwise.end_points(flow, bj.classic.rk4(64), x0))
+    return np.asarray(x0), np.asarray(bj.adjoint.end_points(flow, bj.classic.rk4(64), x0))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_screening_on_a_few_noises_and_a_flow_without_scheduler():
     known = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
     flow = bj.Flow(known.velocity, known.params, known.event_shape)
     x0 = flow.noise(jax.random.key(0), (6,))
-    x1 = bj.stepwise.end_points(flow, bj.classic.rk4(64), x0)
+    x1 = bj.adjoint.end_points(flow, bj.classic.rk4(64), x0)
     found = compare.compare(flow, [4], [], x0, x1, num_screened=2, num_finalists=3)
     assert (found.num_noises, found.num_screened, found.learned) == (6, 2, [])
     assert {row.solver for row in found.screened + found.plain} == set(bj.classic.dedicated(4, None))

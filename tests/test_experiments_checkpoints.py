@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import checkpoints, runs
-from experiments.checkpoints import Checkpoints
-from experiments.errors import ReadError, WriteError
+from experiments.run import checkpoints, runs
+from experiments.run.checkpoints import Checkpoints
+from experiments.run.errors import ReadError, WriteError
 
 ROOT = pathlib.Path(__file__).parents[1]
 STATE = dict(a=np.arange(3, dtype=np.float32), b=(np.zeros((2, 2), np.float32), np.asarray(7, np.int32)))
@@ -156,8 +156,8 @@ class TestDamage:
 
 FEW_DESCRIPTORS = """
 import os, pathlib, resource, sys
-from experiments.checkpoints import Checkpoints
-from experiments.errors import ReadError
+from experiments.run.checkpoints import Checkpoints
+from experiments.run.errors import ReadError
 from tests.test_experiments_checkpoints import STATE
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 with Checkpoints(pathlib.Path(sys.argv[1])) as saved:

@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Every line by a fork of one process: importing JAX takes longer than all of them.
 EACH = """
 import json, os, sys
-from experiments import command_line, train
+from experiments.run import command_line
+from experiments import train
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     if (child := os.fork()) == 0:
         out = os.open(f"{sys.argv[2]}/{number}", os.O_WRONLY | os.O_CREAT)

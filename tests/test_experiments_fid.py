@@ -8,8 +8,9 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.models import inception
-from experiments import fid, flows, measure, settings, train
+from experiments import fid, train
 from experiments.configs import fashion_fmot_class, tiny
+from experiments.learning import flows, measure, settings
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def reference(config, tmp_path):
     """Statistics of other samples, of nearly exact paths."""
     flow = flows.load(config.flow)
     x0 = flow.noise(settings.read(config).key("train"), (128,))
-    x = np.asarray(bj.stepwise.end_points(flow, bj.classic.rk4(16), x0)).reshape(128, -1)
+    x = np.asarray(bj.adjoint.end_points(flow, bj.classic.rk4(16), x0)).reshape(128, -1)
     np.savez(tmp_path / "ref.npz", mu=x.mean(0), sigma=np.cov(x.T))
     return tmp_path / "ref.npz"
 
@@ -121,7 +122,7 @@ def test_samples_are_those_of_the_solver_and_of_fresh_noise(config):
     assert [len(x) for x in seen] == [measure.BATCH_SIZE] * full + [rest]
     assert len(np.unique(np.concatenate(seen).round(6), axis=0)) == 70
     x0 = flow.noise(plan.key("test"), (len(seen[0]),))
-    assert not np.allclose(bj.stepwise.end_points(flow, solver, x0), seen[0])
+    assert not np.allclose(bj.adjoint.end_points(flow, solver, x0), seen[0])
     assert all(np.array_equal(a, b) for a, (_, b) in zip(seen, fid.samples(flow, ends, key, 70, ""), strict=True))
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from experiments import ablate, flows, runs, settings, truth
-from experiments.errors import ReadError, WriteError
+from experiments import ablate
+from experiments.learning import flows, settings, truth
+from experiments.run import runs
+from experiments.run.errors import ReadError, WriteError
 from tests.small_run import small_config
 
 STAMP = dict(seed=0, flow=dict(name="mixture", sizes=(4, 8)))

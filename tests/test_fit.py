@@ -9,13 +9,14 @@ import optax
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import curvature, probe
-from bespoke_jax.starts import start_thetas
-from bespoke_jax.truth import truth_of
+from bespoke_jax.fitting import gauss_newton
+from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.run import probe
+from bespoke_jax.run.truth import truth_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-fit_module = sys.modules["bespoke_jax.fit"]  # the function of this name hides it
+fit_module = sys.modules["bespoke_jax.fitting.fit"]  # the function of this name hides it
 
 KEY = jax.random.key(0)
 # One family and one batch size wherever they do not matter: what is compiled is shared.
@@ -160,8 +161,10 @@ def test_cost_counts_paths_updates_and_validation(flow, paths):
 @pytest.mark.parametrize("keep, passes", [(False, 3 + 2), (True, 2 + 2)])
 def test_cost_of_second_order_counts_tries(flow, paths, monkeypatch, keep, passes):
     tries = []
-    evaluate = curvature.evaluate
-    monkeypatch.setattr(curvature, "evaluate", lambda *args, **options: tries.append(0) or evaluate(*args, **options))
+    evaluate = gauss_newton.evaluate
+    monkeypatch.setattr(
+        gauss_newton, "evaluate", lambda *args, **options: tries.append(0) or evaluate(*args, **options)
+    )
     stage = bj.Stage("endpoint", 3, bj.LevenbergMarquardt(), batch_size=32, probes=2, keep_activations=keep)
     result = bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
     truth = cost_of_truth(flow, paths)

@@ -12,11 +12,11 @@ import optax
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import memory
+from bespoke_jax.fitting import memory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-fit_module = sys.modules["bespoke_jax.fit"]  # the function of this name hides it
+fit_module = sys.modules["bespoke_jax.fitting.fit"]  # the function of this name hides it
 
 KEY = jax.random.key(0)
 FLOW = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3)

@@ -11,14 +11,16 @@ import pytest
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from experiments import flows, measure, report, settings, train
+from experiments import train
+from experiments.learning import flows, measure, settings
+from experiments.report import page
 from tests.golden.weights import draw_all
 from tests.models import common
 from tests.models.torch_writer import write_zip
 
 CONFIGS = sorted(
     path.stem
-    for path in pathlib.Path(flows.__file__).with_name("configs").glob("[!_]*.py")
+    for path in pathlib.Path(train.__file__).with_name("configs").glob("[!_]*.py")
     if not path.stem.endswith(("_pretrain", "_classifier"))  # of other launchers
 )
 PAPER = [name for name in CONFIGS if name != "tiny" and not name.startswith("fashion")]
@@ -167,7 +169,7 @@ class TestFiles:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # random weights are no flow: the slope at t = 0 is warned of
 def test_a_published_checkpoint_goes_through_the_pipeline(torchcfm_file, tmp_path, monkeypatch):
     """The config of CIFAR-10 with a file like torchcfm's, but small: paths, a fit of one step, results."""
-    monkeypatch.setattr(report, "write", lambda *_: None)  # slow, and not of this test
+    monkeypatch.setattr(page, "write", lambda *_: None)  # slow, and not of this test
     monkeypatch.setattr(bj.sharding, "replicate", lambda flow: flow)  # as are eight devices
     config = get_config("cifar10_fmot")
     config.flow.path = str(torchcfm_file)

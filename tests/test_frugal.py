@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import probe
-from bespoke_jax.frugal import reference
-from bespoke_jax.truth import truth_of
+from bespoke_jax.fitting.recipes import reference
+from bespoke_jax.run import probe
+from bespoke_jax.run.truth import truth_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -23,7 +23,7 @@ def flow():
 
 
 def mean_psnr(flow, solver, paths):
-    error = bj.metrics.rmse(bj.stepwise.end_points(flow, solver, paths.x0), paths.x1, 1)
+    error = bj.metrics.rmse(bj.adjoint.end_points(flow, solver, paths.x0), paths.x1, 1)
     return float(jnp.mean(bj.metrics.psnr(jnp.maximum(error, 1e-9))))
 
 

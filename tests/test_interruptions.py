@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import files
-from experiments import runs, stopping, train
+from bespoke_jax.files import atomic
+from experiments import train
+from experiments.run import runs, stopping
 from tests.small_run import small_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -205,7 +206,7 @@ class TestFullDisk:
         target = run / "solvers" / "rk1-bespoke-n2.json"
         target.unlink()
         with monkeypatch.context() as patch:
-            patch.setattr(files, "open", lambda *_: open("/dev/full", "wb"), raising=False)
+            patch.setattr(atomic, "open", lambda *_: open("/dev/full", "wb"), raising=False)
             with pytest.raises(runs.WriteError, match=rf"{target}: cannot be written \(No space left on device\)"):
                 train.main(config, run)
         assert not target.exists()
@@ -241,7 +242,8 @@ class TestFullDisk:
 
 class TestLock:
     def test_a_second_run_is_refused_until_the_first_is_dead(self, tmp_path):
-        program = "import sys, time; from experiments import runs; r = runs.open_run(sys.argv[1], {}); print(); time.sleep(99)"
+        program = "import sys, time; from experiments.run.runs import open_run; r = open_run(sys.argv[1], {})"
+        program += "; print(); time.sleep(99)"
         command = [sys.executable, "-c", program, str(tmp_path)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as other:
             try:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bespoke_jax as bj
-from bespoke_jax.starts import start_thetas
+from bespoke_jax.fitting.starts import start_thetas
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

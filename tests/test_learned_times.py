@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import bespoke_jax as bj
 from bespoke_jax import classic
-from bespoke_jax.starts import start_thetas
+from bespoke_jax.fitting.starts import start_thetas
 from tests import quick
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -56,7 +56,7 @@ def test_a_fit_gains_decibels_with_five_numbers():
     start = bj.init_theta("times", num_steps=6)
     result = bj.fit(flow, start, jax.random.key(0), paths=paths, validation=validation, choose_start=False)
     before, after = (
-        np.mean(bj.metrics.rmse(bj.stepwise.end_points(flow, solver, fresh.x0), fresh.x1, 1))
+        np.mean(bj.metrics.rmse(bj.adjoint.end_points(flow, solver, fresh.x0), fresh.x1, 1))
         for solver in (start, result.theta)
     )
     assert result.theta.num_parameters == 5

@@ -12,7 +12,7 @@ import pytest
 import scipy.linalg
 
 import bespoke_jax as bj
-from bespoke_jax import losses
+from bespoke_jax.fitting import losses
 from bespoke_jax.metrics import mean_square
 from tests import quick, reference
 

@@ -8,7 +8,7 @@ import pytest
 
 import bespoke_jax as bj
 
-solve = importlib.import_module("bespoke_jax.solve")
+solve = importlib.import_module("bespoke_jax.run.solve")
 
 WEIGHTS = jnp.ones((64, 256)) / 64
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.curvature import evaluate
+from bespoke_jax.fitting.gauss_newton import evaluate
 from tests.quick import jit
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import curvature
-from bespoke_jax.paths import samples
+from bespoke_jax.fitting import gauss_newton
+from bespoke_jax.run.paths import samples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -64,7 +64,7 @@ def test_every_loss_refuses_paths_of_another_event_shape(shape):
         with pytest.raises(ValueError, match=r"^paths: wanted paths of the event shape \(2,\)"):
             loss.function(FLOW, THETA, theirs)
         with pytest.raises(ValueError, match=r"^paths: wanted paths of the event shape"):
-            curvature.linearise(name, FLOW, THETA, theirs, KEY)
+            gauss_newton.linearise(name, FLOW, THETA, theirs, KEY)
     for name in ("paths", "validation"):
         with pytest.raises(ValueError, match=rf"^{name}: wanted paths of the event shape"):
             bj.fit(FLOW, THETA, KEY, **{name: theirs})

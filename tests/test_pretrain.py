@@ -15,9 +15,12 @@ import pytest
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from bespoke_jax.flow import PREDICTIONS
-from experiments import data, plots, pretrain, pretrain_loop, pretrain_settings, stopping
-from experiments.flow_matching import TARGETS, Objective, TrainState, init_state, make_update
+from bespoke_jax.flow.flow import PREDICTIONS
+from experiments import data, pretrain
+from experiments.pretraining import loop, settings
+from experiments.pretraining.flow_matching import TARGETS, Objective, TrainState, init_state, make_update
+from experiments.report import plots
+from experiments.run import stopping
 from tests.quick import jit
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -152,12 +155,12 @@ def config(tmp_path, monkeypatch):
     config.network = NETWORK
     config.update(num_steps=5, batch_size=8, warmup=1, checkpoint_every=2)
     # Compiled once for all runs.
-    plan = pretrain_settings.read(config, dark_and_bright())
+    plan = settings.read(config, dark_and_bright())
     update = make_update(plan.objective, plan.optimizer, plan.ema_decay)
     params = random_variables(plan.objective.network)["params"]
-    monkeypatch.setattr(pretrain_loop, "make_update", lambda *_: update)
+    monkeypatch.setattr(loop, "make_update", lambda *_: update)
     monkeypatch.setattr(
-        pretrain_loop,
+        loop,
         "init_state",
         lambda *_: TrainState(
             jnp.zeros((), jnp.int32), *jax.tree.map(jnp.copy, (params, params)), plan.optimizer.init(params)
@@ -197,7 +200,7 @@ class TestLauncher:
         def update(state, key, images, labels):
             return state._replace(step=state.step + 1), jnp.where(state.step < 3, 1.0, jnp.nan)
 
-        monkeypatch.setattr(pretrain_loop, "make_update", lambda *_: update)
+        monkeypatch.setattr(loop, "make_update", lambda *_: update)
         with pytest.raises(SystemExit, match=r"step 4: the loss is nan; lower config\.learning_rate"):
             pretrain.main(config, tmp_path)
         assert checkpoints(tmp_path) == {"2"}
@@ -236,14 +239,14 @@ class TestConfigs:
     def test_classes_of_data_that_have_none(self, config):
         dark = dark_and_bright()
         with pytest.raises(ValueError, match=r"num_classes: got 2, wanted 0: the data have no classes"):
-            pretrain_settings.read(config, dataclasses.replace(dark, num_classes=0))
+            settings.read(config, dataclasses.replace(dark, num_classes=0))
 
     @pytest.mark.parametrize("name", CONFIGS)
     def test_every_config_is_valid(self, name):
         config = get_config(name)
         shape = dict(fashion_mnist=(28, 28, 1), cifar10=(32, 32, 3), folder=(64, 64, 3))[config.data.name]
         dataset = data.DataSet.in_memory(np.zeros((128, *shape), np.uint8), np.zeros(128), 10, source="zeros")
-        plan = pretrain_settings.read(config, dataset)
+        plan = settings.read(config, dataset)
         assert plan.objective.network.num_classes == (10 if "class" in name else 0)
         assert config.workdir == f"runs/{name}"
 
@@ -273,4 +276,4 @@ class TestConfigs:
     def test_a_mistake_is_named(self, config, changes, message):
         config = ConfigDict(config.to_dict() | changes)
         with pytest.raises(ValueError, match=message):
-            pretrain_settings.read(config, dark_and_bright())
+            settings.read(config, dark_and_bright())

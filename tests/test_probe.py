@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import bespoke_jax as bj
-from bespoke_jax.probe import EVALUATIONS, check_velocity
+from bespoke_jax.run.probe import EVALUATIONS, check_velocity
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

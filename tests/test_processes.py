@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from experiments import processes
+from experiments.run import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def both(arguments, folder, act=lambda two: None):
 API = """
 import sys
 from absl import flags
-from experiments import command_line, processes
+from experiments.run import command_line, processes
 import jax, numpy as np, bespoke_jax as bj
 flags.DEFINE_string("out", None, "")
 def main(config, workdir):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import sampler_file
+from bespoke_jax.files import sampler_file
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.scale_time import (
+from bespoke_jax.learned.scale_time import (
     Curve,
     curve_between,
     identity_curve,

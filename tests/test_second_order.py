@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.curvature import Quadratic
+from bespoke_jax.fitting.gauss_newton import Quadratic
 
 pytestmark = pytest.mark.usefixtures("float64")
 

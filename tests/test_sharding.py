@@ -11,9 +11,11 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import bespoke_jax as bj
-from bespoke_jax import curvature, programs, stages, stepwise
-from bespoke_jax.losses import LOSSES
-from bespoke_jax.sharding import everywhere, gather, mesh_of, on_one_device, replicate, shard_params, spread
+from bespoke_jax.fitting import gauss_newton, stages
+from bespoke_jax.fitting.losses import LOSSES
+from bespoke_jax.flow import kernels
+from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, on_one_device, replicate, shard_params, spread
+from bespoke_jax.run import adjoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -133,22 +135,22 @@ def test_an_update_says_the_gradient_of_theta_and_no_more(flow, loss):
 def test_the_programs_of_a_second_order_update_say_nothing(flow):
     many, t = replicate(flow), np.float32(0.5)
     x = spread(many, flow.noise(jax.random.key(3), (16,)))
-    _, pullback = stepwise._linearised(many, t, x)
+    _, pullback = adjoint._linearised(many, t, x)
     terms, key = LOSSES["endpoint"], jax.random.key(0)
-    squares, cotangents = curvature._cotangents(terms.distance, x, 2 * x, key, 4)
+    squares, cotangents = gauss_newton._cotangents(terms.distance, x, 2 * x, key, 4)
     assert len(devices_of(cotangents)) == 8 and cotangents.addressable_shards[0].data.shape == (5, 2, 2)
     for function, *args in (
-        (programs.velocity, many, t, x),
-        (programs.velocity_and_slope, many, t, x),
-        (programs._add_scaled, x, t, x),
-        (stepwise._linearised, many, t, x),
-        (stepwise._apply, pullback, x),
-        (stepwise._inner, cotangents, x),
-        (stepwise._stacked, list(cotangents)),
-        (stepwise._unstacked, cotangents),
-        (curvature._cotangents, terms.distance, x, 2 * x, key, 4),
-        (curvature._phi_and_slope, terms.phi, squares),
-        (curvature._phi_of_distance, terms, x, 2 * x),
+        (kernels.velocity, many, t, x),
+        (kernels.velocity_and_slope, many, t, x),
+        (kernels._add_scaled, x, t, x),
+        (adjoint._linearised, many, t, x),
+        (adjoint._apply, pullback, x),
+        (adjoint._inner, cotangents, x),
+        (adjoint._stacked, list(cotangents)),
+        (adjoint._unstacked, cotangents),
+        (gauss_newton._cotangents, terms.distance, x, 2 * x, key, 4),
+        (gauss_newton._phi_and_slope, terms.phi, squares),
+        (gauss_newton._phi_of_distance, terms, x, 2 * x),
     ):
         assert said(function, *args) == [], function
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.families import FAMILIES, check_solver_arrays
+from bespoke_jax.learned.families import FAMILIES, check_solver_arrays
 
 TABLE = bj.classic.midpoint(4)
 SOLVERS = {base: bj.init_theta(base, 4) for base in FAMILIES} | {"midpoint": TABLE}

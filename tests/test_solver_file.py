@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.families import FAMILIES
-from bespoke_jax.fingerprint import TOLERANCE, differences, fingerprint
-from bespoke_jax.theta import BASES
+from bespoke_jax.files.fingerprint import TOLERANCE, differences, fingerprint
+from bespoke_jax.learned.families import FAMILIES
+from bespoke_jax.learned.theta import BASES
 
 # The fields here are no flows of their schedulers.
 pytestmark = pytest.mark.filterwarnings("ignore:velocity. at t = 0")

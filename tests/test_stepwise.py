@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax import stepwise
+from bespoke_jax.run import adjoint
 from tests import quick
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -32,19 +32,19 @@ def x0(float64):
 
 
 def test_it_ends_where_solve_ends(flow, table, x0):
-    np.testing.assert_allclose(stepwise.run(flow, table, x0).x1, bj.solve(flow, table, x0), rtol=1e-12)
+    np.testing.assert_allclose(adjoint.run(flow, table, x0).x1, bj.solve(flow, table, x0), rtol=1e-12)
 
 
 def test_thetas_run_too_and_in_chunks(base, flow, x0):
     theta = bj.init_theta(base, 3, dtype=jnp.float64)
     wanted = bj.solve(flow, theta, x0)
     for batch_size in (None, 2, 5, 9):
-        np.testing.assert_allclose(stepwise.end_points(flow, theta, x0, batch_size), wanted, rtol=1e-12)
+        np.testing.assert_allclose(adjoint.end_points(flow, theta, x0, batch_size), wanted, rtol=1e-12)
 
 
 def test_the_adjoint_is_the_gradient(flow, table, x0):
     cotangents = jnp.asarray(np.random.default_rng(2).standard_normal((3, *x0.shape)))
-    found = stepwise.table_gradients(flow, table, stepwise.run(flow, table, x0), cotangents)
+    found = adjoint.table_gradients(flow, table, adjoint.run(flow, table, x0), cotangents)
 
     @quick.jit
     def gradient(x0, cotangent):
@@ -69,8 +69,8 @@ def test_kept_activations_give_the_same_gradients_for_a_pass_less(x0):
     found, passes = [], []
     for keep in (False, True):
         before = len(runs)
-        trace = stepwise.run(flow, table, x0, keep_activations=keep)
-        gradients = stepwise.table_gradients(flow, table, trace, x0[None])
+        trace = adjoint.run(flow, table, x0, keep_activations=keep)
+        gradients = adjoint.table_gradients(flow, table, trace, x0[None])
         found.append((trace.x1, gradients.t, gradients.a, gradients.b))
         jax.effects_barrier()
         passes.append(len(runs) - before)
@@ -88,8 +88,8 @@ def test_another_solver_compiles_no_network(x0):
 
     flow = bj.Flow(velocity, jnp.float64(1.0), SHAPE)
     for nfe in (2, 3, 4):
-        trace = stepwise.run(flow, bj.classic.euler(nfe, dtype=jnp.float64), x0)
-        stepwise.table_gradients(flow, bj.classic.euler(nfe, dtype=jnp.float64), trace, x0[None])
+        trace = adjoint.run(flow, bj.classic.euler(nfe, dtype=jnp.float64), x0)
+        adjoint.table_gradients(flow, bj.classic.euler(nfe, dtype=jnp.float64), trace, x0[None])
         traced = len(traces) if nfe == 2 else traced  # noqa: F821
     assert len(traces) == traced
 
@@ -97,4 +97,4 @@ def test_another_solver_compiles_no_network(x0):
 def test_taylor_solvers_run_too(x0):
     flow = bj.analytic.mixture(jnp.asarray(np.ones((1, *SHAPE))), 0.5)
     solver = bj.classic.genie(6, flow.scheduler, dtype=jnp.float64)
-    np.testing.assert_allclose(stepwise.end_points(flow, solver, x0, 2), bj.solve(flow, solver, x0), rtol=1e-12)
+    np.testing.assert_allclose(adjoint.end_points(flow, solver, x0, 2), bj.solve(flow, solver, x0), rtol=1e-12)

@@ -7,7 +7,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax import classic
-from bespoke_jax.tables_of_times import METHODS
+from bespoke_jax.learned.tables_of_times import METHODS
 from tests import quick, reference
 
 pytestmark = pytest.mark.usefixtures("float64")

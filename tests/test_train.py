@@ -17,7 +17,10 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
-from experiments import flows, learn, measure, plots, report, runs, settings, stopping, train, truth
+from experiments import train
+from experiments.learning import flows, learn, measure, settings, truth
+from experiments.report import page, plots
+from experiments.run import runs, stopping
 from tests.small_run import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -323,7 +326,7 @@ class TestParts:
         paths = truth.solve(flow, plan, run)
         record = dict(stage="start", iteration=0, loss=None, rmse=0.1, psnr=26.0)
         rows = [measure.Row("rk1", 2, 0.1, 26.0, 26.0, 0.01)]
-        report.write(run, flow, plan, paths, {job: learn.Learned(theta, [record], 1)}, {}, measure.Measured(rows, {}))
+        page.write(run, flow, plan, paths, {job: learn.Learned(theta, [record], 1)}, {}, measure.Measured(rows, {}))
         assert not (tmp_path / "figures" / "samples_rk1.png").exists()
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
 

@@ -1,7 +1,6 @@
 """Flax networks, importers of published weights, and the shipped flows with their solvers."""
 
 from bespoke_jax.models import diffusers, edm, inception, torchcfm
-from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.classifier import (
     CLASSIFIERS,
     Classifier,
@@ -18,8 +17,9 @@ from bespoke_jax.models.flow_file import (
     save_flow,
     shipped_solver,
 )
-from bespoke_jax.models.songunet import SongUNet
-from bespoke_jax.models.unet import UNet
+from bespoke_jax.models.networks.adm import ADM
+from bespoke_jax.models.networks.songunet import SongUNet
+from bespoke_jax.models.networks.unet import UNet
 
 __all__ = [
     "ADM",

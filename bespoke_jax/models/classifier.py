@@ -18,8 +18,8 @@ from safetensors.flax import save_file
 from bespoke_jax.checks import check_count
 from bespoke_jax.fid import FeatureStatistics
 from bespoke_jax.models.inception import eight_bits
-from bespoke_jax.models.safetensors_file import find_safetensors, read_header, read_safetensors
-from bespoke_jax.models.state_dict import check_variables
+from bespoke_jax.models.weights_io.safetensors_file import find_safetensors, read_header, read_safetensors
+from bespoke_jax.models.weights_io.state_dict import check_variables
 
 __all__ = ["CLASSIFIERS", "Classifier", "ConvClassifier", "load_classifier", "save_classifier"]
 

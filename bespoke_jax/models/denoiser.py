@@ -15,7 +15,7 @@ import numpy as np
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_count, check_number, check_positive, check_shape, check_type
-from bespoke_jax.flow import Flow
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.models.labels import labelled, with_labels
 
 __all__ = ["Denoiser", "DenoiserPrediction", "Preconditioning", "ReversedVelocity"]

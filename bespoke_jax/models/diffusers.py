@@ -18,13 +18,13 @@ import numpy as np
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_number, check_positive
-from bespoke_jax.flow import Flow
-from bespoke_jax.models.adm import ADM
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import check_labels_given
-from bespoke_jax.models.safetensors_file import read_safetensors
-from bespoke_jax.models.state_dict import check_computation, load_arrays, some, variables_from_state
-from bespoke_jax.models.torch_file import read_torch_file
+from bespoke_jax.models.networks.adm import ADM
+from bespoke_jax.models.weights_io.safetensors_file import read_safetensors
+from bespoke_jax.models.weights_io.state_dict import check_computation, load_arrays, some, variables_from_state
+from bespoke_jax.models.weights_io.torch_file import read_torch_file
 
 __all__ = ["load", "load_denoiser"]
 

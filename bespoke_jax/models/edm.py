@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_choice
-from bespoke_jax.models.adm import ADM
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
-from bespoke_jax.models.songunet import SongUNet
-from bespoke_jax.models.state_dict import (
+from bespoke_jax.models.networks.adm import ADM
+from bespoke_jax.models.networks.songunet import SongUNet
+from bespoke_jax.models.weights_io.state_dict import (
     check_computation,
     flatten_record,
     load_arrays,
@@ -22,7 +22,7 @@ from bespoke_jax.models.state_dict import (
     variables_from_state,
     weight_shape,
 )
-from bespoke_jax.models.torch_file import Record, read_torch_file
+from bespoke_jax.models.weights_io.torch_file import Record, read_torch_file
 
 __all__ = ["from_state", "load"]
 

@@ -11,17 +11,17 @@ from safetensors.flax import save_file
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_number, check_shape, check_type
-from bespoke_jax.flow import PREDICTIONS, Flow
-from bespoke_jax.models.adm import ADM
+from bespoke_jax.files.solver_file import load_solver
+from bespoke_jax.flow.flow import PREDICTIONS, Flow
+from bespoke_jax.learned.theta import Theta
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import labelled, with_labels
-from bespoke_jax.models.safetensors_file import find_safetensors, read_header, read_safetensors
-from bespoke_jax.models.songunet import SongUNet
-from bespoke_jax.models.state_dict import check_computation, check_variables, variable_shapes
-from bespoke_jax.models.unet import UNet
-from bespoke_jax.solver_file import load_solver
+from bespoke_jax.models.networks.adm import ADM
+from bespoke_jax.models.networks.songunet import SongUNet
+from bespoke_jax.models.networks.unet import UNet
+from bespoke_jax.models.weights_io.safetensors_file import find_safetensors, read_header, read_safetensors
+from bespoke_jax.models.weights_io.state_dict import check_computation, check_variables, variable_shapes
 from bespoke_jax.table import SolverTable
-from bespoke_jax.theta import Theta
 
 __all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_denoiser", "save_flow", "shipped_solver"]
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bespoke_jax.models.state_dict import from_torch_layout, load_arrays, some
-from bespoke_jax.models.torch_file import read_torch_file
+from bespoke_jax.models.weights_io.state_dict import from_torch_layout, load_arrays, some
+from bespoke_jax.models.weights_io.torch_file import read_torch_file
 
 __all__ = ["InceptionFeatures", "InceptionV3", "eight_bits", "load", "resize"]
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.conditions import CONDITION, given
-from bespoke_jax.flow import Flow
+from bespoke_jax.flow.conditions import CONDITION, given
+from bespoke_jax.flow.flow import Flow
 
 __all__ = ["check_labels_given", "labelled", "with_labels"]
 

@@ -9,12 +9,18 @@ import numpy as np
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_count, check_flag
-from bespoke_jax.flow import Flow
-from bespoke_jax.models.adm import ADM
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.models.flow_file import NetworkVelocity
 from bespoke_jax.models.labels import check_labels_given, labelled
-from bespoke_jax.models.state_dict import check_computation, load_arrays, some, variables_from_state, weight_shape
-from bespoke_jax.models.torch_file import read_torch_file
+from bespoke_jax.models.networks.adm import ADM
+from bespoke_jax.models.weights_io.state_dict import (
+    check_computation,
+    load_arrays,
+    some,
+    variables_from_state,
+    weight_shape,
+)
+from bespoke_jax.models.weights_io.torch_file import read_torch_file
 
 __all__ = ["load"]
 

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from bespoke_jax.models.safe_pickle import Refused, Unpickler
+from bespoke_jax.models.weights_io.safe_pickle import Refused, Unpickler
 from experiments.data.dataset import DataSet
 
 __all__ = ["load"]

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.data.dataset import DataSet
-from experiments.errors import reason_of
+from experiments.run.errors import reason_of
 
 __all__ = ["cropped", "load"]
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.checks import fields, file_name, integer, one_of
 from experiments.data import cifar, fashion, folder, imagenet
 from experiments.data.dataset import DataSet
+from experiments.run.checks import fields, file_name, integer, one_of
 
 __all__ = ["load"]
 

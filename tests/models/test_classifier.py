@@ -10,9 +10,10 @@ from safetensors.flax import save_file
 
 import bespoke_jax as bj
 from bespoke_jax.models import ConvClassifier, load_classifier, save_classifier
-from experiments import data, stopping, train_classifier
+from experiments import data, train_classifier
 from experiments.configs import fashion_classifier
 from experiments.data import fashion
+from experiments.run import stopping
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -26,7 +27,7 @@ def classifier():
 def clothes():
     """Samples of the shipped flow, [96, 28, 28, 1]: a few classes of clothes, and no image that anything was trained with."""
     flow, solver = bj.models.load_flow("fashion_fmot"), bj.models.shipped_solver("fashion_fmot", "table", 6)
-    return np.asarray(bj.stepwise.end_points(flow, solver, flow.noise(jax.random.key(0), (96,)), batch_size=32))
+    return np.asarray(bj.adjoint.end_points(flow, solver, flow.noise(jax.random.key(0), (96,)), batch_size=32))
 
 
 def test_features_of_a_sample_do_not_depend_on_the_others(classifier, clothes):

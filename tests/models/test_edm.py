@@ -10,7 +10,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.models import edm
 from bespoke_jax.models.labels import with_labels
-from bespoke_jax.models.torch_file import read_torch_file
+from bespoke_jax.models.weights_io.torch_file import read_torch_file
 from tests.models.common import FILES, golden, nhwc, relative, state
 from tests.models.torch_writer import Persistent, pickled, write_edm
 from tests.quick import jit

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 import bespoke_jax as bj
 from bespoke_jax.models import ADM, Denoiser, Preconditioning, UNet
-from bespoke_jax.models.state_dict import variable_shapes
+from bespoke_jax.models.weights_io.state_dict import variable_shapes
 
 EVENT = (4, 4, 1)
 NETS = {

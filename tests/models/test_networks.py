@@ -11,7 +11,8 @@ import safetensors.flax
 import safetensors.numpy
 
 import bespoke_jax as bj
-from bespoke_jax.models import ADM, SongUNet, blocks
+from bespoke_jax.models import ADM, SongUNet
+from bespoke_jax.models.networks import blocks
 from tests.models.common import state
 from tests.quick import jit
 

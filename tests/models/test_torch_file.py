@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bespoke_jax.models.safe_pickle import Storage
-from bespoke_jax.models.state_dict import load_arrays
-from bespoke_jax.models.torch_file import Record, Tensor, read_torch_file
+from bespoke_jax.models.weights_io.safe_pickle import Storage
+from bespoke_jax.models.weights_io.state_dict import load_arrays
+from bespoke_jax.models.weights_io.torch_file import Record, Tensor, read_torch_file
 from tests.models.common import FILES
 from tests.models.torch_writer import Persistent, pickled
 

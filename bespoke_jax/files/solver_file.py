@@ -1,0 +1,251 @@
+"""A solver as a JSON file that a person can read."""
+
+import json
+import pathlib
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.checks import check_choice, check_count, check_type
+from bespoke_jax.dtypes import promote
+from bespoke_jax.files import fingerprint
+from bespoke_jax.files.atomic import check_target, write_whole
+from bespoke_jax.files.json_text import numbers_of_json, parse_json
+from bespoke_jax.flow.conditions import is_given, like_any
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.learned.families import FAMILIES, LearnedSolver, check_solver_arrays
+from bespoke_jax.learned.theta import BASES, Theta
+from bespoke_jax.run.probe import check_velocity
+from bespoke_jax.table import SolverTable, to_table
+
+__all__ = ["load_solver", "save_solver"]
+
+_FORMAT = "bespoke_jax solver, version 1"
+_LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations has some 10 MB
+_MOST = 10_000  # evaluations
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+_ORDERS = {"rk1": 1, "rk2": 2}
+_EDITED = 1e-3  # a larger difference is no rounding
+
+
+def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = None, flow: Flow | None = None) -> None:
+    """Write a theta or a table to `path`, whole or not at all.
+
+    The file has: family (one of `families.FAMILIES`), nfe, dtype; the table t, a, b that any program can run (docs/solver_file.md
+    has readers in NumPy and PyTorch); of rk1 and rk2 also the order, all raw numbers, what of them is learned, and the knots;
+    "flow", "time_range" and "info". What `load_solver` would refuse is not written.
+
+    Args:
+        path: file name, usually *.json; missing folders are an error.
+        theta: the solver. One that is neither rk1 nor rk2 is written as the table that it has become, and read as a table.
+        info: a dict of what JSON can hold, kept under "info": validation figures, how it was fitted.
+        flow: what it was fitted to, which is looked at as `fit` does. Its fingerprint goes under "flow", so that `load_solver`
+            can tell another flow: 32 velocity evaluations of single samples in all. The flow itself is not written. If it keeps
+            a margin from the ends of time (`Flow.time_range`), so do the times t, for programs that run the network without it.
+
+    Raises:
+        TypeError: if `theta` is no solver, `flow` none, or `info` no dict of what JSON can hold.
+        ValueError: if the solver's arrays disagree, or its numbers, or the flow's velocity on the fingerprint's probe, are not
+            finite; if a sample's velocity depends on chance or on its batch; if the file would be larger than 16 MiB.
+        OSError: if the folder is missing, or the file cannot be written.
+
+    Examples:
+        >>> import tempfile, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_solver(f"{folder}/rk2.json", bj.init_theta("rk2", num_steps=4), flow=flow)
+        ...     load_solver(f"{folder}/rk2.json", flow=flow).nfe
+        8
+    """
+    path = check_target(path)
+    check_solver_arrays("theta", theta)
+    if flow is not None:
+        check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    info = _check_info({} if info is None else info)
+    table = _unrolled(theta)
+    content = dict(
+        format=_FORMAT,
+        family="table" if isinstance(theta, SolverTable) else theta.base,
+        nfe=table.nfe,
+        dtype=table.t.dtype.name,
+    ) | {name: _numbers(getattr(table, name)) for name in _TABLE}
+    if isinstance(theta, Theta):
+        knots = {name: _numbers(value) for name, value in _knots(theta)._asdict().items()}
+        content |= dict(order=_ORDERS[theta.base], num_steps=theta.num_steps, learned=theta.learned)
+        content |= dict(raw=_numbers(theta.numbers()), knots=knots)
+    if not all(np.all(np.isfinite(content[name])) for name in _TABLE):
+        raise ValueError("theta: its table holds NaN or infinity; such a solver is not written.")
+    if flow is not None:
+        probed = like_any(flow) if is_given(flow) else flow
+        check_velocity(probed, probed.noise(jax.random.key(0), (fingerprint.NUM_SAMPLES,)))
+        content["flow"] = fingerprint.fingerprint(flow)
+        if flow.time_range != (0.0, 1.0):
+            content |= dict(t=_within(table.t, flow.time_range), time_range=_numbers(flow.time_range))
+    text = f"{_layout(content | dict(info=info))}\n"
+    _read(path, text)  # nothing is written that is then refused
+    write_whole(path, text.encode())
+
+
+def _check_info(info) -> dict:
+    check_type("info", info, dict, "a dict")
+    try:
+        return parse_json("info", json.dumps(info, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"info: wanted what JSON holds: strings, finite numbers, lists, dicts ({error}).") from None
+
+
+def _within(t, time_range):
+    """The times, or the nearer end of the range: in float32 at least, in which a flow has its times."""
+    t = np.asarray(t, promote(t.dtype, jnp.float32))
+    return _numbers(np.clip(t, *np.asarray(time_range, t.dtype)))
+
+
+_TABLE = ("t", "a", "b")
+
+# Compiled, as they are wherever solvers run: rounded in the same way, and quicker than one operation after the other.
+_unrolled = jax.jit(to_table)
+_knots = jax.jit(Theta.knots)
+
+
+def _layout(value, indent: str = "") -> str:
+    """JSON with a line for each entry of a dictionary and each row of a matrix, but not for each number."""
+    inner = indent + " "
+    if isinstance(value, dict) and value:
+        entries = [f"{json.dumps(str(key))}: {_layout(entry, inner)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(inner + entry for entry in entries) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and any(isinstance(entry, dict | list | tuple) for entry in value):
+        rows = [json.dumps(entry, allow_nan=False) for entry in value]
+        return "[\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}]"
+    return json.dumps(value, allow_nan=False)
+
+
+def _numbers(array):
+    # A float64 holds every narrower float exactly, and JSON writes it with as many digits as it takes to read it back.
+    return np.asarray(array, np.float64).tolist()
+
+
+def load_solver(path, flow: Flow | None = None) -> Theta | SolverTable:
+    """Read what `save_solver` wrote: the same numbers to the bit.
+
+    Args:
+        path: the file.
+        flow: what the solver is to run. A `UserWarning` says so if the file was written for another one, with what differs as
+            stored and as found, or if it does not say for which (it was saved without `flow`). The solver is returned
+            all the same: `check_solver` measures whether it still serves.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TypeError: if `flow` is none.
+        ValueError: if it is truncated, foreign or edited into something that is no solver; names the file and the field.
+
+    Refused are strings, booleans, NaN and infinity in the place of numbers, numbers that the dtype does not hold, keys that are
+    there twice, times outside [0, 1], b that is not lower triangular, and counts, shapes, knots or a table that disagree.
+    """
+    if flow is not None:
+        check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"load_solver: no file {path}.")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path}: larger than {_LARGEST >> 20} MiB; not a solver file.")
+    solver, stored = _read(path, path.read_bytes())
+    if flow is not None:
+        _compare(path, stored, flow)
+    return solver
+
+
+def _read(path, text: str | bytes):
+    """(solver, fingerprint or None) of a solver file of this content."""
+    if len(text) > _LARGEST:
+        raise ValueError(f"{path}: larger than {_LARGEST >> 20} MiB; not a solver file.")
+    content = parse_json(path, text)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path}: not a solver file; wanted a JSON object with format {_FORMAT!r}.")
+    try:
+        _check_object("info", content.get("info", {}))
+        stored = content.get("flow")
+        if stored is not None:
+            fingerprint.check(stored)
+        return _solver(content), stored
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _compare(path, stored, flow):
+    """Warn unless the stored fingerprint is that of `flow`."""
+    if stored is None:
+        found = [f"{path}: does not say for which flow it was learned (it was saved without flow=)."]
+    else:
+        found = fingerprint.differences(stored, flow)
+        found = [f"{path}: learned for another flow than this one.", *found] if found else []
+    if found:
+        remedy = "bespoke_jax.check_solver(flow, solver, key) measures whether it serves this one."
+        warnings.warn("\n  ".join([*found, remedy]), UserWarning, stacklevel=3)
+
+
+def _solver(content) -> Theta | SolverTable:
+    dtype = check_choice("dtype", content.get("dtype"), _DTYPES)
+    family = check_choice("family", content.get("family"), FAMILIES)
+    m = check_count("nfe", content.get("nfe"), 1, _MOST)
+    shapes = {"t": (m,), "a": (m,), "b": (m, m)}
+    if family not in BASES:
+        solver = SolverTable(**{name: _array(content, name, shape, dtype) for name, shape in shapes.items()})
+        _check_range(content, np.asarray(solver.t, np.float64))
+        solver.check("table")
+        return solver
+    num_steps = check_count("num_steps", content.get("num_steps"), 1, _MOST)
+    _check_follows("nfe", m, BASES[family] * num_steps)
+    _check_follows("order", content.get("order", _ORDERS[family]), _ORDERS[family])
+    theta = Theta(_array(content, "raw", (4 * m - 1,), dtype), family, num_steps)
+    if not shapes.keys().isdisjoint(content):  # the first files had none
+        # All of the file's before the other: the file's length bounds how large a table is unrolled.
+        found = {name: numbers_of_json(name, content.get(name), shape) for name, shape in shapes.items()}
+        low, high = _check_range(content, found["t"])
+        table = vars(_unrolled(theta))
+        _check_derived(found, table | dict(t=np.clip(table["t"], low, high)))
+    if "knots" in content:
+        wanted = _knots(theta)._asdict()
+        _check_object("knots", content["knots"])
+        stored = {name: content["knots"].get(name) for name in wanted}
+        _check_derived({name: numbers_of_json(name, stored[name], wanted[name].shape) for name in wanted}, wanted)
+    return theta.learning(content.get("learned", "both"))
+
+
+def _check_follows(name, value, wanted):
+    if type(value) is not int or value != wanted:
+        raise ValueError(f"{name}: wanted {wanted}, which follows from family and num_steps, got {value!r:.50}.")
+
+
+def _check_object(name, value):
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: wanted a JSON object, got {type(value).__name__}.")
+
+
+def _check_range(content, t) -> tuple[float, float]:
+    """The range that the times were brought into; they lie there, up to rounding."""
+    low, high = numbers_of_json("time_range", content.get("time_range", [0.0, 1.0]), (2,))
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"time_range: wanted [first, last] within [0, 1], got {[low, high]}.")
+    if not np.all((t >= low - 1e-6) & (t <= high + 1e-6)):
+        raise ValueError(f"t: wanted times within [{low:g}, {high:g}], got some from {np.min(t):g} to {np.max(t):g}.")
+    return low, high
+
+
+def _check_derived(stored, wanted):
+    """What follows from the raw numbers of rk1 and rk2 is not read: one edited without the other is an error."""
+    for name, value in wanted.items():
+        value = np.asarray(value, np.float64)
+        if not np.allclose(stored[name], value, rtol=0, atol=_EDITED * max(1.0, float(np.max(np.abs(value))))):
+            raise ValueError(f"{name}: not what the raw numbers give; edit those, and write it again with save_solver.")
+
+
+def _array(content, name, shape, dtype):
+    values = numbers_of_json(name, content.get(name), shape)
+    with np.errstate(over="ignore"):
+        array = jnp.asarray(values, dtype)
+    if not np.all(np.isfinite(np.asarray(array))):
+        raise ValueError(f"{name}: wanted numbers that {array.dtype} holds, got up to {np.max(np.abs(values)):g}.")
+    return array

@@ -1,0 +1,1 @@
+"""Learning a solver: losses, Gauss-Newton, Levenberg-Marquardt, starts, recipes, and `fit`."""

@@ -1,0 +1,220 @@
+"""Values, gradients and Gauss-Newton matrices of the losses: what second-order fitting needs.
+
+A loss E sum_i phi(m_i), m_i = mean_j e_ij^2, with phi concave, lies below E sum_i phi'(m_i) mean_j e_ij^2 plus a constant once
+the weights phi'(m_i) are held fixed (iteratively reweighted least squares). That quadratic has the loss's own gradient, and its
+Gauss-Newton matrix is 2 E sum_i phi'(m_i) mean_j (de_ij/dtheta)^T (de_ij/dtheta).
+
+The losses of whole solves get both from the adjoint. The cotangent e gives the gradient, and with it what the matrix J^T J has
+along e, exactly. The rest comes, unbiased, from random cotangents v across e, with E v v^T = 1 - e e^T / |e|^2, for
+E (v^T J)^T (v^T J) = J^T (E v v^T) J. One per sample does: there are many samples and few numbers. The losses of single steps
+depend on few numbers each, and forward mode gives them exactly.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from bespoke_jax.fitting.losses import Distance, bound_weights, step_error, terms_of
+from bespoke_jax.flow.conditions import of_samples
+from bespoke_jax.flow.sharding import gather, spread
+from bespoke_jax.metrics import mean_square
+from bespoke_jax.run import adjoint
+from bespoke_jax.run.paths import samples
+from bespoke_jax.table import SolverTable, to_table
+
+__all__ = ["Quadratic", "evaluate", "linearise"]
+
+
+class Quadratic(NamedTuple):
+    """A loss near a solver of P numbers: value [], gradient [P] and Gauss-Newton matrix [P, P]; arrays of JAX or NumPy."""
+
+    value: Any
+    gradient: Any
+    matrix: Any
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the gradient and the matrix are."""
+        return bool(np.all(np.isfinite(self.gradient)) and np.all(np.isfinite(self.matrix)))
+
+
+def linearise(
+    loss: str | Distance,
+    flow,
+    solver,
+    paths,
+    key,
+    *,
+    probes: int = 4,
+    batch_size: int | None = None,
+    keep_activations: bool = False,
+    **options,
+):
+    """The `Quadratic` of a loss in the raw numbers of `solver` (those of a table are t, a and b).
+
+    Args:
+        loss: a name in `losses.LOSSES`, or a `losses.Distance`.
+        flow, solver, paths: as for the loss.
+        key: of the random cotangents; the losses of single steps, and a distance without features, use none.
+        probes: random cotangents per sample. An evaluation costs 3 + `probes` network passes, 3 if there are none; `rmse_bound`
+            and `local` cost 7 (rk1) or 11 (rk2) forward-mode passes.
+        batch_size: paths that are in memory together.
+        keep_activations: keep those of all evaluations of the solver until its adjoint needs them, in place of one evaluation's
+            at a time: a pass less, for losses of ends.
+        options: of the loss, e.g. `lipschitz`.
+
+    Examples:
+        >>> import jax, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
+        >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (8,)))
+        >>> found = linearise("endpoint", flow, bj.init_theta("rk1", num_steps=3), paths, jax.random.key(1))
+        >>> found.gradient.shape, found.matrix.shape
+        ((11,), (11, 11))
+    """
+    terms = terms_of(loss)
+    if terms.per_step:
+        paths = spread(flow, paths)
+        value = _function(loss)(flow, solver, paths, **options)
+        return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths, **options)))
+    table, jacobian = jax.device_get(_table_and_jacobian(solver))
+    (flow, x0, x1), parts = samples(flow, paths), []
+    for number, part in enumerate(adjoint.chunks(len(x0), batch_size)):
+        some = of_samples(flow, part)
+        trace = adjoint.run(some, table, x0[part], keep_activations)
+        truth = spread(flow, x1[part])
+        squares, cotangents = _cotangents(terms.distance, trace.x1, truth, jax.random.fold_in(key, number), probes)
+        rows = _chain(adjoint.table_gradients(some, table, trace, cotangents), jacobian)
+        parts.append(_sums(*jax.device_get(gather(flow, (squares, *_phi_and_slope(terms.phi, squares)))), rows))
+    return Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True)))
+
+
+def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | None = None, **options):
+    """The value of a loss, [], as `linearise` gives it, but cheaper: nothing is compiled for the solver of an end loss."""
+    terms = terms_of(loss)
+    if terms.per_step:
+        return gather(flow, _function(loss)(flow, solver, spread(flow, paths), **options))
+    (flow, x0, x1), parts = samples(flow, paths), []
+    for part in adjoint.chunks(len(x0), batch_size):
+        ends = adjoint.end_points(of_samples(flow, part), solver, x0[part])
+        parts.append(jax.device_get(gather(flow, _phi_of_distance(terms, ends, spread(flow, x1[part])))))
+    return np.mean(np.concatenate(parts))
+
+
+@functools.cache
+def _function(loss):
+    return jax.jit(terms_of(loss).function)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _phi_of_distance(terms, x, x1):
+    return terms.phi(terms.distance.between(x, x1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _phi_and_slope(phi, squares):
+    """phi(m) and phi'(m), each [B]."""
+    return jax.vmap(jax.value_and_grad(phi))(squares)
+
+
+@jax.jit
+def _table_and_jacobian(solver):
+    """(table, its derivative in the solver's P numbers: each entry with a last axis [P])."""
+    numbers, rebuild = ravel_pytree(solver) if isinstance(solver, SolverTable) else (solver.raw, solver.with_raw)
+    return to_table(solver), jax.jacfwd(lambda vector: to_table(rebuild(vector)))(numbers)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _cotangents(distance, x, x1, key, probes):
+    """Distances [B] and cotangents of x [1 + K, B, *event]: half the distances' gradient, and `probes` random ones or none.
+
+    With d errors e per sample they are e / d, and random signs over sqrt(d) less their part along e; all taken back from the
+    features to x.
+    """
+    if distance.features is None:
+        squares, pullback = jax.vjp(lambda x: distance.between(x, x1), x)
+        return squares, pullback(jnp.full_like(squares, 0.5))[0][None]
+    error, pullback = jax.vjp(lambda x: distance.difference(x, x1), x)
+    size, of_sample = error[0].size, range(-error.ndim + 1, 0)
+    draws = _signs(key, (probes, *error.shape), error.dtype) / size**0.5
+    squared_norms = jnp.sum(error**2, of_sample, keepdims=True)
+    along = jnp.sum(draws * error, of_sample, keepdims=True) / jnp.where(squared_norms > 0, squared_norms, 1)
+    (cotangents,) = jax.vmap(pullback)(jnp.concatenate([error[None] / size, draws - along * error]))
+    return mean_square(error, error.ndim - 1), cotangents
+
+
+def _signs(key, shape, dtype):
+    """Random signs, 32 from each random word: long vectors of words take seconds to compile."""
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
+
+
+# What follows is small, and of another shape for every solver: NumPy's float64, and nothing to compile.
+
+
+def _chain(gradients, jacobian):
+    """Gradients in the table's entries -> gradients in the solver's numbers, [K, B, P]."""
+    return sum(
+        np.tensordot(np.asarray(gradient, np.float64), np.asarray(slope, np.float64), axes=np.ndim(slope) - 1)
+        for gradient, slope in zip(jax.tree.leaves(gradients), jax.tree.leaves(jacobian), strict=True)
+    )
+
+
+def _sums(squares, values, slopes, rows):
+    """Sums over samples of the value, the gradient and the matrix; rows [1 + K, B, P], the first half the squares' gradient.
+
+    The matrix along the error is made of the gradients of the roots; without probes, of one error per sample, that is all.
+    """
+    weights = 2 * slopes.astype(np.float64)
+    roots = np.sqrt(squares.astype(np.float64))
+    along = rows[:1] / np.where(roots > 0, roots, 1)[:, None]
+    across = rows[1:] / np.sqrt(max(len(rows) - 1, 1))
+    flat = np.concatenate([along, across]).reshape(-1, rows.shape[-1])
+    return np.sum(values), weights @ rows[0], (np.tile(weights, len(rows))[:, None] * flat).T @ flat
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _per_step(loss, flow, theta, paths, **options):
+    """From local numbers z_i, the knots of step i and its weight M_i: G = sum_i (dz_i/dtheta)^T G_i (dz_i/dtheta)."""
+    _, unravel_window = ravel_pytree(jax.tree.map(lambda x: x[0], theta.knots().of_steps(theta.num_steps)))
+
+    def local_numbers(raw):
+        moved = theta.with_raw(raw)
+        windows = jax.vmap(lambda w: ravel_pytree(w)[0])(moved.knots().of_steps(theta.num_steps))
+        ones = jnp.ones((theta.num_steps,), raw.dtype)
+        weights = bound_weights(moved, **options) if loss == "rmse_bound" else ones
+        return jnp.concatenate([windows, weights[:, None]], axis=1)
+
+    def local_squares(z):
+        def error(z):
+            e = step_error(flow, theta, unravel_window(z[:-1]), paths)
+            return z[-1].astype(e.dtype) * e
+
+        return _least_squares(*_tangents(error, z), terms_of(loss).phi, len(flow.event_shape))
+
+    gradients, matrices = jax.lax.map(local_squares, local_numbers(theta.raw))
+    jacobians = jax.jacfwd(local_numbers)(theta.raw)
+    return jnp.einsum("izp,iz->p", jacobians, gradients), jnp.einsum("izp,izy,iyq->pq", jacobians, matrices, jacobians)
+
+
+def _tangents(errors, vector):
+    """(e [B, *event], de/dvector [P, B, *event]). The primal pass is shared by all tangents."""
+    return jax.vmap(lambda v: jax.jvp(errors, (vector,), (v,)), out_axes=(None, 0))(
+        jnp.eye(vector.size, dtype=vector.dtype)
+    )
+
+
+def _least_squares(error, columns, phi, event_ndim):
+    """Gradient 2 E_b phi'(m_b) mean_j e_j de_j/dp and Gauss-Newton matrix 2 E_b phi'(m_b) mean_j de_j/dp de_j/dq."""
+    weights = jax.vmap(jax.grad(phi))(mean_square(error, event_ndim))
+    batch = weights.size
+    error, columns = error.reshape(batch, -1), columns.reshape(len(columns), batch, -1)
+    scale = 2 / error.size
+    weighted = columns * weights[:, None]
+    return scale * jnp.einsum("pbj,bj->p", weighted, error), scale * jnp.einsum("pbj,qbj->pq", weighted, columns)

@@ -1,0 +1,203 @@
+"""Levenberg-Marquardt for a handful of parameters."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.checks import check_count, check_number, check_positive
+from bespoke_jax.dtypes import promote
+from bespoke_jax.fitting.gauss_newton import Quadratic
+
+__all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
+
+
+class LevenbergMarquardtState(NamedTuple):
+    """What is carried from step to step.
+
+    Attributes:
+        damping: [].
+        matrix, weight: running sums of Gauss-Newton matrices [P, P] and of their weights [].
+        gradient, place, gradient_weight: running sums of gradients [P], of where they were taken [P], and of their weights [].
+    """
+
+    damping: jax.Array
+    matrix: jax.Array
+    weight: jax.Array
+    gradient: jax.Array
+    place: jax.Array
+    gradient_weight: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Levenberg-Marquardt: steps (G + damping D) step = -gradient, taken if they lower the loss; D is made of G's diagonal.
+
+    It runs in Python and NumPy around compiled functions, not inside one: `update` evaluates the loss as often as it must and no
+    oftener, and neither the loss nor the step need be compiled for it.
+
+    Attributes:
+        damping: the first damping.
+        scaling: D = mean(d) (d / mean(d))^scaling, d the diagonal of G. 1 is Marquardt's, in which the units of the parameters do
+            not matter; 0 is Levenberg's multiple of the identity, which holds what hardly moves the loss as firmly as the rest.
+        tries: dampings tried at a step, each `grow` times the one before, until one lowers the loss by `trust` times what the
+            quadratic promised, or by less than the one before it; the best is taken. 0 takes every step unseen.
+        grow, trust: see above.
+        shrink: the damping is divided by it after a step that was taken.
+        limit: no parameter moves further than this in one step; keeps a near-singular G from throwing it out.
+        memory: G is the average of all matrices so far, each weighing `memory` times the next; 0 takes the last alone. They are
+            estimates from different samples, and change more slowly than they scatter.
+        gradient_memory: the same for the gradients, each carried by G from where it was taken to where the parameters are now.
+            With it a step minimises the average of the quadratics of all batches so far, not that of the last alone (incremental
+            Gauss-Newton, the extended Kalman filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)): small batches do.
+        powers: takes the place of both memories: after k steps the matrix and the gradient of step j weigh about (j / k)^power,
+            each with its own power. They reach back over a share 1 / (1 + power) of all steps so far: not far at first, while
+            the parameters move much; far at the end, when it is scatter that keeps them from the minimum (polynomial-decay
+            averaging: Shamir and Zhang 2013, ICML).
+
+    Raises:
+        TypeError, ValueError: for an option out of its range; names it.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> error = lambda p: p[0] * jnp.arange(4.0) + p[1] - jnp.array([1.0, 1.5, 2.0, 2.5])
+        >>> loss = lambda p: jnp.sum(error(p) ** 2)
+        >>> method, p = LevenbergMarquardt(), jnp.zeros(2)
+        >>> state = method.init(p)
+        >>> for _ in range(8):
+        ...     J = jax.jacfwd(error)(p)
+        ...     p, state = method.update(Quadratic(loss(p), 2 * J.T @ error(p), 2 * J.T @ J), state, p, loss)
+        >>> [round(float(v), 3) for v in p]
+        [0.5, 1.0]
+    """
+
+    damping: float = 1e-2
+    scaling: float = 1.0
+    tries: int = 4
+    grow: float = 8.0
+    trust: float = 0.5
+    shrink: float = 4.0
+    limit: float = 1.0
+    memory: float = 0.5
+    gradient_memory: float = 0.0
+    powers: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        check_count("LevenbergMarquardt.tries", self.tries, 0)
+        check_number("LevenbergMarquardt.scaling", self.scaling, 0, 1)
+        for name in ("damping", "limit"):
+            check_positive(f"LevenbergMarquardt.{name}", getattr(self, name))
+        for name in ("grow", "shrink"):
+            check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 1)
+        for name in ("memory", "gradient_memory", "trust"):
+            check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 0, 1)
+        if self.powers is not None:
+            if not isinstance(self.powers, tuple) or len(self.powers) != 2:
+                raise TypeError(f"LevenbergMarquardt.powers: wanted a tuple of two numbers, got {self.powers!r}.")
+            for power in self.powers:
+                check_number("LevenbergMarquardt.powers", power, 0)
+
+    def init(self, params) -> LevenbergMarquardtState:
+        """The state before the first step."""
+        leaves = jax.tree.leaves(params)
+        size, dtype = sum(leaf.size for leaf in leaves), promote(*(leaf.dtype for leaf in leaves))
+        none, nowhere = np.zeros((), dtype), np.zeros(size, dtype)
+        return LevenbergMarquardtState(
+            np.asarray(self.damping, dtype), np.zeros((size, size), dtype), none, nowhere, nowhere, none
+        )
+
+    def update(
+        self, quadratic: Quadratic, state: LevenbergMarquardtState, params: Any, value_fn: Callable
+    ) -> tuple[Any, LevenbergMarquardtState]:
+        """(new parameters, state). The parameters stay where they are if no step that is tried lowers the loss.
+
+        Args:
+            quadratic: the loss near `params`.
+            state: what `init` or the last update returned.
+            params: any pytree; the gradient and matrix are in the order of `ravel_pytree`.
+            value_fn: `value_fn(params) -> scalar`, the loss on the data of `quadratic.value`; called once a try.
+        """
+        flat, unravel = _ravel(params)
+        state = LevenbergMarquardtState(*(np.asarray(value) for value in state))
+        damping = state.damping
+        if not quadratic.is_finite:  # must not stay in the averages
+            return params, state._replace(damping=_bounded(damping * self.grow))
+        if self.powers is None:
+            memory, gradient_memory = self.memory, self.gradient_memory
+        else:
+            weights = state.weight, state.gradient_weight
+            memory, gradient_memory = (_memory_of(*pair) for pair in zip(self.powers, weights, strict=True))
+        matrix, weight = _averaged(memory, state.matrix, state.weight, quadratic.matrix)
+        past, gradient_weight = _averaged(gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient)
+        place, _ = _averaged(gradient_memory, state.place, state.gradient_weight, flat)
+        state = LevenbergMarquardtState(damping, matrix, weight, past, place, gradient_weight)
+        mean = matrix.astype(np.float64) / weight
+        moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
+        gradient = past.astype(np.float64) / gradient_weight + mean @ moved
+        if not self.tries:
+            step, _ = _step(mean, gradient, damping, self.scaling, self.limit)
+            return unravel(flat + step), state._replace(damping=_bounded(damping / self.shrink))
+        # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
+        best, least, after = params, float(quadratic.value), damping * self.grow
+        for _ in range(self.tries):
+            step, promised = _step(mean, gradient, damping, self.scaling, self.limit)
+            candidate = unravel(flat + step)
+            value = float(value_fn(candidate))
+            if value < least:
+                best, least, after = candidate, value, damping / self.shrink
+            elif best is not params:
+                break
+            # A look costs a fraction of a linearisation: a step that does not keep its promise gets a shorter one to beat.
+            if float(quadratic.value) - least > self.trust * promised:
+                break
+            damping = damping * self.grow
+        return best, state._replace(damping=_bounded(after))
+
+
+def _memory_of(power, weight):
+    """k / (k + power) after k values, whose weights k (k - 1) ... / ((k + power) ...) go like (j / k)^power.
+
+    k is in the sum of the weights: that of k values is (k + power) / (1 + power).
+    """
+    count = np.round((1 + power) * weight - power) if weight > 0 else 0.0
+    return count / (count + power) if count else 0.0
+
+
+def _averaged(memory, total, weight, value):
+    """(running sum, weight) with one value more, rounded to what the state is kept in, so that a restored one goes on alike."""
+    return (memory * total + np.asarray(value)).astype(total.dtype), (memory * weight + 1).astype(weight.dtype)
+
+
+def _ravel(params):
+    """(all numbers as one float64 vector, the inverse of that)."""
+    leaves, structure = jax.tree.flatten(params)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+
+    def unravel(vector):
+        parts = np.split(vector, np.cumsum([array.size for array in arrays])[:-1])
+        pairs = zip(parts, arrays, strict=True)
+        return structure.unflatten([jnp.asarray(part.reshape(array.shape), array.dtype) for part, array in pairs])
+
+    return np.concatenate([array.ravel() for array in arrays]).astype(np.float64), unravel
+
+
+def _step(matrix, gradient, damping, scaling, limit):
+    """The step, and how far it should lower the loss."""
+    # A parameter that moves nothing (yet) still needs a positive pivot.
+    diagonal = np.diag(matrix)
+    diagonal = diagonal + 1e-6 * np.max(diagonal) + np.finfo(diagonal.dtype).tiny
+    if scaling != 1:  # Marquardt's as it is, to the bit
+        diagonal = np.mean(diagonal) * (diagonal / np.mean(diagonal)) ** scaling
+    try:
+        step = -np.linalg.solve(matrix + np.diag(damping * diagonal), gradient)
+    except np.linalg.LinAlgError:
+        step = np.zeros_like(gradient)
+    step = np.clip(step if np.all(np.isfinite(step)) else 0 * gradient, -limit, limit)
+    return step, -(gradient @ step + 0.5 * step @ matrix @ step)
+
+
+def _bounded(damping):
+    return np.clip(damping, 1e-8, 1e4).astype(damping.dtype)

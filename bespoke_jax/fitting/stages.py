@@ -1,0 +1,208 @@
+"""What a fit is made of: stages, each a loss, an optimiser and how long."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bespoke_jax.checks import check_count, check_flag, check_number
+from bespoke_jax.fitting import gauss_newton
+from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
+from bespoke_jax.fitting.losses import LOSSES, Distance, terms_of
+from bespoke_jax.flow.conditions import of_paths
+from bespoke_jax.flow.sharding import everywhere_over, gather, mesh_of, spread_over
+from bespoke_jax.learned.theta import Theta
+
+__all__ = ["DEFAULT_STAGES", "SMALL_STEPS", "Stage", "paper_stages"]
+
+SMALL_STEPS = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, memory=0.9, gradient_memory=0.85)
+"""Levenberg-Marquardt for many steps of few paths each, which remembers the quadratics of some hundred paths before.
+
+A quadratic holds no further than a step, so many steps pay more than well-known ones. For few steps of many paths, or of always
+the same, `LevenbergMarquardt()`.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a fit; hashable, so that equal stages share what is compiled.
+
+    Attributes:
+        loss: a name in `losses.LOSSES`, a `losses.Distance` of your own, or any `loss(flow, theta, paths) -> scalar`, which only
+            first-order optimisers take.
+        num_iterations: updates.
+        optimizer: `SMALL_STEPS`, another `LevenbergMarquardt`, or an optax transformation.
+        batch_size: paths per update, drawn anew for each.
+        chunk_size: how many of them are in the network together; first-order optimisers take all of them. One size for all
+            that a fit does, held-out paths and ends by a `reference` included, is compiled once.
+        probes: random cotangents per path for the Gauss-Newton matrix (`gauss_newton.linearise`).
+        keep_activations: Levenberg-Marquardt on a loss of ends keeps the network's activations at all NFE evaluations of a
+            chunk: an update costs a pass less, and NFE times the memory.
+        validate_every: updates between two looks at the held-out paths, each of which costs about as much as an update; those
+            of a first-order optimiser run in one compiled call.
+        lipschitz: L_tau of `rmse_bound`.
+    """
+
+    loss: str | Distance | Callable = "endpoint"
+    num_iterations: int = 64
+    optimizer: Any = SMALL_STEPS
+    batch_size: int = 16
+    chunk_size: int = 16
+    probes: int = 1
+    keep_activations: bool = False
+    validate_every: int = 8
+    lipschitz: float = 1.0
+
+    def __post_init__(self):
+        if not callable(self.loss) and not (isinstance(self.loss, str) and self.loss in LOSSES):
+            raise ValueError(f"Stage.loss: wanted one of {sorted(LOSSES)} or a function, got {self.loss!r}.")
+        for name in ("num_iterations", "batch_size", "chunk_size", "probes", "validate_every"):
+            check_count(f"Stage.{name}", getattr(self, name))
+        check_number("Stage.lipschitz", self.lipschitz, 0)
+        check_flag("Stage.keep_activations", self.keep_activations)
+        if not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
+            raise TypeError(
+                f"Stage.optimizer: wanted LevenbergMarquardt or an optax transformation, got {self.optimizer!r}."
+            )
+        if self.is_second_order and callable(self.loss) and not isinstance(self.loss, Distance):
+            raise ValueError(
+                f"Stage.optimizer: Levenberg-Marquardt needs curvature, which only the losses {sorted(LOSSES)} and a "
+                "losses.Distance have; use a first-order optimiser such as optax.adam(1e-2) with another loss of your own."
+            )
+
+    @property
+    def name(self) -> str:
+        """The loss's name."""
+        if isinstance(self.loss, str):
+            return self.loss
+        return self.loss.name if isinstance(self.loss, Distance) else getattr(self.loss, "__name__", "loss")
+
+    @property
+    def is_second_order(self) -> bool:
+        """Whether the optimiser is Levenberg-Marquardt."""
+        return isinstance(self.optimizer, LevenbergMarquardt)
+
+    @property
+    def is_of_ends(self) -> bool:
+        """Whether the loss compares end points, of a solver of any family."""
+        return isinstance(self.loss, Distance) or (isinstance(self.loss, str) and not LOSSES[self.loss].per_step)
+
+    @property
+    def options(self) -> dict:
+        """Keyword arguments of the loss."""
+        return {"lipschitz": self.lipschitz} if self.loss == "rmse_bound" else {}
+
+    def check(self, theta) -> None:
+        """Raise ValueError if the loss is made of steps that a solver of theta's family has not."""
+        if self.loss in LOSSES and LOSSES[self.loss].per_step and not isinstance(theta, Theta):
+            raise ValueError(
+                f"Stage.loss: {self.loss!r} is made of the steps of rk1 and rk2, which a solver of the family {theta.base!r} "
+                "has not; use 'endpoint' or 'rmse'."
+            )
+
+    def passes(self, theta) -> int:
+        """Network passes of a second-order update for each velocity evaluation of a sample; each try is one more.
+
+        Examples:
+            >>> import bespoke_jax as bj
+            >>> theta = bj.init_theta("rk2", num_steps=5)
+            >>> [Stage(probes=2, keep_activations=keep).passes(theta) for keep in (False, True)]
+            [5, 4]
+        """
+        terms = terms_of(self.loss)
+        if terms.per_step:
+            return 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
+        return (2 if self.keep_activations else 3) + (0 if terms.distance.features is None else self.probes)
+
+    def update(self, flow, theta, opt_state, paths, key, first: int, count: int):
+        """`count` updates from number `first` on: (theta, opt_state, losses, velocity evaluations).
+
+        Of second order they end at a loss that is not finite.
+
+        A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
+        a cotangent 1. What rematerialisation computes a second time is not counted.
+        """
+        self.check(theta)
+        if not self.is_second_order:
+            found = _first_order(self, count, mesh_of(flow), flow, theta, opt_state, paths, key, jnp.int32(first))
+            return *gather(flow, found), 3 * count * self.batch_size * theta.nfe
+        values, evaluations = [], 0
+        for number in range(first, first + count):
+            theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number)
+            values.append(float(value))
+            evaluations += spent
+            if not np.isfinite(value):
+                break
+        return *gather(flow, (theta, opt_state)), np.array(values), evaluations
+
+
+DEFAULT_STAGES = (Stage("endpoint"),)
+"""Small steps on the end-point loss; docs/fitting.md has the evidence."""
+
+
+def paper_stages(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40) -> tuple[Stage, ...]:
+    """The paper's recipe: Adam on the RMSE-Bound loss alone (Sec. 2.4, Algorithm 3), on cached paths.
+
+    The paper leaves learning rate, batch and iterations open; these are ours.
+    """
+    return (Stage("rmse_bound", num_iterations, optax.adam(learning_rate), batch_size, validate_every=25),)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
+    """`count` updates in one compiled call: (theta, opt_state, losses [count])."""
+
+    def loss(raw, batch):
+        function = stage.loss if callable(stage.loss) else LOSSES[stage.loss].function
+        return function(of_paths(flow, batch), theta.with_raw(raw), batch, **stage.options)
+
+    def update(carry, iteration):
+        raw, opt_state = carry
+        batch = _draw(stage, mesh, paths, key, iteration)
+        value, gradient = jax.value_and_grad(loss)(raw, batch)
+        updates, opt_state = optax.with_extra_args_support(stage.optimizer).update(
+            gradient, opt_state, raw, value=value, grad=gradient, value_fn=lambda raw: loss(raw, batch)
+        )
+        return (optax.apply_updates(raw, updates), opt_state), value
+
+    (raw, opt_state), values = jax.lax.scan(update, (theta.raw, opt_state), first + jnp.arange(count))
+    return theta.with_raw(raw), opt_state, values
+
+
+def _second_order(stage, flow, theta, state, paths, key, iteration):
+    """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
+    batch = _draw(stage, None, paths, key, jnp.int32(iteration))  # its chunks are spread
+    options = dict(batch_size=stage.chunk_size) | stage.options
+    probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
+    keep = dict(keep_activations=stage.keep_activations)
+    quadratic = gauss_newton.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **keep, **options)
+    tried = 0
+
+    def value_fn(raw):
+        nonlocal tried
+        tried += 1
+        return gauss_newton.evaluate(stage.loss, flow, theta.with_raw(raw), batch, **options)
+
+    raw, state = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
+    # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
+    value = quadratic.value if quadratic.is_finite else np.nan
+    return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (stage.passes(theta) + tried)
+
+
+_BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw(stage, mesh, paths, key, iteration):
+    """The paths of an update: a function of key and iteration, so that a resumed fit draws the same.
+
+    Every device has all paths: with a mesh each takes those that it computes, and no path moves.
+    """
+    fresh = jax.random.fold_in(jax.random.fold_in(key, _BATCHES), iteration)
+    indices = everywhere_over(mesh, jax.random.permutation(fresh, paths.num_paths)[: stage.batch_size])
+    return spread_over(mesh, paths.take(indices))

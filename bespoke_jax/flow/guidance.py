@@ -1,0 +1,157 @@
+"""Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) as one more flow."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.checks import check_numeric, check_type, known
+from bespoke_jax.flow.conditions import (
+    CONDITION,
+    Wrapper,
+    condition_of,
+    condition_of_one,
+    given,
+    is_given,
+    kind_of,
+    velocity_of_one,
+)
+from bespoke_jax.flow.flow import Flow
+
+__all__ = ["guided"]
+
+
+def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
+    """The guided flow u = (1 + w) u(x | condition) - w u(x | nothing) of a conditional one.
+
+    Both velocities are one call of the network on a batch of two; NFE counts it as one evaluation, `calls_per_evaluation` as
+    two. Condition and w are parameters: flows of other classes and other scales share what is compiled, and a solver fitted at
+    one scale can be measured at others. All that predictions are turned into is linear in them, so guiding the velocity is
+    guiding the noise, the data or the score.
+
+    Args:
+        flow: its parameters are a dictionary, its condition the entry "condition", any pytree of arrays without a batch axis. The
+            conditional networks of `bespoke_jax.models` are such, their label among it. Each sample may be `given` its own.
+        guidance_scale: w, a scalar: 0 for the flow as it is, -1 for the unconditional one, above 0 to follow the condition
+            more than the data does. (Who writes u(x | nothing) + s (u(x | y) - u(x | nothing)) has s = 1 + w.)
+        unconditional: what stands for no condition. The network must have been trained with it.
+
+            - A function: a sample's condition -> the same without what guidance is to follow. The rest of it stays, such as which
+              places are padding: `lambda c: c | {"text": jnp.zeros_like(c["text"])}`, but defined once, at module level, for
+              flows with one function share what is compiled.
+            - A tree like the condition of one sample, the same for all.
+            - None: zeros, as our networks have it. A warning names leaves of booleans and integers, where zeros are an empty mask
+              and the first class.
+
+    Raises:
+        TypeError: if `flow` is none, or `unconditional` a function that cannot be hashed.
+        ValueError: if the flow's parameters have no condition, `unconditional` is of another structure, other shapes or kinds of
+            numbers, or the scale is not one finite number.
+
+    Warns:
+        UserWarning: for `unconditional=None` and a condition with booleans or integers.
+
+    Examples:
+        >>> def velocity(params, t, x):
+        ...     return params["weight"] * x + params["condition"]
+        >>> flow = Flow(velocity, {"weight": jnp.float32(-1.0), "condition": jnp.array([1.0, 2.0])}, (2,))
+        >>> strong = guided(flow, 0.5)
+        >>> strong(0.0, jnp.zeros(2)).tolist(), strong.calls_per_evaluation
+        ([1.5, 3.0], 2)
+    """
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    condition = condition_of_one(flow, "guided")
+    network = {name: value for name, value in flow.params.items() if name != CONDITION}
+    params = {"network": network, "guidance_scale": _check_scale(guidance_scale), CONDITION: condition}
+    function = unconditional if callable(unconditional) else None
+    if function is not None:
+        if function.__hash__ is None:
+            raise TypeError(f"unconditional: wanted a function that can be hashed, got {type(function).__name__}.")
+        _check_like(condition, jax.eval_shape(function, condition))
+    elif unconditional is None:
+        _warn_of_zeros(condition)
+        params["unconditional"] = jax.tree.map(jnp.zeros_like, condition)
+    else:
+        _check_like(condition, unconditional)
+        params["unconditional"] = _cast(unconditional, condition)
+    found = Flow(_Guided(velocity_of_one(flow), function), params, flow.event_shape, flow.scheduler)
+    return given(found, condition_of(flow)) if is_given(flow) else found
+
+
+def _check_scale(scale):
+    try:
+        check_numeric("guidance_scale", scale)
+        array = jnp.asarray(scale)
+        real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    except (TypeError, ValueError):
+        real = False
+    if real and array.ndim == 0:
+        array = array.astype(jnp.float32)
+        if known(array) is None or np.isfinite(known(array)):
+            return array
+    raise ValueError(f"guidance_scale: wanted one finite number, got {scale!r}.")
+
+
+def _check_like(condition, unconditional):
+    """Raise ValueError unless it has the condition's structure and shapes, and numbers that its dtypes hold."""
+    for leaf in jax.tree.leaves(unconditional):
+        check_numeric("unconditional", leaf)
+    wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition, unconditional))
+    if got != wanted:
+        raise ValueError(
+            f"unconditional: wanted the shapes of one sample's condition, {wanted}, got {got}; what belongs to each sample is "
+            "said by a function of its condition."
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(condition)
+    for (path, own), other in zip(leaves, jax.tree.leaves(unconditional), strict=True):
+        kinds = kind_of(own), kind_of(other)
+        if kinds[0] != kinds[1] and kinds != ("a float", "an integer"):
+            raise ValueError(f"unconditional{jax.tree_util.keystr(path)}: wanted {kinds[0]}, got {kinds[1]}.")
+
+
+def _cast(unconditional, condition):
+    return jax.tree.map(lambda other, own: jnp.asarray(other, jnp.result_type(own)), unconditional, condition)
+
+
+def _warn_of_zeros(condition):
+    found = [
+        f"condition{jax.tree_util.keystr(path)} ({jnp.result_type(leaf)})"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(condition)
+        if kind_of(leaf) != "a float"
+    ]
+    if found:
+        warnings.warn(
+            f"unconditional: None puts zeros in the place of {', '.join(found)}: an empty mask, the first class. Give the tree "
+            "that stands for no condition, or a function of a sample's condition that keeps what is to stay.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Guided(Wrapper):
+    """`velocity(params, t, x)` under guidance. Frozen: equal by value."""
+
+    velocity: Callable
+    unconditional: Callable | None  # or the parameters hold what stands for no condition
+
+    @property
+    def calls_per_evaluation(self) -> int:
+        """Two of the velocity itself, which may be guided too."""
+        return 2 * getattr(self.velocity, "calls_per_evaluation", 1)
+
+    def __call__(self, params, t, x):
+        own = params[CONDITION]
+        none = params["unconditional"] if self.unconditional is None else _cast(self.unconditional(own), own)
+        pair = jax.tree.map(lambda *values: jnp.stack(values), own, none)
+
+        def velocity(condition):
+            return self.velocity({**params["network"], CONDITION: condition}, t, x)
+
+        # Batched over the pair, the network is called once, and what does not look at the condition is computed once.
+        with_condition, without = jax.vmap(velocity)(pair)
+        return with_condition + params["guidance_scale"].astype(with_condition.dtype) * (with_condition - without)

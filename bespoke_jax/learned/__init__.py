@@ -1,0 +1,1 @@
+"""What can be learned: the families of solvers, one file each."""

@@ -1,0 +1,154 @@
+"""The learned curve: one scale-time curve (t_r, s_r) that makes a solver of any number of steps."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.checks import check_array, check_count, check_float_dtype, check_type
+from bespoke_jax.learned.scale_time import Curve, read_curves
+from bespoke_jax.learned.theta import BASES, Knots, check_base
+from bespoke_jax.table import SolverTable, table_from_knots
+
+__all__ = ["LearnedCurve"]
+
+_LEAST_SLOPE = 1e-3  # of t, whose mean slope is 1: knots stay apart
+_LOG_BOUND = 8.0  # of log s
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LearnedCurve:
+    """A Bespoke solver whose knots are read off a learned curve; all numbers 0 is the plain base solver.
+
+    The numbers belong to the curve and not to the steps, so that the curve serves any number of them: `with_steps`. It is
+    smooth, so that its solvers keep their order; t and log s are Bezier curves of degree K, in Bernstein's polynomials B_k:
+
+        t_r = sum_k beta_k B_k(r),  0 = beta_0 < ... < beta_K = 1;      log s_r = sum_k gamma_k B_k(r),  gamma_0 = 0.
+
+    Increasing beta make an increasing t, and equal increments t = r. So smooth a curve has little room for errors that cancel at
+    one n alone: what is fitted with some n is good for others too, and best for larger ones. Fit it with the smallest n in use.
+
+    Attributes:
+        raw: [2 K - 1] numbers: K - 1 logarithms of increments of beta over the first, K softly bounded gamma.
+        method: "rk1" or "rk2", the base solver; static.
+        num_steps: n; static.
+
+    Examples:
+        >>> curve = LearnedCurve.identity("rk2", num_steps=5)
+        >>> curve.num_parameters, curve.nfe, curve.with_steps(8).nfe
+        (11, 10, 16)
+    """
+
+    raw: jax.Array
+    method: str = dataclasses.field(metadata=dict(static=True))
+    num_steps: int = dataclasses.field(metadata=dict(static=True))
+
+    @classmethod
+    def identity(cls, method: str, num_steps: int, degree: int = 6, dtype=jnp.float32) -> "LearnedCurve":
+        """t_r = r, s_r = 1: the base solver ("rk1" or "rk2") itself, with a curve of this degree to learn.
+
+        Raises:
+            ValueError: for another base solver, or numbers that are no positive integers.
+        """
+        n, degree = check_base(method, num_steps), check_count("degree", degree)
+        return cls(jnp.zeros(2 * degree - 1, check_float_dtype("dtype", dtype)), method, n)
+
+    def check(self, name: str) -> None:
+        """Raise TypeError or ValueError unless the method exists and the numbers are a curve's; as `SolverTable.check`."""
+        check_base(self.method, self.num_steps)
+        if check_array(f"{name}.raw", self.raw, ("2 K - 1",)).shape[0] % 2 == 0:
+            raise ValueError(f"{name}.raw: wanted shape [2 K - 1], an odd length, got {list(self.raw.shape)}.")
+
+    @property
+    def base(self) -> str:
+        """ "curve": the name of the family."""
+        return "curve"
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per sample."""
+        return BASES[self.method] * self.num_steps
+
+    @property
+    def num_parameters(self) -> int:
+        """2 K - 1."""
+        return self.raw.shape[-1]
+
+    @property
+    def degree(self) -> int:
+        """K."""
+        return (self.num_parameters + 1) // 2
+
+    def with_raw(self, raw) -> "LearnedCurve":
+        """The same with other numbers."""
+        return dataclasses.replace(self, raw=raw)
+
+    def with_steps(self, num_steps: int) -> "LearnedCurve":
+        """The same curve read at the knots of another number of steps."""
+        return dataclasses.replace(self, num_steps=check_base(self.method, num_steps))
+
+    def like(self, curve: Curve) -> "LearnedCurve":
+        """The Bezier curve nearest to a concrete (not traced) `curve`, by least squares, as far as degree and bounds allow.
+
+        Raises:
+            TypeError: if it is no `Curve`.
+            ValueError: if the curve is not finite, t decreases, or s is not positive.
+        """
+        check_type("curve", curve, Curve, "a scale_time.Curve (LearnedCurve.curve gives its own)")
+        r = np.linspace(0, 1, 32)
+        t, _, s, _ = read_curves((curve,), r)[0]
+        if not (
+            np.all(np.isfinite(t))
+            and np.all(np.isfinite(s))
+            and np.all(s > 0)
+            and np.all(np.diff(t) > -1e-6)
+            and t[-1] > t[0]
+        ):
+            raise ValueError(f"curve: wanted finite t, increasing, and finite s > 0, got t={t}, s={s}.")
+        basis = _bernstein(self.degree, r)[:, 1:]
+        by_increment = np.cumsum(basis[:, ::-1], axis=1)[:, ::-1]  # increment k raises all later coefficients
+        increments = np.linalg.lstsq(by_increment, (t - t[0]) / (t[-1] - t[0]))[0]
+        increments = np.log(np.maximum(increments, 0.01 / self.degree))
+        gamma = np.clip(np.linalg.lstsq(basis, np.log(s / s[0]))[0], -0.9 * _LOG_BOUND, 0.9 * _LOG_BOUND)
+        raw = np.concatenate([increments[1:] - increments[0], _LOG_BOUND * np.arctanh(gamma / _LOG_BOUND)])
+        return self.with_raw(jnp.asarray(raw, self.raw.dtype))
+
+    def at(self, r):
+        """(t_r, dt/dr, s_r, ds/dr), each of r's shape, for r in [0, 1]."""
+        by_t, by_s = jnp.split(self.raw, (self.degree - 1,))
+        zero = jnp.zeros((1,), self.raw.dtype)
+        share = jax.nn.softmax(jnp.concatenate([zero, by_t]))
+        increments = (1 - _LEAST_SLOPE) * share + _LEAST_SLOPE / self.degree
+        beta = jnp.concatenate([zero, jnp.cumsum(increments)[:-1], zero + 1])
+        gamma = jnp.concatenate([zero, _LOG_BOUND * jnp.tanh(by_s / _LOG_BOUND)])
+        basis, slopes = _bernstein(self.degree, r), self.degree * _bernstein(self.degree - 1, r)
+        s = jnp.exp(jnp.sum(basis * gamma, axis=-1))
+        dt, dlog_s = (jnp.sum(slopes * steps, axis=-1) for steps in (increments, jnp.diff(gamma)))
+        return jnp.sum(basis * beta, axis=-1), dt, s, s * dlog_s
+
+    def curve(self) -> Curve:
+        """As a `scale_time.Curve`, for what works on any curve: `transform_velocity`, `theta_from_curve`, `scheduler_along`."""
+        return Curve(lambda r: self.at(r)[0], lambda r: self.at(r)[2])
+
+    def knots(self) -> Knots:
+        """The knots of its n steps, as `Theta.knots`; differentiable in `raw`."""
+        t, dt, s, ds = self.at(jnp.linspace(0.0, 1.0, self.nfe + 1, dtype=self.raw.dtype))
+        return Knots(t, dt[:-1], s, ds[:-1])
+
+    def table(self) -> SolverTable:
+        """The table of its n steps."""
+        return table_from_knots(self.method, self.knots(), 1.0 / self.num_steps)
+
+
+def _bernstein(degree: int, r):
+    """B_k(r) = binomial(K, k) r^k (1 - r)^(K - k), k = 0..K, in a last axis; NumPy's or JAX's as r is. They add up to 1."""
+    library = np if isinstance(r, np.ndarray) else jnp
+
+    def powers(x):
+        return library.cumprod(library.stack([library.ones_like(x)] + degree * [x], axis=-1), axis=-1)
+
+    binomial = np.array([math.comb(degree, k) for k in range(degree + 1)], r.dtype)
+    return binomial * powers(r) * powers(1 - r)[..., ::-1]

@@ -1,0 +1,127 @@
+"""Learned times: a known solver of which the step times alone are learned, its factors recomputed at them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.checks import check_array, check_choice, check_count, check_float_dtype, known
+from bespoke_jax.classic import time_grid
+from bespoke_jax.classic.levels import check_scheduler
+from bespoke_jax.learned.tables_of_times import METHODS
+from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.table import SolverTable
+
+__all__ = ["LearnedTimes"]
+
+_SHORTEST = 0.02  # of its gap in the reference grid: no gap gets shorter, so that times cannot collide
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LearnedTimes:
+    """A known solver with learned step times; all numbers 0 is that solver on the reference grid.
+
+    Learned discretisation, as in DDSS (Watson et al. 2022, arXiv:2202.05830) and LD3 (Tong et al. 2024, arXiv:2405.15506).
+    There are few numbers, so a few paths suffice for them, and whatever they are, the solver keeps its order.
+
+    The gaps between times are a softmax over log(reference gap) + raw, the first raw held at 0, mixed with 2 % of the
+    reference gaps: t_0 = 0, t_n = 1, and no two times meet whatever is learned.
+
+    Attributes:
+        raw: [n - 1] logarithms of the gaps' growth over the first one's.
+        grid: [n + 1] the reference times; carried, not learned.
+        method: a name in `tables_of_times.METHODS`; static.
+        scheduler: the flow's, for methods that predict noise or data; static.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> solver = LearnedTimes.of("dpm_solver_pp-3m", 8, bj.schedulers.CondOT(), grid="log_snr")
+        >>> solver.num_parameters, solver.nfe
+        (7, 8)
+        >>> LearnedTimes.of("midpoint", 2).times().tolist()
+        [0.0, 0.5, 1.0]
+    """
+
+    raw: jax.Array
+    grid: jax.Array
+    method: str = dataclasses.field(metadata=dict(static=True))
+    scheduler: Scheduler | None = dataclasses.field(metadata=dict(static=True))
+
+    @classmethod
+    def of(
+        cls, method: str, num_steps: int, scheduler: Scheduler | None = None, *, grid="uniform", dtype=jnp.float32
+    ) -> "LearnedTimes":
+        """The method before it learns.
+
+        Args:
+            method: on the velocity: "euler", "midpoint", "heun", "rk4" (1, 2, 2, 4 evaluations a step), "ipndm-2", "-3", "-4"
+                (Adams-Bashforth); with a scheduler: "ddim", "dpm_solver_pp-2m", "-3m", "deis-2", "-3", "-4", "ipndm_noise-2",
+                "-3", "-4". The names are those of `classic.dedicated`. One evaluation a step where nothing is said.
+            num_steps: n, at least 2: a single step has no time to learn.
+            scheduler: the flow's; asked for by the latter methods and by most named grids.
+            grid: where it starts, as for `classic.time_grid`.
+            dtype: of the numbers.
+
+        Raises:
+            ValueError: for another method, a missing scheduler, a wrong grid, or one with gaps too small for `dtype`.
+        """
+        check_choice("method", method, METHODS)
+        n, dtype = check_count("num_steps", num_steps, 2), check_float_dtype("dtype", dtype)
+        if METHODS[method].needs_scheduler or scheduler is not None:
+            check_scheduler(scheduler, f"the method {method!r}")
+        times = jnp.asarray(time_grid(grid, n, scheduler), dtype)
+        gap, least = float(np.min(np.diff(np.asarray(times, np.float64)))), 4 * float(jnp.finfo(dtype).eps) / _SHORTEST
+        if gap < least:
+            raise ValueError(f"grid: wanted gaps of at least {least:.1e} in {jnp.dtype(dtype).name}, got {gap:.1e}.")
+        kept = scheduler if METHODS[method].needs_scheduler else None
+        return cls(jnp.zeros(n - 1, dtype), times, method, kept)
+
+    def check(self, name: str) -> None:
+        """Raise TypeError or ValueError unless arrays and method agree and the grid increases; as `SolverTable.check`."""
+        check_choice(f"{name}.method", self.method, METHODS)
+        if METHODS[self.method].needs_scheduler:
+            check_scheduler(self.scheduler, f"the method {self.method!r}")
+        grid = known(check_array(f"{name}.grid", self.grid, ("n + 1",)))
+        check_array(f"{name}.raw", self.raw, (self.num_steps - 1,))
+        if grid is not None and not (grid[0] == 0 and grid[-1] == 1 and np.all(np.diff(grid) > 0)):
+            raise ValueError(
+                f"{name}.grid: wanted times that increase from exactly 0 to exactly 1, got {grid.tolist()}."
+            )
+
+    @property
+    def base(self) -> str:
+        """ "times": the name of the family."""
+        return "times"
+
+    @property
+    def num_steps(self) -> int:
+        """n."""
+        return self.grid.shape[-1] - 1
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per sample."""
+        return METHODS[self.method].stages * self.num_steps
+
+    @property
+    def num_parameters(self) -> int:
+        """n - 1."""
+        return self.raw.shape[-1]
+
+    def with_raw(self, raw) -> "LearnedTimes":
+        """The same with other numbers."""
+        return dataclasses.replace(self, raw=raw)
+
+    def times(self) -> jax.Array:
+        """The times between which it steps, [n + 1]: strictly increasing from exactly 0 to exactly 1."""
+        gaps = jnp.diff(self.grid)
+        zero, one = jnp.zeros((1,), self.raw.dtype), jnp.ones((1,), self.raw.dtype)
+        share = jax.nn.softmax(jnp.log(gaps) + jnp.concatenate([zero, self.raw]))
+        learned = (1 - _SHORTEST) * share + _SHORTEST * gaps
+        return jnp.concatenate([zero, jnp.cumsum(learned)[:-1], one])
+
+    def table(self) -> SolverTable:
+        """The method's table at these times."""
+        return METHODS[self.method].table(self.times(), self.scheduler)

@@ -1,0 +1,1 @@
+"""Reading weights from files that may come from strangers."""

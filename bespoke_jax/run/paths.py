@@ -1,0 +1,262 @@
+"""Paths x(t) of a batch of noises as arrays, which can be read at any time."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type, known
+from bespoke_jax.dtypes import promote
+from bespoke_jax.flow.conditions import check_size, condition_of, of_paths
+from bespoke_jax.flow.flow import Flow
+
+__all__ = ["Paths", "check_finite", "samples"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """True paths x(t), t in [0, 1], of a batch of noises; a pytree of arrays.
+
+    Between two accepted steps a path is the quartic of Dopri5's own dense output (Shampine 1986), given by both end points,
+    both end velocities and the middle.
+
+    Attributes:
+        times: [B, K + 1] accepted times of each path; the last, 1, is repeated where a path needed fewer steps.
+        states: [B, K + 1, *event] x at those times.
+        velocities: [B, K + 1, *event] u at those times.
+        middles: [B, K, *event] x half way between them.
+        evaluations: [B] velocity evaluations spent on each path; network calls are `flow.calls_per_evaluation` times as many.
+        batch_shape: the caller's leading axes, of product B; static.
+        condition: that of each path, a pytree of [B, ...], if the flow was `given` them; else None.
+
+    Of paths made by `of_ends` nothing is known between the ends: velocities and middles are None, `at` and `velocity` raise
+    ValueError.
+
+    Examples:
+        >>> import jax.numpy as jnp, bespoke_jax as bj
+        >>> flow = bj.Flow(lambda p, t, x: -x, None, event_shape=(2,))
+        >>> paths = bj.ground_truth(flow, jnp.ones((3, 2)))
+        >>> paths.at(0.5).shape, round(float(paths.x1[0, 0]), 4)
+        ((3, 2), 0.3679)
+    """
+
+    times: jax.Array
+    states: jax.Array
+    velocities: jax.Array | None
+    middles: jax.Array | None
+    evaluations: jax.Array
+    batch_shape: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    condition: Any = None
+
+    @classmethod
+    def of_ends(cls, flow: Flow, x0, x1, evaluations: int = 0) -> "Paths":
+        """Paths of which the ends alone are known: noises and samples that you have. Losses of ends need no more.
+
+        Args:
+            flow: whose paths they are; `given` their conditions, if it has some.
+            x0, x1: noises and the samples that the flow takes them to, by a solver much better than the one to learn: a tenth of
+                its error. Each [*batch, *event_shape].
+            evaluations: velocity evaluations that were spent on each.
+
+        Raises:
+            TypeError: if `flow` is not a Flow.
+            ValueError: for a wrong shape, numbers that are not finite, or `evaluations` that is no count.
+
+        Examples:
+            >>> import jax, bespoke_jax as bj
+            >>> flow = bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3)
+            >>> x0 = flow.noise(jax.random.key(0), (64,))
+            >>> many = bj.classic.ipndm(40, order=4)
+            >>> pairs = bj.Paths.of_ends(flow, x0, bj.solve(flow, many, x0), evaluations=many.nfe)
+            >>> bj.losses.endpoint(flow, bj.init_theta("rk2", 5), pairs).shape
+            ()
+        """
+        check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+        evaluations = check_count("evaluations", evaluations, 0)
+        batch_shape = flow.batch_shape(x0, "x0")
+        if flow.batch_shape(x1, "x1") != batch_shape:
+            raise ValueError(f"x1: wanted one for each noise, {jnp.shape(x0)}, got shape {jnp.shape(x1)}.")
+        ends = [jnp.reshape(x, (-1, *flow.event_shape)) for x in (x0, x1)]
+        count = len(ends[0])
+        check_size(flow, count, "x0")
+        for name, x in zip(("x0", "x1"), ends, strict=True):
+            check_finite(name, x)
+        states = jnp.stack(ends, axis=1)
+        times = jnp.tile(jnp.arange(2, dtype=promote(states.dtype, jnp.float32)), (count, 1))
+        spent = jnp.full(count, evaluations, jnp.int32)
+        return cls(times, states, None, None, spent, batch_shape, condition_of(flow))
+
+    def check(self, name: str) -> None:
+        """Raise ValueError unless the arrays are those of one set of paths: shapes that agree, finite numbers, times from 0 to 1.
+
+        Args:
+            name: what errors call the paths.
+        """
+        event, (count, knots) = jnp.shape(self.states)[2:], jnp.shape(self.times)
+        shapes = dict(times=(count, knots), states=(count, knots, *event), evaluations=(count,))
+        if not self.is_of_ends:
+            shapes |= dict(velocities=(count, knots, *event), middles=(count, knots - 1, *event))
+        for field, shape in shapes.items():
+            if jnp.shape(getattr(self, field)) != shape:
+                raise ValueError(f"{name}.{field}: wanted shape {shape}, got {jnp.shape(getattr(self, field))}.")
+            if field != "evaluations":
+                check_finite(f"{name}.{field}", getattr(self, field))
+        if math.prod(self.batch_shape) != count:
+            raise ValueError(f"{name}.batch_shape: wanted the shape of {count} paths, got {self.batch_shape}.")
+        if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(self.condition)):
+            shapes = jax.tree.map(jnp.shape, self.condition)
+            raise ValueError(f"{name}.condition: wanted one for each of {count} paths, got shapes {shapes}.")
+        times = known(self.times)
+        if times is not None and not (
+            knots > 1 and np.all(times[:, 0] == 0) and np.all(times[:, -1] == 1) and np.all(np.diff(times) >= 0)
+        ):
+            raise ValueError(f"{name}.times: wanted times that increase from 0 to 1.")
+
+    @property
+    def is_of_ends(self) -> bool:
+        """Whether nothing is known between the ends."""
+        return self.velocities is None
+
+    @property
+    def num_paths(self) -> int:
+        """B, the number of paths."""
+        return self.times.shape[0]
+
+    @property
+    def x0(self):
+        """The noises, [*batch, *event]."""
+        return self._to_batch(self.states[:, 0])
+
+    @property
+    def x1(self):
+        """The end points, [*batch, *event]."""
+        return self._to_batch(self.states[:, -1])
+
+    @property
+    def nfe(self):
+        """Velocity evaluations per path, averaged over paths; a float32 scalar."""
+        return jnp.mean(self.evaluations.astype(jnp.float32))
+
+    def at(self, t):
+        """x(t), [*batch, *event] for a scalar t in [0, 1]; [m, *batch, *event] for t of shape [m]. Differentiable in t.
+
+        Raises:
+            ValueError: for a time outside [0, 1], unless it is traced, and for paths of which the ends alone are known.
+        """
+        return self._at(self._checked(t))
+
+    def velocity(self, t):
+        """x'(t), of the same shape as `at(t)`: the derivative of the stored curve, no velocity evaluation spent."""
+        return self._velocity(self._checked(t))
+
+    def take(self, indices) -> "Paths":
+        """The paths with these indices [m] (into the flattened batch; negative ones count from its end), as a batch of shape [m].
+
+        Raises:
+            TypeError: if the indices are not integers.
+            ValueError: for an index that no path has.
+        """
+        shape, dtype = check_numeric("indices", indices)
+        if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"indices: wanted integers, shape [m], got {dtype}{list(shape)}.")
+        if not isinstance(indices, jax.core.Tracer) and jnp.size(indices):
+            least, most = int(np.min(indices)), int(np.max(indices))
+            if least < -self.num_paths or most >= self.num_paths:
+                raise ValueError(
+                    f"indices: wanted those of {self.num_paths} paths, got {least if least < 0 else most}."
+                )
+        *fields, condition = _rows((*self._arrays, self.evaluations, self.condition), jnp.asarray(indices))
+        return Paths(*fields, batch_shape=(len(indices),), condition=condition)
+
+    def _checked(self, t):
+        if self.is_of_ends:
+            raise ValueError(
+                "paths: of these the ends alone are known (Paths.of_ends), which losses of ends can use; the losses of single "
+                "steps need bespoke_jax.ground_truth."
+            )
+        if not isinstance(t, jax.core.Tracer):
+            t = t if hasattr(t, "dtype") else np.asarray(t)
+            check_numeric("t", t)
+            times = check_numbers("t", t, t.shape)
+            if not np.all((times >= 0) & (times <= 1)):
+                raise ValueError(f"t: wanted times from 0 to 1, got {t}.")
+        return jnp.asarray(t, self.times.dtype)
+
+    @jax.jit
+    def _at(self, t):
+        if jnp.ndim(t):
+            return jax.vmap(self._at)(t)
+        return self._to_batch(jax.vmap(_quartic, in_axes=(0, 0, 0, 0, None))(*self._arrays, t))
+
+    @jax.jit
+    def _velocity(self, t):
+        if jnp.ndim(t):
+            return jax.vmap(self._velocity)(t)
+        return jax.jvp(self._at, (t,), (jnp.ones_like(t),))[1]
+
+    @property
+    def _arrays(self):
+        return self.times, self.states, self.velocities, self.middles
+
+    def _to_batch(self, x):
+        return x.reshape(*self.batch_shape, *x.shape[1:])
+
+
+def samples(flow: Flow, paths: Paths):
+    """(the flow of these paths' samples, x0 [B, *event], x1 [B, *event]): where paths come in, for whatever looks at their ends.
+
+    Raises:
+        ValueError: if the paths are not of this flow's event shape, or one has conditions that the other has not.
+    """
+    flow = of_paths(flow, paths)
+    return flow, paths.states[:, 0], paths.states[:, -1]
+
+
+def check_finite(name: str, x) -> None:
+    """Raise ValueError, which names the first sample, unless all of x [B, *event] is finite.
+
+    What this process cannot see passes: traced arrays, and parts that other processes hold.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        return
+    finite = np.asarray(_finite_samples(x))
+    if not np.all(finite):
+        raise ValueError(
+            f"{name}: wanted finite numbers; {np.sum(~finite)} of {len(finite)} samples hold NaN or infinity, the first of them "
+            f"number {int(np.argmin(finite))}."
+        )
+
+
+@jax.jit
+def _finite_samples(x):
+    return jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)
+
+
+@jax.jit
+def _rows(arrays, indices):
+    return jax.tree.map(lambda array: array[indices], arrays)
+
+
+def _quartic(times, states, velocities, middles, t):
+    """Value at t of one path: the quartic through both ends with their velocities and the middle of t's interval."""
+    t = jnp.asarray(t, times.dtype)
+    # side="left" finds the last real interval for t = 1, where the padding has none.
+    k = jnp.clip(jnp.searchsorted(times, t, side="left") - 1, 0, len(times) - 2)
+    step = times[k + 1] - times[k]
+    p = (t - times[k]) / jnp.where(step > 0, step, 1)
+    left, right = (1 - p) ** 2, p**2
+    basis = (
+        left * (1 - 2 * p) * (1 + 4 * p),
+        right * (2 * p - 1) * (5 - 4 * p),
+        16 * left * right,
+        step * p * left * (1 - 2 * p),
+        step * right * (1 - p) * (1 - 2 * p),
+    )
+    values = (states[k], states[k + 1], middles[k], velocities[k], velocities[k + 1])
+    return sum(b.astype(v.dtype) * v for b, v in zip(basis, values, strict=True))

@@ -1,0 +1,181 @@
+"""Learned solvers beside all that one would otherwise use, at the same NFE and on the same fresh noise.
+
+There are some hundred dedicated solvers and grids for each NFE. All of them are tried on a few noises; the best, and the best
+grid of each of their methods, are then measured on all.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+import bespoke_jax as bj
+from bespoke_jax.flow.conditions import of_samples
+from experiments.learning.measure import Row, end_points, row_of
+from experiments.learning.settings import Job
+from experiments.run import processes, stopping
+from experiments.run.runs import Run
+
+__all__ = ["NUM_FINALISTS", "NUM_SCREENED", "Comparison", "as_text", "compare", "curves", "learned_solvers"]
+
+NUM_SCREENED = 12  # noises that every dedicated solver is tried on
+NUM_FINALISTS = 8  # of each NFE, that are measured on all noises
+_PLAIN = ("euler/uniform", "midpoint/uniform", "rk4/uniform")
+
+
+class Comparison(NamedTuple):
+    """Rows on all the noises, and those of the screening."""
+
+    learned: list[Row]
+    dedicated: list[Row]
+    plain: list[Row]
+    screened: list[Row]  # every dedicated solver, on the first `num_screened` noises
+    num_noises: int
+    num_screened: int
+
+    @property
+    def rows(self) -> list[Row]:
+        """All that was measured on all the noises."""
+        return self.learned + self.dedicated + self.plain
+
+
+def learned_solvers(run: Run, flow: bj.Flow, flow_name: str, jobs: Iterable[Job]) -> tuple[list[tuple], str]:
+    """([(name, solver)], where they come from): those in the run's folder; without any, those shipped with the flow.
+
+    The name is that of the file without its -n5. A file that was written for another flow is a warning.
+    """
+    folder = run.folder / "solvers"
+    if files := run.solver_files():
+        found = [(path.stem, bj.load_solver(path, flow=flow)) for path in files]
+        where = f"from {folder}"
+    else:
+        found = list(_shipped(flow_name, jobs)) if flow_name in bj.models.SHIPPED else []
+        where = "those shipped with the flow" if found else f"none in {folder}; experiments.train learns them"
+    return [(re.sub(r"-n\d+$", "", name), solver) for name, solver in found], where
+
+
+def _shipped(flow_name, jobs):
+    for job in jobs:
+        try:
+            yield job.name, bj.models.shipped_solver(flow_name, job.base, job.num_steps)
+        except ValueError:  # this one was not learned
+            continue
+
+
+def compare(
+    flow: bj.Flow,
+    nfes: Iterable[int],
+    learned: list[tuple],
+    x0,
+    x1,
+    num_screened: int = NUM_SCREENED,
+    num_finalists: int = NUM_FINALISTS,
+) -> Comparison:
+    """Measure learned, dedicated and plain solvers.
+
+    Args:
+        flow: the velocity field; if it is `given` conditions, one for each noise.
+        nfes: the numbers of evaluations to compare at; those of the learned solvers are added.
+        learned: (name, solver) of each.
+        x0, x1: noises and their true ends, [N, *event].
+        num_screened: noises, the first ones, that every dedicated solver is tried on.
+        num_finalists: dedicated solvers of each NFE that are measured on all noises.
+    """
+    nfes = sorted({*nfes, *(solver.nfe for _, solver in learned)})
+    solvers = [item for nfe in nfes for item in _dedicated(nfe, flow.scheduler).items()]
+    plain = [item for item in solvers if item[0] in _PLAIN]
+    solvers = [item for item in solvers if item[0] not in _PLAIN]
+    few = slice(min(num_screened, len(x0)))
+
+    def measured(solvers, part, label):
+        rows = []
+        for name, solver in processes.bar(solvers, desc=label, unit="solver"):
+            stopping.stop_if_asked()
+            ends = end_points(of_samples(flow, part), solver, x0[part])
+            rows.append(row_of(name, solver.nfe, ends, x1[part]))
+        return rows
+
+    screened = measured(solvers, few, f"screening on {few.stop} noises")
+    chosen = _finalists(screened, num_finalists)
+    finalists = [item for item in solvers if (item[0], item[1].nfe) in chosen]
+    rows = measured([*learned, *finalists, *plain], slice(None), f"the best on {len(x0)} noises")
+    dedicated = rows[len(learned) : len(learned) + len(finalists)]
+    return Comparison(rows[: len(learned)], dedicated, rows[-len(plain) :], screened, len(x0), few.stop)
+
+
+def _finalists(screened: list[Row], count: int) -> set[tuple[str, int]]:
+    """(solver, NFE) of the best `count` of each NFE, and of the best grid of each of their methods and of GENIE at every NFE."""
+    ranked, chosen = {}, set()
+    for nfe in {row.nfe for row in screened}:
+        rows = [row for row in screened if row.nfe == nfe]
+        # In turns by either figure: on few noises the mean RMSE hangs on the worst of them.
+        orders = (sorted(rows, key=lambda row: -getattr(row, figure)) for figure in ("psnr", "mean_psnr"))
+        ranked[nfe] = list(dict.fromkeys(row for pair in zip(*orders, strict=True) for row in pair))
+        # Solvers that are the same in other words (DDIM is Euler's method on CondOT) count once.
+        distinct = {}
+        for row in ranked[nfe]:
+            distinct.setdefault((round(row.psnr, 2), round(row.mean_psnr, 2)), row)
+        chosen.update((row.solver, nfe) for row in list(distinct.values())[:count])
+    for method in {_method(solver) for solver, _ in chosen} | {"genie"}:
+        for nfe, rows in ranked.items():
+            chosen.update((row.solver, nfe) for row in [row for row in rows if _method(row.solver) == method][:1])
+    return chosen
+
+
+def _method(solver: str) -> str:
+    return solver.split("/")[0]
+
+
+def _dedicated(nfe, scheduler) -> dict:
+    """The dedicated tables, and GENIE, which is none, on the same grids."""
+    solvers = bj.classic.dedicated(nfe, scheduler)
+    if scheduler is not None and nfe % 2 == 0:
+        solvers |= {f"genie/{grid}": bj.classic.genie(nfe, scheduler, grid=grid) for grid in bj.classic.GRIDS}
+    return solvers
+
+
+def curves(rows: Iterable[Row], by_method: bool = False) -> dict[str, tuple[list[int], list[float]]]:
+    """Solver -> (NFE, PSNR), or method -> those of its best grids; what is best at its largest NFE first."""
+    best = {}
+    for row in rows:
+        line = best.setdefault(_method(row.solver) if by_method else row.solver, {})
+        line[row.nfe] = max(row.psnr, line.get(row.nfe, -np.inf))
+    lines = {name: tuple(zip(*sorted(line.items()), strict=True)) for name, line in best.items()}
+    return dict(sorted(lines.items(), key=lambda item: (item[1][0][-1], item[1][1][-1]), reverse=True))
+
+
+_NUM_SHOWN = 5
+
+
+def as_text(found: Comparison, where: str) -> str:
+    """The comparison for the terminal, a block for each NFE; `where`: the learned solvers come from."""
+    lines = [
+        f"{found.num_noises} fresh noises. Learned solvers: {where}.",
+        f"{len(found.screened)} dedicated solvers and grids were tried on the first {found.num_screened} noises. The best of "
+        "each NFE, by PSNR or mean PSNR,",
+        f"and the best grid of each of their methods were measured on all; the {_NUM_SHOWN} best are shown.",
+    ]
+    width = max(len(row.solver) for row in found.rows)
+    for nfe in sorted({row.nfe for row in found.rows}):
+        lines += ["", f"{f'NFE {nfe}':<12}{'':<{width}}  RMSE              PSNR  mean PSNR"]
+        learned, dedicated, plain = (
+            sorted((row for row in rows if row.nfe == nfe), key=lambda row: -row.psnr)
+            for rows in (found.learned, found.dedicated, found.plain)
+        )
+        for label, rows in (("learned", learned), ("dedicated", dedicated[:_NUM_SHOWN]), ("plain", plain)):
+            for i, row in enumerate(rows):
+                lines.append(
+                    f"  {'' if i else label:<10}{row.solver:<{width}}  {row.rmse:.5f} +-{row.standard_error:.5f} "
+                    f"{row.psnr:6.2f} {row.mean_psnr:10.2f}"
+                )
+        lines += [_gain(row, dedicated + plain) for row in learned]
+    return "\n".join(lines)
+
+
+def _gain(row: Row, others: list[Row]) -> str:
+    by_figure = []
+    for figure in ("psnr", "mean_psnr"):
+        best = max(others, key=lambda other: getattr(other, figure))
+        by_figure.append(f"{getattr(row, figure) - getattr(best, figure):+.2f} dB over {best.solver}")
+    return f"  {row.solver}: PSNR {by_figure[0]}; mean PSNR {by_figure[1]}"

@@ -1,0 +1,125 @@
+"""Learn the solvers of a run one after the other; what is done is skipped, what was interrupted goes on."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+import bespoke_jax as bj
+from bespoke_jax.fitting.fit import FitError
+from experiments.learning.settings import Job, Plan
+from experiments.learning.truth import Truth
+from experiments.run import processes, stopping
+from experiments.run.runs import Run
+
+__all__ = ["Learned", "check_budget", "learn", "learn_all"]
+
+
+class Learned(NamedTuple):
+    """A learned solver, a record per validation of its fit, and the cost in velocity evaluations of single samples."""
+
+    theta: bj.Theta
+    history: list[dict]
+    cost: int
+
+
+def learn_all(flow: bj.Flow, plan: Plan, truth: Truth, run: Run) -> tuple[dict[Job, Learned], dict[Job, str]]:
+    """(learned solvers, reasons of those that failed). A loss that is not finite ends its own solver only."""
+    learned, failed = {}, {}
+    for number, job in enumerate(plan.jobs, 1):
+        try:
+            learned[job] = learn(flow, job, plan, truth, run, label=f"{job.name} [{number}/{len(plan.jobs)}]")
+        except FitError as error:
+            failed[job] = f"{error} {_keep_best(flow, job, run, error.state)}"
+            processes.say(f"{job.name} failed, going on with the others. {failed[job]}")
+        stopping.stop_if_asked()
+    return learned, failed
+
+
+def check_budget(flow: bj.Flow, plan: Plan):
+    """Raise ValueError if the plan's budget does not suffice for one of its solvers."""
+    for job in plan.jobs if plan.budget else ():
+        try:
+            bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
+        except ValueError as error:
+            raise ValueError(f"config.fit.{error} It is {job.name}.") from None
+
+
+def _how(flow, job, plan, truth) -> dict:
+    """Arguments for `bj.fit` that say how, and to which paths."""
+    if plan.budget:
+        return bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
+    return dict(
+        stages=plan.stages,
+        choose_start=plan.choose_start,
+        paths=truth.train,
+        validation=truth.validation,
+        best_by="psnr",
+    )
+
+
+def _keep_best(flow, job, run, state) -> str:
+    """Write the best theta of a fit that failed; says where it is and how good."""
+    rmse, psnr = float(state.best_rmse), float(bj.metrics.psnr(state.best_rmse))
+    if not math.isfinite(rmse):
+        return "No theta of this fit was finite on the held-out paths."
+    info = dict(iteration=int(state.iteration), validation=dict(rmse=rmse, psnr=psnr))
+    path = run.finish(job.name, _as_kept(state.best), info, flow, folder="failed")
+    return f"The best theta before that is in {path}: PSNR {psnr:.2f} dB on the held-out paths."
+
+
+def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: str) -> Learned:
+    """Learn one solver, from its last checkpoint if there is one; at once if it is finished."""
+    how = _how(flow, job, plan, truth)
+    num_iterations = sum(stage.num_iterations for stage in how["stages"])
+    bar = processes.bar(total=num_iterations, desc=label, unit="it")
+    if finished := run.finished(job.name, job.nfe):
+        theta, info = finished
+        with bar:
+            bar.update(num_iterations)
+            bar.set_postfix_str(f"from an earlier start: PSNR {info['validation']['psnr']:.2f} dB")
+        return Learned(theta, info["history"], info["cost"])
+
+    with bar, run.checkpoints(job.name) as checkpoints:
+        state = checkpoints.restore(bj.init_state(job.start, how["stages"]))
+        done = 0 if state is None else int(state.iteration)
+        bar.update(done)
+        bar.set_postfix_str(f"from iteration {done}; compiling first")
+        with run.scalars(job.name, 0 if state is None else done + 1) as scalars:
+
+            def keep(state, record):
+                # The checkpoint last: what it knows nothing of is written again, or void, when it is gone on from.
+                shown = {name: record[name] for name in ("loss", "rmse", "psnr") if math.isfinite(record[name])}
+                scalars.add(record["iteration"], shown)
+                if np.all(np.isfinite(state.theta.raw)):
+                    kept, folder = _as_kept(state.theta), f"validations/{job.name}"
+                    run.finish(f"{record['iteration']}", kept, _for_json(record), folder=folder)
+                checkpoints.save(record["iteration"], state)
+                bar.update(record["iteration"] - bar.n)
+                best = float(bj.metrics.psnr(state.best_rmse))
+                bar.set_postfix_str(f"{record['stage']}: PSNR {record['psnr']:.2f} dB, best {best:.2f} dB")
+                stopping.stop_if_asked()
+
+            result = bj.fit(flow, job.start, plan.key("fit", job.index), state=state, callback=keep, **how)
+    history = [_for_json(record) for record in result.history]
+    truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
+    best = _best(history, how["best_by"])
+    info = dict(cost=result.cost, start=result.start, validation=best, truth=truth, history=history)
+    theta = _as_kept(result.theta)
+    run.finish(job.name, theta, info, flow)
+    return Learned(theta, history, result.cost)
+
+
+def _for_json(record: dict) -> dict:
+    """JSON has no NaN: the loss of the start is None."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+
+def _as_kept(theta):
+    """A learned table is kept as the table that it has become."""
+    return theta if isinstance(theta, bj.Theta) else bj.to_table(theta)
+
+
+def _best(history: list[dict], by: str) -> dict:
+    """The record whose theta is the one kept."""
+    return max((record for record in history if record[by] is not None), key=lambda record: record[by])

@@ -1,0 +1,148 @@
+"""The true paths of a run: solved once, kept in its folder, shared by all solvers."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bespoke_jax as bj
+from bespoke_jax.flow import conditions
+from experiments.learning.settings import Plan
+from experiments.run import processes, stopping
+from experiments.run.runs import Run
+
+__all__ = ["NUM_CURVES", "TestSet", "Truth", "dealt", "solve", "test_set"]
+
+NUM_CURVES = 4  # paths of the test set that are kept whole, for the report
+_CURVE_POINTS = 65
+
+
+class TestSet(NamedTuple):
+    """Fresh noise that no fit has seen."""
+
+    x0: np.ndarray  # [N, *event]
+    x1: np.ndarray  # [N, *event]
+    evaluations: np.ndarray  # [N] that the true paths cost
+    curves: np.ndarray  # [points, NUM_CURVES, *event]: whole paths of the first few, at equal times
+
+
+class Truth(NamedTuple):
+    """The true paths of a run, from three independent sets of noises. Under a budget each fit has its own of the first two."""
+
+    train: bj.Paths | None
+    validation: bj.Paths | None
+    test: TestSet
+
+
+def solve(flow: bj.Flow, plan: Plan, run: Run, *others: Plan) -> Truth:
+    """Solve the sets, or read those that the run has solved already.
+
+    Args:
+        flow, plan, run: of the run.
+        others: plans whose fits are to these paths too. Whole paths are kept if a loss of any of them needs them, else the ends.
+    """
+    ends_only = all(stage.is_of_ends for each in (plan, *others) for stage in each.stages)
+
+    def paths(purpose):
+        def compute():
+            # Conditions are dealt out again in no time, and may be any pytree.
+            fields = vars(_paths(flow, plan, purpose, ends_only)).items()
+            return {name: value for name, value in fields if name in _ARRAYS and value is not None}
+
+        arrays = run.arrays(
+            purpose, compute, lambda found: _check_paths(found, _noises(flow, plan, purpose), ends_only)
+        )
+        arrays = dict.fromkeys(_ARRAYS) | {name: jnp.asarray(value) for name, value in arrays.items()}
+        condition = bj.sharding.gather(flow, conditions.condition_of(dealt(flow, plan, purpose)))
+        return bj.Paths(**arrays, batch_shape=(plan.num_paths[purpose],), condition=condition)
+
+    sets = dict(train=None, validation=None)
+    with processes.bar(("test",) if plan.budget else ("train", "validation", "test"), desc="true paths") as progress:
+        for purpose in progress:
+            progress.set_postfix_str(f"{purpose}: {plan.num_paths[purpose]}")
+            sets[purpose] = test_set(flow, plan, run) if purpose == "test" else paths(purpose)
+            stopping.stop_if_asked()
+    return Truth(**sets)
+
+
+def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
+    """The third set alone."""
+
+    def ends():
+        solved = _paths(flow, plan, "test", ends_only=True)
+        # Of as many as the network is compiled for.
+        few = _paths(flow, plan, "test", most=max(NUM_CURVES, plan.stages[0].chunk_size))
+        curves = few.take(jnp.arange(min(NUM_CURVES, few.num_paths))).at(jnp.linspace(0, 1, _CURVE_POINTS))
+        return dict(x0=solved.x0, x1=solved.x1, evaluations=solved.evaluations, curves=curves)
+
+    return TestSet(**run.arrays("test", ends, lambda found: _check_ends(found, _noises(flow, plan, "test"))))
+
+
+def dealt(flow: bj.Flow, plan: Plan, purpose: str) -> bj.Flow:
+    """The flow of the samples of a set: itself, unless it is `given` conditions."""
+    return conditions.dealt(flow, jax.random.fold_in(plan.key(purpose), 0), plan.num_paths[purpose])
+
+
+def _noises(flow, plan, purpose):
+    return flow.noise(plan.key(purpose), (plan.num_paths[purpose],))
+
+
+_ENDS = ("times", "states", "evaluations")
+_ARRAYS = (*_ENDS, "velocities", "middles")
+
+
+def _check_paths(found: dict, x0, ends_only: bool):
+    """Raise ValueError unless these arrays can be the paths of these noises; whole ones serve where ends do."""
+    whole = found.keys() == set(_ARRAYS)
+    if not whole and not (ends_only and found.keys() == set(_ENDS)):
+        wanted = _ENDS if ends_only else _ARRAYS
+        raise ValueError(f"wanted the arrays {', '.join(sorted(wanted))}, got {', '.join(sorted(found))}")
+    points = found["times"].shape[-1] if found["times"].ndim else 0
+    event = x0.shape[1:]
+    shapes = dict(
+        times=(len(x0), points),
+        states=(len(x0), points, *event),
+        velocities=(len(x0), points, *event),
+        middles=(len(x0), points - 1, *event),
+        evaluations=(len(x0),),
+    )
+    _check_shapes(found, {name: shape for name, shape in shapes.items() if name in found})
+    _check_noises(found["states"][:, 0], x0)
+
+
+def _check_ends(found: dict, x0):
+    """Raise ValueError unless these arrays can be the test set of these noises."""
+    if found.keys() != set(TestSet._fields):
+        raise ValueError(f"wanted the arrays {', '.join(TestSet._fields)}, got {', '.join(sorted(found))}")
+    curves = (_CURVE_POINTS, min(NUM_CURVES, len(x0)), *x0.shape[1:])
+    _check_shapes(found, dict(x0=x0.shape, x1=x0.shape, evaluations=x0.shape[:1], curves=curves))
+    _check_noises(found["x0"], x0)
+
+
+def _check_shapes(found, shapes):
+    for name, shape in shapes.items():
+        if found[name].shape != shape:
+            raise ValueError(f"{name}: wanted an array of shape {shape}, got {found[name].shape}")
+        if not np.all(np.isfinite(found[name])):
+            raise ValueError(f"{name}: wanted finite numbers, got some that are not")
+
+
+def _check_noises(found, x0):
+    if not np.allclose(found, x0, atol=1e-4):  # devices round their noises otherwise
+        raise ValueError("wanted the noises of this run's seed, got others")
+
+
+def _paths(flow, plan, purpose, ends_only=False, most=None) -> bj.Paths:
+    """The paths of a set, or of its first few."""
+    x0 = _noises(flow, plan, purpose)[:most]
+    some = conditions.of_samples(dealt(flow, plan, purpose), slice(most))
+    # As many in the network together as in the fit: it is compiled once.
+    batch_size = plan.stages[0].chunk_size
+    try:
+        solved = bj.ground_truth(some, x0, plan.rtol, plan.atol, batch_size=batch_size, ends_only=ends_only)
+    except (FloatingPointError, RuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
+            raise
+        raise SystemExit(f"true paths, {purpose}: {error}") from None
+    return bj.sharding.gather(flow, solved)

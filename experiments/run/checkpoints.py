@@ -1,0 +1,219 @@
+"""The last states of a fit, by Orbax, each in a folder with a record of what was written. A state is any pytree of arrays.
+
+    <iteration>/default/        Orbax's files
+    <iteration>/record.json     by which version, in which form, and the SHA-256 of every file
+    <iteration>.unreadable/     a checkpoint that was damaged, set aside
+
+A folder takes its name when all of it is written. So a checkpoint is damaged if its files are not those of its record, and in no
+other case: what keeps a whole one from being read (no permission, no memory, too many open files) passes, or is for the user to
+mend, and a state of another form is another version's. Nothing is ever deleted but the states before the last two.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.run.errors import ReadError, reason_of, writing
+from experiments.run.processes import all_of, from_first, say
+
+__all__ = ["STATE", "Checkpoints", "version", "written_by"]
+
+STATE = 1
+"""Number of the states' meaning: one more whenever a state of before, though of the same form, would be gone on from wrongly."""
+
+_KEPT = 2  # states
+_RECORD = "record.json"
+
+
+def version() -> str:
+    """That of the package."""
+    try:
+        return importlib.metadata.version("bespoke-jax")
+    except importlib.metadata.PackageNotFoundError:  # its source, on the path
+        return "unknown"
+
+
+def written_by() -> dict:
+    """What a run and its checkpoints keep of the code that writes them."""
+    return dict(version=version(), state=STATE)
+
+
+class Checkpoints:
+    """The checkpoints in `folder`, to be used in a `with` statement."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            from_first(self._sweep)
+        # Synchronous: a state is some hundred numbers, and once `save` returns it is safe.
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._orbax.close()
+
+    def save(self, iteration: int, state):
+        """Keep `state` as the one after `iteration` updates. It is kept once: a state is a function of its iteration."""
+        path, state = self._folder / str(iteration), _on_host(state)
+        part = path.with_name(f".part.{iteration}")
+
+        def end():
+            record = written_by() | dict(form=_form(state), files=_digests(part))
+            (part / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
+            os.replace(part, path)
+            for old in [number for number in self._iterations() if number < iteration][: 1 - _KEPT]:
+                shutil.rmtree(self._folder / str(old))
+
+        with writing(path, Exception):  # Orbax has errors of many kinds
+            if not from_first(path.exists):
+                self._orbax.save(part / "default", args=ocp.args.StandardSave(state))
+                from_first(end)
+
+    def restore(self, target):
+        """The last state that is whole, in the form of `target`, or None if there is none. What is damaged is set aside.
+
+        Raises:
+            ReadError: if a checkpoint that is whole cannot be read now, or has another form; nothing is changed.
+        """
+        target = _on_host(target)
+        for iteration in reversed(from_first(self._iterations)):
+            path = self._folder / str(iteration)
+            if damage := from_first(lambda path=path: _damage(path)):
+                aside = from_first(lambda path=path: _set_aside(path))
+                say(f"{path}: cannot be read ({damage}), and is now {aside.name}; going on from the one before.")
+                continue
+            record = from_first(lambda path=path: _record(path))
+            if record is not None:
+                _check_form(path, record, _form(target))
+            state, reason = None, "on another process"
+            try:
+                state = self._orbax.restore(path / "default", args=ocp.args.StandardRestore(target))
+                if _form(state) != _form(target):
+                    state, reason = None, "a state of another form"
+            except Exception as error:  # of many kinds, again
+                reason = reason_of(error)
+            if all_of(state is not None):
+                return jax.tree.map(jnp.asarray, state)
+            raise ReadError(
+                f"{path}: cannot be read now ({reason}). "
+                + (
+                    "Its files are those that were written"
+                    if record
+                    else "An earlier version wrote it, and left no record.json"
+                )
+                + "; nothing was changed. Start again when that has passed; or, to go on from the one before, move it away."
+            )
+        return None
+
+    def _sweep(self):
+        """Delete what a process that was killed had not written to its end."""
+        for part in self._folder.glob(".part.*"):
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _iterations(self) -> list[int]:
+        """Those of all checkpoints, in their order. Whatever has no such name is not ours."""
+        try:
+            return sorted(int(name) for name in os.listdir(self._folder) if name.isdecimal() and name == str(int(name)))
+        except OSError as error:
+            raise _cannot_read(self._folder, error) from error
+
+
+def _damage(path: pathlib.Path) -> str:
+    """What is wrong with the files of a checkpoint; "" if nothing is, or if an earlier version kept no record of them.
+
+    Raises:
+        ReadError: if they cannot be looked at.
+    """
+    try:
+        if not (path / _RECORD).exists():
+            earlier = (path / "_CHECKPOINT_METADATA").exists() and (path / "default" / "_METADATA").exists()
+            return "" if earlier else f"no {_RECORD} in it"
+        try:
+            wanted = json.loads((path / _RECORD).read_text())["files"]
+            wanted = {str(name): str(digest) for name, digest in wanted.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return f"{_RECORD}: not what was written"
+        found = _digests(path)
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    if wrong := [name for name, digest in wanted.items() if found.get(name) != digest]:
+        return f"{wrong[0]}: {'not what was written' if wrong[0] in found else 'missing'}"
+    return ""
+
+
+def _record(path: pathlib.Path) -> dict | None:
+    """Of a checkpoint that is not damaged; None if an earlier version wrote it."""
+    try:
+        return json.loads((path / _RECORD).read_text())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path, error) -> ReadError:
+    return ReadError(
+        f"{path}: cannot be read now ({reason_of(error)}). Nothing was changed: once it can be read, the same command goes on "
+        "from there."
+    )
+
+
+def _check_form(path: pathlib.Path, record: dict, form: dict[str, str]):
+    """Raise ReadError unless a checkpoint has this form."""
+    there = record.get("form")
+    if there == form:
+        return
+    there = there if isinstance(there, dict) else {}
+    name = min(name for name in there.keys() | form.keys() if there.get(name) != form.get(name))
+    raise ReadError(
+        f"{path}: wanted the state of version {version()}, got one of version {record.get('version')}, of another form: "
+        f"{name} is {there.get(name, 'not there')}, here it is {form.get(name, 'not there')}. Nothing was changed. Give another "
+        "--workdir, or go on with the version that wrote it."
+    )
+
+
+def _set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Give a damaged checkpoint another name; returns it."""
+    names = (path.with_name(f"{path.name}.unreadable{number or ''}") for number in range(1000))
+    aside = next(name for name in names if not name.exists())
+    with writing(aside):
+        path.rename(aside)
+    return aside
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    """Name -> SHA-256 of every file below a folder, but for its record."""
+    digests = {}
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        for name in names:
+            path = pathlib.Path(parent, name)
+            if path != folder / _RECORD:
+                with open(path, "rb") as file:
+                    digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return dict(sorted(digests.items()))
+
+
+def _raise(error):
+    raise error
+
+
+def _form(state) -> dict[str, str]:
+    """Name -> dtype and shape of every array of a state."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path) or "state": f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _on_host(state):
+    """All processes have the same numbers, each on a device of its own: to Orbax they are no array of all."""
+    return jax.tree.map(np.asarray, state)

@@ -1,0 +1,133 @@
+"""The command line of a launcher: --config, --config.field, --workdir. A mistyped argument is one line, not a stack."""
+
+import contextlib
+import os
+import pathlib
+import sysconfig
+import traceback
+from collections.abc import Callable
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from experiments.run import processes, stopping
+from experiments.run.errors import ReadError, WriteError, reason_of
+
+__all__ = ["run", "use_all_cores", "without_stack"]
+
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+
+
+def run(main: Callable[[ConfigDict, str], int | None], default: str):
+    """Parse the command line, call `main(config, workdir)`, and exit with what it returns.
+
+    Args:
+        main: the launcher.
+        default: name of the config in `configs/` that is used without --config.
+    """
+    try:
+        config = config_flags.DEFINE_config_file("config", str(_CONFIGS / f"{default}.py"), "What to do.")
+    except Exception as error:  # overrides of the default config are looked at here already
+        raise SystemExit(_what_is_wrong(error)) from None
+    workdir = flags.DEFINE_string("workdir", None, "Where everything goes; config.workdir if not given.")
+
+    address = flags.DEFINE_string("coordinator_address", None, "Of several processes: host:port of the first one.")
+    num_processes = flags.DEFINE_integer("num_processes", None, "How many there are. TPU pods and Slurm know.")
+    process_id = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+
+    def start(_):
+        use_all_cores()
+        try:
+            processes.start(address.value, num_processes.value, process_id.value)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
+        loaded = _loaded(config)
+        try:
+            with stopping.listening():
+                return main(loaded, loaded.get("workdir") if workdir.value is None else workdir.value)
+        except (ReadError, WriteError) as error:
+            raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit("\nInterrupted. The same command goes on from the last checkpoint.") from None
+
+    app.run(start, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def without_stack(*errors: type[Exception]):
+    """What is wrong with the user's input, and these errors, end the program with their message alone."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ReadError, WriteError, *errors) as error:
+        raise SystemExit(str(error)) from None
+    except OSError as error:  # of a file that the user has named
+        raise SystemExit(f"{error.filename or 'a file'}: cannot be read ({reason_of(error)}).") from None
+
+
+def use_all_cores():
+    """Without an accelerator: a JAX device for each core, up to eight. XLA alone keeps little more than one busy."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
+        # One program at a time: one that waits for the others of a sum can hold the thread that they need (seen once, XLA
+        # aborts after 40 seconds).
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def _parse(argv):
+    try:
+        rest = flags.FLAGS(argv)
+    except Exception as error:  # a config is the user's own code: it may raise anything
+        raise SystemExit(_what_is_wrong(error)) from None
+    if len(rest) > 1:
+        raise SystemExit(f"{rest[1]!r}: not understood; every argument begins with --config or --workdir.")
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells of each of its steps
+    return rest
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """One line of an error that came while the command line was read: it is the config's own, or it is of an argument."""
+    chain = [error]
+    while following := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(following)
+    for cause in reversed(chain):
+        if place := _place_in_config(cause):
+            return f"--config: {place}: {type(cause).__name__}: {reason_of(cause)}"
+    if "get_config" in str(error) or "FrozenConfigDict" in str(error):
+        return f"--config: wanted a Python file with a function get_config() that returns a ConfigDict; {reason_of(chain[-1])}"
+    said = " ".join(str(error).split())
+    if isinstance(error, AttributeError | KeyError):
+        return "--config: no such field: " + said.strip("\"'").replace("\\'", "'").replace("\\n", " ")
+    return said if isinstance(error, flags.Error) else f"--config: cannot load it: {said}"
+
+
+def _place_in_config(error: Exception) -> str:
+    """File, line and text of where a config's code raised an error; "" if it was not there."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {(error.text or '').strip():.100}"
+    frames = traceback.extract_tb(error.__traceback__)
+    loaders = [number for number, frame in enumerate(frames) if frame.filename == config_flags.config_flags.__file__]
+    ran = frames[loaders[-1] + 1 :] if loaders else []
+    own = [frame for frame in ran if not frame.filename.startswith(("<frozen", *_LIBRARIES))]
+    return f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}" if own else ""
+
+
+def _loaded(flag) -> ConfigDict:
+    loaded = None
+    try:
+        loaded = flag.value
+        loaded.to_dict()
+    except OSError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        known = "\n".join(f"  {path}" for path in sorted(_CONFIGS.glob("[!_]*.py")))
+        raise SystemExit(f"--config: cannot load it: {reason}\nThere are\n{known}") from None
+    except (flags.Error, AttributeError):  # get_config returned None, or something else
+        pass
+    if not isinstance(loaded, ConfigDict):
+        raise SystemExit(
+            f"--config: wanted a ConfigDict from get_config, got {type(loaded).__name__}; return "
+            "ml_collections.ConfigDict(...)."
+        )
+    return loaded
