@@ -31,11 +31,12 @@ from bespoke_jax.flow.guidance import guided
 from bespoke_jax.learned import scale_time
 from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.families import init_theta
-from bespoke_jax.learned.scale_time import theta_from_curve, transfer
-from bespoke_jax.learned.steps import step_lipschitz, step_theta
+from bespoke_jax.learned.knots import Knots
+from bespoke_jax.learned.step_theta import step_lipschitz, step_theta
 from bespoke_jax.learned.table import LearnedTable
-from bespoke_jax.learned.theta import Knots, Theta, theta_from_knots
+from bespoke_jax.learned.theta import Theta, theta_from_knots
 from bespoke_jax.learned.times import LearnedTimes
+from bespoke_jax.learned.transfer import theta_from_curve, transfer
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.paths import Paths

@@ -9,13 +9,12 @@ from bespoke_jax import classic
 from bespoke_jax.checks import check_count, check_key, check_positive, check_type
 from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.learned.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.run import adjoint, scores
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.run.scores import Score, distances
 from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth
-from bespoke_jax.table import SolverTable
+from bespoke_jax.table import Solver, check_solver_arrays
 
 __all__ = ["Score", "SolverCheck", "check_solver"]
 
@@ -61,11 +60,11 @@ class SolverCheck(NamedTuple):
 
 def check_solver(
     flow: Flow,
-    solver: LearnedSolver | SolverTable,
+    solver: Solver,
     key,
     *,
     num_paths: int = 16,
-    others: Mapping[str, LearnedSolver | SolverTable] | None = None,
+    others: Mapping[str, Solver] | None = None,
     rtol: float = 1e-5,
     atol: float | None = None,
     data_range: float = 2.0,

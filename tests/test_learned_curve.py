@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bespoke_jax as bj
-from bespoke_jax.fitting.starts import start_curves, start_thetas
-from bespoke_jax.learned.scale_time import Curve, theta_from_curve
+from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.learned.scale_time import Curve, start_curves
+from bespoke_jax.learned.transfer import theta_from_curve
 from tests import quick, reference
 
 

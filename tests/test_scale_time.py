@@ -10,10 +10,10 @@ from bespoke_jax.learned.scale_time import (
     curve_between,
     identity_curve,
     scheduler_along,
-    theta_from_curve,
     transform_velocity,
     transform_velocity_by,
 )
+from bespoke_jax.learned.transfer import theta_from_curve
 from tests import quick, reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -228,7 +228,7 @@ def test_a_theta_is_the_same_solver_of_the_same_model_under_another_scheduler(ba
     flows = [bj.analytic.mixture(means, 0.4, scheduler=zoo.SCHEDULERS[name]) for name in (source, target)]
     theta = bj.init_theta(base, 4, dtype=jnp.float64).learning(learned)
     theta = theta.with_raw(0.3 * jnp.sin(1.0 + jnp.arange(theta.num_parameters, dtype=jnp.float64)))
-    there = bj.scale_time.transfer(theta, flows[0].scheduler, flows[1].scheduler)
+    there = bj.transfer(theta, flows[0].scheduler, flows[1].scheduler)
     assert (there.base, there.num_steps, there.learned, there.raw.dtype) == (base, 4, learned, jnp.float64)
     x0 = jnp.array([[0.3, -1.2], [2.0, 0.1], [-0.7, 0.7]])
     wanted = zoo.solve(flows[0], theta, x0)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.learned.families import FAMILIES, check_solver_arrays
+from bespoke_jax.learned.families import FAMILIES
+from bespoke_jax.table import check_solver_arrays
 
 TABLE = bj.classic.midpoint(4)
 SOLVERS = {base: bj.init_theta(base, 4) for base in FAMILIES} | {"midpoint": TABLE}
@@ -17,13 +18,13 @@ SOLVERS["genie"] = bj.classic.genie(4, bj.schedulers.CondOT())
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_passes_the_door_with_numbers_and_without(name):
     solver = SOLVERS[name]
-    assert check_solver_arrays("solver", solver, taylor=True) is solver
+    assert check_solver_arrays("solver", solver, needs_table=False) is solver
     structure = jax.eval_shape(lambda: solver)
-    assert check_solver_arrays("solver", structure, taylor=True) is structure
-    through = jax.jit(lambda solver: check_solver_arrays("solver", solver, taylor=True))(solver)
+    assert check_solver_arrays("solver", structure, needs_table=False) is structure
+    through = jax.jit(lambda solver: check_solver_arrays("solver", solver, needs_table=False))(solver)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, through, solver))
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), solver)
-    through = jax.vmap(lambda solver: check_solver_arrays("solver", solver, taylor=True))(batch)
+    through = jax.vmap(lambda solver: check_solver_arrays("solver", solver, needs_table=False))(batch)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, through, batch))
 
 
@@ -94,7 +95,7 @@ def test_a_learned_solver_of_other_numbers(base, raw, error, message):
 def test_what_else_a_learned_solver_carries():
     def refused(solver, **fields):
         with pytest.raises((TypeError, ValueError)) as found:
-            check_solver_arrays("theta", dataclasses.replace(solver, **fields), taylor=True)
+            check_solver_arrays("theta", dataclasses.replace(solver, **fields), needs_table=False)
         return str(found.value)
 
     theta = SOLVERS["rk1"]

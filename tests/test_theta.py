@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import bespoke_jax as bj
+from bespoke_jax.learned.families import FAMILIES
 from tests import quick, reference
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -297,7 +298,7 @@ def test_knots_that_are_no_numbers(name, change):
 
 @pytest.mark.parametrize("dtype", [jnp.int32, complex, bool, "text", None])
 def test_a_theta_of_other_than_floats(dtype):
-    for family in bj.families.FAMILIES:
+    for family in FAMILIES:
         with pytest.raises(TypeError, match="dtype: wanted a floating dtype such as float32, got"):
             bj.init_theta(family, 4, dtype=dtype)
     if dtype is not None:

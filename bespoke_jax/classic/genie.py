@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,18 @@ from bespoke_jax.checks import check_array, check_count, check_float_dtype
 from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import data_step, noise_step
+from bespoke_jax.dtypes import promote
+from bespoke_jax.flow import kernels
+from bespoke_jax.flow.sharding import spread
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.table import check_times
+from bespoke_jax.table import Program, Solver, check_times, time_dtype
 
 __all__ = ["TaylorSolver", "genie"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TaylorSolver:
+class TaylorSolver(Solver):
     """A solver whose step j is x <- c_j0 x + c_j1 u + c_j2 du/dt, u and its derivative along the path taken at (t_j, x).
 
     What a table is for solvers without derivatives. `solve` and `sample` take it.
@@ -32,6 +36,7 @@ class TaylorSolver:
 
     t: jax.Array
     c: jax.Array
+    has_table: ClassVar[bool] = False
 
     def check(self, name: str) -> None:
         """Raise TypeError or ValueError unless its arrays agree and its times lie within [0, 1]; as `SolverTable.check`."""
@@ -47,6 +52,25 @@ class TaylorSolver:
     def nfe(self) -> int:
         """2 n: a Jacobian-vector product costs about as much as one more velocity evaluation."""
         return 2 * self.num_steps
+
+    def program(self, flow, x0) -> Program:
+        """Its steps, each a velocity with its derivative."""
+
+        def step(i, carry):
+            x = carry[0]
+            t, c = self.t[i].astype(time_dtype(self, x)), self.c[i].astype(x.dtype)
+            velocity, slope = kernels.velocity_and_slope(flow, t, x)
+            return c[0] * x + c[1] * velocity + c[2] * slope, None
+
+        return Program((x0, None), step, self.num_steps)
+
+    def end(self, flow, x0):
+        """x1 of noise x0 [B, *event], step by step in Python."""
+        x = spread(flow, x0)
+        times, factors = (np.asarray(value) for value in (self.t, self.c))
+        for t, c in zip(times.astype(promote(times.dtype, x.dtype)), factors, strict=True):
+            x = kernels.combine(c, [x, *kernels.velocity_and_slope(flow, t, x)])
+        return x
 
 
 def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) -> TaylorSolver:

@@ -20,9 +20,8 @@ from bespoke_jax.files.atomic import check_target, write_whole
 from bespoke_jax.files.json_text import parse_json
 from bespoke_jax.flow.conditions import check_size, num_conditions
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.learned.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.run.solve import solve
-from bespoke_jax.table import SolverTable
+from bespoke_jax.table import Solver, check_solver_arrays
 
 __all__ = ["Sampler", "load_sampler", "save_sampler"]
 
@@ -33,7 +32,7 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def save_sampler(
     path,
     flow: Flow,
-    solver: LearnedSolver | SolverTable,
+    solver: Solver,
     *,
     batch_size: int | None = None,
     platforms: Sequence[str] | None = None,

@@ -15,10 +15,11 @@ from bespoke_jax.files.atomic import check_target, write_whole
 from bespoke_jax.files.json_text import numbers_of_json, parse_json
 from bespoke_jax.flow.conditions import is_given, like_any
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.learned.families import FAMILIES, LearnedSolver, check_solver_arrays
-from bespoke_jax.learned.theta import BASES, Theta
+from bespoke_jax.learned.families import FAMILIES
+from bespoke_jax.learned.steps import BASES
+from bespoke_jax.learned.theta import Theta
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.table import SolverTable, to_table
+from bespoke_jax.table import Solver, SolverTable, check_solver_arrays, unrolled
 
 __all__ = ["load_solver", "save_solver"]
 
@@ -30,7 +31,7 @@ _ORDERS = {"rk1": 1, "rk2": 2}
 _EDITED = 1e-3  # a larger difference is no rounding
 
 
-def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = None, flow: Flow | None = None) -> None:
+def save_solver(path, theta: Solver, info: dict | None = None, flow: Flow | None = None) -> None:
     """Write a theta or a table to `path`, whole or not at all.
 
     The file has: family (one of `families.FAMILIES`), nfe, dtype; the table t, a, b that any program can run (docs/solver_file.md
@@ -64,17 +65,14 @@ def save_solver(path, theta: LearnedSolver | SolverTable, info: dict | None = No
     if flow is not None:
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     info = _check_info({} if info is None else info)
-    table = _unrolled(theta)
+    table = unrolled(theta)
     content = dict(
         format=_FORMAT,
-        family="table" if isinstance(theta, SolverTable) else theta.base,
+        family=theta.family,
         nfe=table.nfe,
         dtype=table.t.dtype.name,
     ) | {name: _numbers(getattr(table, name)) for name in _TABLE}
-    if isinstance(theta, Theta):
-        knots = {name: _numbers(value) for name, value in _knots(theta)._asdict().items()}
-        content |= dict(order=_ORDERS[theta.base], num_steps=theta.num_steps, learned=theta.learned)
-        content |= dict(raw=_numbers(theta.numbers()), knots=knots)
+    content |= jax.tree.map(lambda value: _numbers(value) if hasattr(value, "dtype") else value, theta.saved())
     if not all(np.all(np.isfinite(content[name])) for name in _TABLE):
         raise ValueError("theta: its table holds NaN or infinity; such a solver is not written.")
     if flow is not None:
@@ -104,10 +102,6 @@ def _within(t, time_range):
 
 
 _TABLE = ("t", "a", "b")
-
-# Compiled, as they are wherever solvers run: rounded in the same way, and quicker than one operation after the other.
-_unrolled = jax.jit(to_table)
-_knots = jax.jit(Theta.knots)
 
 
 def _layout(value, indent: str = "") -> str:
@@ -204,10 +198,10 @@ def _solver(content) -> Theta | SolverTable:
         # All of the file's before the other: the file's length bounds how large a table is unrolled.
         found = {name: numbers_of_json(name, content.get(name), shape) for name, shape in shapes.items()}
         low, high = _check_range(content, found["t"])
-        table = vars(_unrolled(theta))
+        table = vars(unrolled(theta))
         _check_derived(found, table | dict(t=np.clip(table["t"], low, high)))
     if "knots" in content:
-        wanted = _knots(theta)._asdict()
+        wanted = theta.saved()["knots"]
         _check_object("knots", content["knots"])
         stored = {name: content["knots"].get(name) for name in wanted}
         _check_derived({name: numbers_of_json(name, stored[name], wanted[name].shape) for name in wanted}, wanted)

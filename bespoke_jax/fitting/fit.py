@@ -17,7 +17,6 @@ from bespoke_jax.fitting.starts import NUM_START_PATHS, best_start, start_thetas
 from bespoke_jax.flow.conditions import dealt, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import everywhere, gather
-from bespoke_jax.learned.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.paths import Paths, samples
@@ -25,7 +24,7 @@ from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.run.scores import distances, size
 from bespoke_jax.run.truth import NUM_CHECKED, Truth, truth_of, warn_of_other_paths, warn_of_truth
-from bespoke_jax.table import SolverTable, to_table
+from bespoke_jax.table import LearnedSolver, SolverTable, check_solver_arrays, to_table
 
 __all__ = ["FitError", "FitResult", "FitState", "fit", "fit_ladder", "init_state"]
 
@@ -516,7 +515,7 @@ def _check_reference(thetas, how, task):
 
 def _check_state(state, theta, stages, num_starts):
     check_type("state", state, FitState, "the FitState of an earlier fit")
-    there, here = (f"{t.base} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
+    there, here = (f"{t.family} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, theta))
     if there != here:
         raise ValueError(f"state: belongs to {there}; theta is {here}.")
     if not 0 <= int(state.start) < num_starts:

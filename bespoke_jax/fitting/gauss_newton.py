@@ -25,7 +25,7 @@ from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.paths import samples
-from bespoke_jax.table import SolverTable, to_table
+from bespoke_jax.table import to_table
 
 __all__ = ["Quadratic", "evaluate", "linearise"]
 
@@ -124,8 +124,7 @@ def _phi_and_slope(phi, squares):
 @jax.jit
 def _table_and_jacobian(solver):
     """(table, its derivative in the solver's P numbers: each entry with a last axis [P])."""
-    numbers, rebuild = ravel_pytree(solver) if isinstance(solver, SolverTable) else (solver.raw, solver.with_raw)
-    return to_table(solver), jax.jacfwd(lambda vector: to_table(rebuild(vector)))(numbers)
+    return to_table(solver), jax.jacfwd(lambda raw: to_table(solver.with_raw(raw)))(solver.raw)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

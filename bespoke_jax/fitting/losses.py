@@ -17,12 +17,14 @@ from bespoke_jax.checks import check_type
 from bespoke_jax.fitting.distance import AVERAGES, MEAN_SQUARE, Distance
 from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.learned.steps import step_lipschitz
-from bespoke_jax.learned.theta import Knots, Theta
+from bespoke_jax.learned.knots import Knots
+from bespoke_jax.learned.step_theta import step_lipschitz
+from bespoke_jax.learned.steps import table_from_knots
+from bespoke_jax.learned.theta import Theta
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.solve import solve
-from bespoke_jax.table import SolverTable, table_from_knots, to_table
+from bespoke_jax.table import SolverTable, to_table
 
 __all__ = [
     "LOSSES",

@@ -10,10 +10,9 @@ from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.fitting.stages import SMALL_STEPS, Stage
 from bespoke_jax.fitting.starts import cost_of_choice, start_thetas
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.learned.families import LearnedSolver, check_solver_arrays
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.truth import NUM_CHECKED
-from bespoke_jax.table import SolverTable
+from bespoke_jax.table import LearnedSolver, SolverTable, check_solver_arrays
 
 __all__ = ["frugal", "reference"]
 

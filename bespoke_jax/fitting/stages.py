@@ -16,7 +16,6 @@ from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
 from bespoke_jax.fitting.losses import LOSSES, Distance, terms_of
 from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.sharding import everywhere_over, gather, mesh_of, spread_over
-from bespoke_jax.learned.theta import Theta
 
 __all__ = ["DEFAULT_STAGES", "SMALL_STEPS", "Stage", "paper_stages"]
 
@@ -99,9 +98,9 @@ class Stage:
 
     def check(self, theta) -> None:
         """Raise ValueError if the loss is made of steps that a solver of theta's family has not."""
-        if self.loss in LOSSES and LOSSES[self.loss].per_step and not isinstance(theta, Theta):
+        if self.loss in LOSSES and LOSSES[self.loss].per_step and not theta.has_steps:
             raise ValueError(
-                f"Stage.loss: {self.loss!r} is made of the steps of rk1 and rk2, which a solver of the family {theta.base!r} "
+                f"Stage.loss: {self.loss!r} is made of the steps of rk1 and rk2, which a solver of the family {theta.family!r} "
                 "has not; use 'endpoint' or 'rmse'."
             )
 

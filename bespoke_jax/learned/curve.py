@@ -1,5 +1,6 @@
 """The learned curve: one scale-time curve (t_r, s_r) that makes a solver of any number of steps."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_array, check_count, check_float_dtype, check_type
-from bespoke_jax.learned.scale_time import Curve, read_curves
-from bespoke_jax.learned.theta import BASES, Knots, check_base
-from bespoke_jax.table import SolverTable, table_from_knots
+from bespoke_jax.learned.knots import Knots
+from bespoke_jax.learned.scale_time import Curve, read_curves, start_curves
+from bespoke_jax.learned.steps import BASES, check_base, table_from_knots
+from bespoke_jax.table import LearnedSolver, SolverTable
 
 __all__ = ["LearnedCurve"]
 
@@ -20,7 +22,7 @@ _LOG_BOUND = 8.0  # of log s
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LearnedCurve:
+class LearnedCurve(LearnedSolver):
     """A Bespoke solver whose knots are read off a learned curve; all numbers 0 is the plain base solver.
 
     The numbers belong to the curve and not to the steps, so that the curve serves any number of them: `with_steps`. It is
@@ -63,7 +65,7 @@ class LearnedCurve:
             raise ValueError(f"{name}.raw: wanted shape [2 K - 1], an odd length, got {list(self.raw.shape)}.")
 
     @property
-    def base(self) -> str:
+    def family(self) -> str:
         """ "curve": the name of the family."""
         return "curve"
 
@@ -73,18 +75,9 @@ class LearnedCurve:
         return BASES[self.method] * self.num_steps
 
     @property
-    def num_parameters(self) -> int:
-        """2 K - 1."""
-        return self.raw.shape[-1]
-
-    @property
     def degree(self) -> int:
         """K."""
         return (self.num_parameters + 1) // 2
-
-    def with_raw(self, raw) -> "LearnedCurve":
-        """The same with other numbers."""
-        return dataclasses.replace(self, raw=raw)
 
     def with_steps(self, num_steps: int) -> "LearnedCurve":
         """The same curve read at the knots of another number of steps."""
@@ -141,6 +134,14 @@ class LearnedCurve:
     def table(self) -> SolverTable:
         """The table of its n steps."""
         return table_from_knots(self.method, self.knots(), 1.0 / self.num_steps)
+
+    def starts(self, flow) -> dict[str, "LearnedCurve"]:
+        """The nearest to each of the `start_curves`, but for those that are no scale-time curves."""
+        found = {}
+        for name, curve in start_curves(flow.scheduler).items():
+            with contextlib.suppress(ValueError):
+                found[name] = self.like(curve)
+        return found
 
 
 def _bernstein(degree: int, r):

@@ -13,21 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_float_dtype, check_type
-from bespoke_jax.learned.theta import BASES, Theta, check_base, theta_from_knots
-from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.checks import check_type
+from bespoke_jax.schedulers import EDM, CondOT, Cosine, Scheduler, VariancePreserving
 
 __all__ = [
     "Curve",
     "CurveAt",
     "curve_between",
     "identity_curve",
-    "knot_places",
     "read_curves",
     "scheduler_along",
-    "theta_from_curve",
-    "theta_from_reading",
-    "transfer",
+    "start_curves",
     "transform_velocity",
     "transform_velocity_by",
 ]
@@ -139,73 +135,6 @@ class CurveAt(NamedTuple):
     ds: np.ndarray
 
 
-def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32) -> Theta:
-    """The theta of the base solver run on the field transformed by `curve`: its knots read off the curve.
-
-    A curve that misses t = 0 or t = 1 (a scheduler change between models whose ends are only near 0 and 1) is stretched
-    to meet them, and s is divided by s_0, which no solver notices.
-
-    Raises:
-        TypeError: if `curve` is none, or for a dtype that is not floating.
-        ValueError: as `init_theta` for base and num_steps; as `theta_from_knots` if the curve does not increase or leaves
-            its bounds at a knot.
-
-    Examples:
-        >>> import bespoke_jax as bj
-        >>> curve = curve_between(bj.schedulers.CondOT(), bj.schedulers.Cosine())
-        >>> theta = theta_from_curve("rk1", 2, curve)
-        >>> round(float(theta.knots().t[1]), 4)  # where t / (1 - t) = tan(pi / 4)
-        0.5
-    """
-    check_type("curve", curve, Curve, "a scale_time.Curve")
-    dtype = check_float_dtype("dtype", dtype)
-    return theta_from_reading(base, read_curves((curve,), knot_places(base, num_steps))[0], dtype)
-
-
-def transfer(theta: Theta, source: Scheduler, target: Scheduler) -> Theta:
-    """A theta learned on a flow of scheduler `source`, for flows of scheduler `target`: a start for `fit`, or to use as it is.
-
-    With one model under both schedulers it is the same solver (Theorem 2.3): its transformed path s_r x(t_r) is, with the
-    change of scheduler x(t) = c_t y(tau_t) put in, s_r c_{t_r} y(tau_{t_r}). It is stretched where the schedulers' ends differ.
-
-    Args:
-        theta: of rk1 or rk2.
-        source, target: schedulers of the flow that it was learned on, and of the one it is for.
-
-    Raises:
-        TypeError: for another solver, or what is no scheduler.
-        ValueError: as `theta_from_knots`, if knots come too near each other.
-
-    Examples:
-        >>> import bespoke_jax as bj
-        >>> theta = bj.models.shipped_solver("fashion_cosine_class", "rk2", 5)
-        >>> transfer(theta, bj.schedulers.Cosine(), bj.schedulers.CondOT()).nfe
-        10
-    """
-    check_type("theta", theta, Theta, "a theta of rk1 or rk2")
-    for name, scheduler in (("source", source), ("target", target)):
-        check_type(name, scheduler, Scheduler, "a bespoke_jax.schedulers.Scheduler")
-    t, dt, s, ds = (np.asarray(value, np.float64) for value in theta.knots())
-    dt, ds = np.append(dt, 0), np.append(ds, 0)  # of the last knot, which has none, nothing is used
-    change = read_curves((curve_between(target, source),), t)[0]
-    reading = CurveAt(change.t, change.dt * dt, s * change.s, ds * change.s + s * change.ds * dt)
-    return theta_from_reading(theta.base, reading, theta.raw.dtype).learning(theta.learned)
-
-
-def knot_places(base: str, num_steps: int) -> np.ndarray:
-    """r at the knots of `base` with `num_steps` steps, [N + 1]."""
-    return np.linspace(0, 1, check_base(base, num_steps) * BASES[base] + 1)
-
-
-def theta_from_reading(base: str, reading: CurveAt, dtype=jnp.float32) -> Theta:
-    """`theta_from_curve` of a curve that has been read at the `knot_places`."""
-    t, dt, s, ds = reading
-    length = t[-1] - t[0]
-    return theta_from_knots(
-        base, (t - t[0]) / length, np.maximum(dt[:-1] / length, 1e-3), s / s[0], ds[:-1] / s[0], dtype=dtype
-    )
-
-
 _PIECE = 32
 
 
@@ -222,3 +151,33 @@ def read_curves(curves: tuple[Curve, ...], r) -> list[CurveAt]:
         CurveAt(*(np.concatenate(parts).astype(np.float64)[: len(r)] for parts in zip(*of_curve, strict=True)))
         for of_curve in zip(*pieces, strict=True)
     ]
+
+
+@functools.cache  # the curves are functions: the same ones again are compiled no more
+def start_curves(scheduler: Scheduler | None = None) -> dict[str, Curve]:
+    """Curves worth trying, by name: powers of time, and changes from `scheduler` to the usual schedulers (Theorem 2.3).
+
+    Each scheduler change comes twice, whole and as its time grid alone. A flow whose scheduler is unknown is treated as
+    CondOT: the curves are then no scheduler changes, but candidates still.
+
+    Examples:
+        >>> sorted(start_curves())[:2]
+        ['condot', 'condot, time only']
+    """
+    source = scheduler or CondOT()
+    targets = {
+        "condot": CondOT(),
+        "cosine": Cosine(),
+        "vp": VariancePreserving(),
+        # From snr 0.1 to 50 only: a sampler's grid, not a training range.
+        "edm": EDM(sigma_min=0.02, sigma_max=10.0),
+    }
+    curves = {
+        "early dense": Curve(lambda r: r**1.5, jnp.ones_like),
+        "late dense": Curve(lambda r: 1 - (1 - r) ** 1.5, jnp.ones_like),
+    }
+    for name, target in targets.items():
+        curve = curve_between(source, target)
+        curves[name] = curve
+        curves[f"{name}, time only"] = Curve(curve.t, jnp.ones_like)
+    return curves

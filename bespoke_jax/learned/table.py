@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from bespoke_jax.checks import check_array, check_type
-from bespoke_jax.table import SolverTable
+from bespoke_jax.classic.dedicated import dedicated
+from bespoke_jax.table import LearnedSolver, SolverTable
 
 __all__ = ["LearnedTable"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LearnedTable:
+class LearnedTable(LearnedSolver):
     """A table of m evaluations whose times and factors are learned; all corrections 0 is exactly the reference.
 
     The times are free of the factors (the "model time" is decoupled) and of each other: each moves by its own angle,
@@ -55,7 +56,7 @@ class LearnedTable:
         check_array(f"{name}.raw", self.raw, (m * (m + 5) // 2 - 1,))
 
     @property
-    def base(self) -> str:
+    def family(self) -> str:
         """ "table": the name of the family."""
         return "table"
 
@@ -69,15 +70,6 @@ class LearnedTable:
         """Velocity evaluations per sample, m."""
         return self.reference.nfe
 
-    @property
-    def num_parameters(self) -> int:
-        """m (m + 5) / 2 - 1."""
-        return self.raw.shape[-1]
-
-    def with_raw(self, raw) -> "LearnedTable":
-        """The same with other corrections."""
-        return dataclasses.replace(self, raw=raw)
-
     def table(self) -> SolverTable:
         """The table as it stands."""
         m, t = self.nfe, self.reference.t
@@ -90,3 +82,9 @@ class LearnedTable:
         return SolverTable(
             times, self.reference.a + by_a, self.reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True)
         )
+
+    def starts(self, flow) -> dict[str, "LearnedTable"]:
+        """Every dedicated solver of as many evaluations, on every grid."""
+        return {
+            name: LearnedTable.of(table) for name, table in dedicated(self.nfe, flow.scheduler, self.raw.dtype).items()
+        }

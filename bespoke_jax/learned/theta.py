@@ -1,64 +1,39 @@
 """Theta: the learned numbers of a Bespoke solver, raw (unconstrained) and as knots (constrained).
 
-A solver of n steps has N intervals between its knots: N = n for rk1 and N = 2n for rk2, whose midpoints are knots too.
-At the knots it knows t, s and, at the start of each interval, their derivatives: 4N - 1 free numbers, since t_0 = 0,
-t_N = 1 and s_0 = 1 are fixed. That is 4n - 1 for rk1 and 8n - 1 for rk2 (Sec. 2.2, eqs. 17, 19-20). Of these, time (t and its
-derivative) has 2N - 1, scale (s and its derivative) 2N; either may be learned alone, the other held where it stands.
+A solver of n steps has N intervals between its knots: N = n for rk1 and N = 2n for rk2, whose midpoints are knots too. So it
+has 4n - 1 or 8n - 1 numbers (Sec. 2.2, eqs. 17, 19-20); `learned.knots` says what they mean. Time and scale may each be learned
+alone, the other held where it stands.
 """
 
+import contextlib
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_array, check_choice, check_count, check_float_dtype, check_numbers
+from bespoke_jax.checks import (
+    check_array,
+    check_choice,
+    check_count,
+    check_float_dtype,
+)
 from bespoke_jax.dtypes import promote
+from bespoke_jax.learned.knots import Knots, knots_of_numbers, numbers_of_knots
+from bespoke_jax.learned.scale_time import CurveAt, read_curves, start_curves
+from bespoke_jax.learned.steps import BASES, check_base, step, table_from_knots
+from bespoke_jax.table import LearnedSolver, Program, SolverTable
 
-__all__ = ["BASES", "LEARNED", "Knots", "Theta", "init_theta", "theta_from_knots"]
-
-BASES = {"rk1": 1, "rk2": 2}
-"""Base solver -> velocity evaluations per step, which is also knot intervals per step."""
+__all__ = ["LEARNED", "Theta", "init_theta", "knot_places", "theta_from_knots", "theta_from_reading"]
 
 LEARNED = ("both", "time", "scale")
 """What of a theta may be learned."""
 
-# Any raw number gives usable knots. No interval is shorter than _SHORTEST of its even share, so that neighbouring knots
-# stay apart in float32; logarithms of s and tdot stay within _LOG_BOUND, sdot within _SLOPE_BOUND.
-_SHORTEST = 1e-3
-_LOG_BOUND = 8.0
-_SLOPE_BOUND = 1e3
-
-
-class Knots(NamedTuple):
-    """The scale-time transformation at the knots r_j = j / N.
-
-    Attributes:
-        t: [N + 1] times, strictly increasing from exactly 0 to exactly 1.
-        dt: [N] derivatives dt/dr > 0 at the start of each interval.
-        s: [N + 1] scales > 0, s[0] = 1.
-        ds: [N] derivatives ds/dr at the start of each interval.
-    """
-
-    t: jax.Array
-    dt: jax.Array
-    s: jax.Array
-    ds: jax.Array
-
-    def of_steps(self, num_steps: int) -> "Knots":
-        """What each step sees: the same fields, [num_steps, N/n + 1] for t and s, [num_steps, N/n] for dt and ds.
-
-        A step run on its own knots, as step 0, is the step of the whole solver.
-        """
-        width = self.dt.shape[0] // num_steps
-        index = width * jnp.arange(num_steps)[:, None] + jnp.arange(width + 1)
-        return Knots(self.t[index], self.dt[index[:, :-1]], self.s[index], self.ds[index[:, :-1]])
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Theta:
+class Theta(LearnedSolver):
     """The parameters of a Bespoke solver; a pytree with the single leaf `raw`, and `held` if a part of them is not learned.
 
     Attributes:
@@ -81,6 +56,7 @@ class Theta:
     num_steps: int = dataclasses.field(metadata=dict(static=True))
     learned: str = dataclasses.field(default="both", metadata=dict(static=True))
     held: jax.Array | None = None
+    has_steps: ClassVar[bool] = True
 
     def check(self, name: str) -> None:
         """Raise unless base and steps exist and there are as many numbers as they have; `name` is what errors call it.
@@ -105,6 +81,11 @@ class Theta:
             raise ValueError(f"{name}.held: wanted None, for both parts are learned; Theta.learning sets it.")
 
     @property
+    def family(self) -> str:
+        """The base solver: "rk1" or "rk2"."""
+        return self.base
+
+    @property
     def num_intervals(self) -> int:
         """Knot intervals N."""
         return BASES[self.base] * self.num_steps
@@ -119,10 +100,6 @@ class Theta:
     def nfe(self) -> int:
         """Velocity evaluations per sample."""
         return BASES[self.base] * self.num_steps
-
-    def with_raw(self, raw) -> "Theta":
-        """The same solver with other numbers."""
-        return dataclasses.replace(self, raw=raw)
 
     def numbers(self) -> jax.Array:
         """All 4N - 1 unconstrained numbers, learned or held: those of time, then those of scale."""
@@ -153,33 +130,44 @@ class Theta:
         return dataclasses.replace(self, raw=raw, learned=learned, held=held)
 
     def knots(self) -> Knots:
-        """The constrained numbers (derived; the paper's Appendix F up to the choice of positive functions).
+        """The constrained numbers; differentiable in `raw`."""
+        return knots_of_numbers(self.numbers())
 
-        The increments of t are a softmax with its first logit held at 0; dt = exp(b), s = exp(c), ds = d, with b, c
-        and d softly bounded. Strictly monotone t and positive s for every raw vector, and nowhere a dead gradient at 0.
+    def table(self) -> SolverTable:
+        """Its steps, unrolled."""
+        return table_from_knots(self.base, self.knots(), 1.0 / self.num_steps)
+
+    def program(self, flow, x0) -> Program:
+        """Its own steps, which keep nothing but the state."""
+        knots = self.knots()
+
+        def step_number(i, carry):
+            return step(self.base, knots, 1.0 / self.num_steps, i, carry[0], flow)[1], None
+
+        return Program((x0, None), step_number, self.num_steps)
+
+    def saved(self) -> dict:
+        """What its file holds beside the table: order, steps, what is learned, all raw numbers, and the knots."""
+        knots = _knots(self)._asdict()
+        own = dict(order=BASES[self.base], num_steps=self.num_steps, learned=self.learned)
+        return own | dict(raw=self.numbers(), knots=knots)
+
+    def starts(self, flow) -> dict[str, "Theta"]:
+        """Itself with the knots of each of the `start_curves`; what it holds stays as it is.
+
+        A curve that leaves the range of knots is not a start.
         """
-        n, numbers = self.num_intervals, self.numbers()
-        a, b, c, d = jnp.split(numbers, (n - 1, 2 * n - 1, 3 * n - 1))
-        zero, one = jnp.zeros((1,), numbers.dtype), jnp.ones((1,), numbers.dtype)
-        increments = (1 - _SHORTEST) * jax.nn.softmax(jnp.concatenate([zero, a])) + _SHORTEST / n
-        t = jnp.concatenate([zero, jnp.cumsum(increments)[:-1], one])
-        s = jnp.concatenate([one, jnp.exp(_soft_bound(c, _LOG_BOUND))])
-        return Knots(t, jnp.exp(_soft_bound(b, _LOG_BOUND)), s, _soft_bound(d, _SLOPE_BOUND))
+        curves = start_curves(flow.scheduler)
+        readings = read_curves(tuple(curves.values()), knot_places(self.base, self.num_steps))
+        found = {}
+        for name, reading in zip(curves, readings, strict=True):
+            with contextlib.suppress(ValueError):
+                start = theta_from_reading(self.base, reading, dtype=self.raw.dtype)
+                found[name] = self.with_raw(start.learning(self.learned).raw)
+        return found
 
 
-def _soft_bound(x, bound):
-    """The identity near 0, within (-bound, bound) everywhere."""
-    return bound * jnp.tanh(x / bound)
-
-
-def _soft_bound_inverse(y, bound):
-    return bound * np.arctanh(y / bound)
-
-
-def check_base(base, num_steps) -> int:
-    """Raise ValueError unless a solver of this base and number of steps exists; the number as a Python integer."""
-    check_choice("base", base, BASES)
-    return check_count("num_steps", num_steps)
+_knots = jax.jit(Theta.knots)  # rounded as it is wherever solvers run
 
 
 def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
@@ -221,34 +209,21 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
         dtype = promote(jnp.result_type(t if floating else float), jnp.float32)
     else:
         dtype = check_float_dtype("dtype", dtype)
-    t, s = (check_numbers(name, value, ("N + 1",)) for name, value in dict(t=t, s=s).items())
-    dt, ds = (check_numbers(name, value, ("N",)) for name, value in dict(dt=dt, ds=ds).items())
-    n = len(dt)
-    if not len(t) == len(s) == len(ds) + 1 == n + 1:
-        raise ValueError(
-            f"knots: wanted t and s of shape [N + 1], dt and ds of shape [N], got t [{len(t)}], dt [{n}], s [{len(s)}], "
-            f"ds [{len(ds)}]."
-        )
-    if n % BASES[base]:
+    numbers = numbers_of_knots(t, dt, s, ds)
+    if (n := len(dt)) % BASES[base]:
         raise ValueError(f"knots: {base} takes {BASES[base]} intervals a step, so N must be even; got N = {n}.")
-    increments = np.diff(t)
-    share = (increments - _SHORTEST / n) / (1 - _SHORTEST)
-    if abs(t[0]) > 1e-6 or abs(t[-1] - 1) > 1e-6 or np.any(share <= 0):
-        raise ValueError(
-            f"t: wanted times increasing from 0 to 1, no interval shorter than {_SHORTEST / n:.1e}, got {t}."
-        )
-    if abs(s[0] - 1) > 1e-6:
-        raise ValueError(f"s: wanted s[0] = 1, got {s[0]}.")
-    limit = np.exp(_LOG_BOUND)
-    for name, value in dict(s=s, dt=dt).items():
-        if np.any(value <= 0) or np.any(np.abs(np.log(value)) >= _LOG_BOUND):
-            raise ValueError(f"{name}: wanted numbers between {1 / limit:.1e} and {limit:.1e}, got {value}.")
-    if np.any(np.abs(ds) >= _SLOPE_BOUND):
-        raise ValueError(f"ds: wanted numbers within +-{_SLOPE_BOUND}, got {ds}.")
-    raw = [
-        np.log(share[1:] / share[0]),
-        _soft_bound_inverse(np.log(dt), _LOG_BOUND),
-        _soft_bound_inverse(np.log(s[1:]), _LOG_BOUND),
-        _soft_bound_inverse(ds, _SLOPE_BOUND),
-    ]
-    return Theta(jnp.asarray(np.concatenate(raw), dtype), base, n // BASES[base])
+    return Theta(jnp.asarray(numbers, dtype), base, n // BASES[base])
+
+
+def knot_places(base: str, num_steps: int) -> np.ndarray:
+    """r at the knots of `base` with `num_steps` steps, [N + 1]."""
+    return np.linspace(0, 1, check_base(base, num_steps) * BASES[base] + 1)
+
+
+def theta_from_reading(base: str, reading: CurveAt, dtype=jnp.float32) -> Theta:
+    """`theta_from_curve` of a curve that has been read at the `knot_places`."""
+    t, dt, s, ds = reading
+    length = t[-1] - t[0]
+    return theta_from_knots(
+        base, (t - t[0]) / length, np.maximum(dt[:-1] / length, 1e-3), s / s[0], ds[:-1] / s[0], dtype=dtype
+    )

@@ -1,5 +1,6 @@
 """Learned times: a known solver of which the step times alone are learned, its factors recomputed at them."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_array, check_choice, check_count, check_float_dtype, known
-from bespoke_jax.classic import time_grid
+from bespoke_jax.classic import GRIDS, time_grid
+from bespoke_jax.classic.grids import NEED_NO_SCHEDULER
 from bespoke_jax.classic.levels import check_scheduler
 from bespoke_jax.learned.tables_of_times import METHODS
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.table import SolverTable
+from bespoke_jax.table import LearnedSolver, SolverTable
 
 __all__ = ["LearnedTimes"]
 
@@ -20,7 +22,7 @@ _SHORTEST = 0.02  # of its gap in the reference grid: no gap gets shorter, so th
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LearnedTimes:
+class LearnedTimes(LearnedSolver):
     """A known solver with learned step times; all numbers 0 is that solver on the reference grid.
 
     Learned discretisation, as in DDSS (Watson et al. 2022, arXiv:2202.05830) and LD3 (Tong et al. 2024, arXiv:2405.15506).
@@ -91,7 +93,7 @@ class LearnedTimes:
             )
 
     @property
-    def base(self) -> str:
+    def family(self) -> str:
         """ "times": the name of the family."""
         return "times"
 
@@ -105,15 +107,6 @@ class LearnedTimes:
         """Velocity evaluations per sample."""
         return METHODS[self.method].stages * self.num_steps
 
-    @property
-    def num_parameters(self) -> int:
-        """n - 1."""
-        return self.raw.shape[-1]
-
-    def with_raw(self, raw) -> "LearnedTimes":
-        """The same with other numbers."""
-        return dataclasses.replace(self, raw=raw)
-
     def times(self) -> jax.Array:
         """The times between which it steps, [n + 1]: strictly increasing from exactly 0 to exactly 1."""
         gaps = jnp.diff(self.grid)
@@ -125,3 +118,14 @@ class LearnedTimes:
     def table(self) -> SolverTable:
         """The method's table at these times."""
         return METHODS[self.method].table(self.times(), self.scheduler)
+
+    def starts(self, flow) -> dict[str, "LearnedTimes"]:
+        """The same solver on every grid, but for those with gaps too small."""
+        found = {}
+        for name in NEED_NO_SCHEDULER if flow.scheduler is None else GRIDS:
+            with contextlib.suppress(ValueError):
+                times = time_grid(name, self.num_steps, flow.scheduler)
+                found[name] = LearnedTimes.of(
+                    self.method, self.num_steps, self.scheduler, grid=times, dtype=self.raw.dtype
+                )
+        return found

@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.classic.genie import TaylorSolver
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.conditions import check_size, each_at_its_time, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
-from bespoke_jax.table import SolverTable, to_table
+from bespoke_jax.table import SolverTable
 
 __all__ = ["Trace", "chunks", "end_points", "finite", "run", "table_gradients"]
 
@@ -53,19 +52,20 @@ def run(flow: Flow, table: SolverTable, x0, keep_activations: bool = False) -> T
         >>> run(flow, bj.classic.euler(2), jnp.ones(3, jnp.float32)).x1.tolist()
         [0.25, 0.25, 0.25]
     """
-    x0 = spread(flow, x0)
-    times, a, b = _numbers(table, x0)
-    x, states, velocities, pullbacks = x0, [], [], []
-    for i in range(table.nfe):
-        states.append(x)
+    states, velocities, pullbacks = [], [], []
+
+    def recorded(time, x):
         if keep_activations:
-            velocity, pullback = _linearised(flow, times[i], x)
+            velocity, pullback = _linearised(flow, time, x)
             pullbacks.append(pullback)
         else:
-            velocity = kernels.velocity(flow, times[i], x)
+            velocity = kernels.velocity(flow, time, x)
+        states.append(x)
         velocities.append(velocity)
-        x = combine([a[i], *b[i, : i + 1]], [x0, *velocities])
-    return Trace(x, states, velocities, pullbacks if keep_activations else None)
+        return velocity
+
+    x1 = table.walk(recorded, spread(flow, x0))
+    return Trace(x1, states, velocities, pullbacks if keep_activations else None)
 
 
 def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) -> SolverTable:
@@ -85,7 +85,8 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
     Each evaluation costs a pass of the network per cotangent, and one more unless `run` has kept the activations.
     """
     m = table.nfe
-    times, _, b = _numbers(table, trace.x1)
+    b, times = np.asarray(table.b), np.asarray(table.t)
+    times = times.astype(promote(times.dtype, trace.x1.dtype))
     after = [cotangents]  # lambda_{i+1} to lambda_m
     by_t, by_a, by_b = [], [], []
     for i in reversed(range(m)):
@@ -116,34 +117,14 @@ def finite(flow: Flow, t, x, velocity):
 def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
     check_size(flow, len(x0), "x0")
-    parts = [(of_samples(flow, part), x0[part]) for part in chunks(len(x0), batch_size)]
-    if isinstance(solver, TaylorSolver):
-        return jnp.concatenate([_taylor_end(flow, solver, x0) for flow, x0 in parts])
-    table = _table(solver)
-    return jnp.concatenate([run(flow, table, x0).x1 for flow, x0 in parts])
-
-
-def _taylor_end(flow, solver, x0):
-    x = spread(flow, x0)
-    times, factors = (np.asarray(value) for value in (solver.t, solver.c))
-    for t, c in zip(times.astype(promote(times.dtype, x.dtype)), factors, strict=True):
-        x = combine(c, [x, *kernels.velocity_and_slope(flow, t, x)])
-    return x
+    parts = chunks(len(x0), batch_size)
+    return jnp.concatenate([solver.end(of_samples(flow, part), x0[part]) for part in parts])
 
 
 def chunks(size: int, batch_size: int | None) -> Iterator[slice]:
     """Slices that cover range(size), each of at most `batch_size`."""
     step = batch_size or size
     return (slice(first, min(first + step, size)) for first in range(0, size, step))
-
-
-_table = jax.jit(to_table)
-
-
-def _numbers(table, x):
-    """t, a and b on the host; times in the dtype in which `solve` hands them to the flow."""
-    t, a, b = (np.asarray(value) for value in (table.t, table.a, table.b))
-    return t.astype(promote(t.dtype, x.dtype)), a, b
 
 
 @jax.jit

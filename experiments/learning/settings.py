@@ -9,8 +9,10 @@ import optax
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from bespoke_jax.learned.families import FAMILIES, LearnedSolver
-from bespoke_jax.learned.theta import BASES, LEARNED
+from bespoke_jax.learned.families import FAMILIES
+from bespoke_jax.learned.steps import BASES
+from bespoke_jax.learned.theta import LEARNED
+from bespoke_jax.table import LearnedSolver
 from experiments.run.checks import fields, flag, integer, one_of, positive, seed
 
 __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
@@ -64,7 +66,7 @@ class Job(NamedTuple):
     @property
     def index(self) -> int:
         """A number of its own whatever else the run learns: random keys hang on it. Fits of one solver draw the same paths."""
-        return self.num_steps * _MOST_FAMILIES + FAMILIES.index(self.base)
+        return self.num_steps * _MOST_FAMILIES + list(FAMILIES).index(self.base)
 
 
 _PURPOSES = ("train", "validation", "test", "fit")

@@ -8,7 +8,7 @@ import numpy as np
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import of_samples
-from bespoke_jax.learned.theta import BASES
+from bespoke_jax.learned.steps import BASES
 from experiments.learning.learn import Learned
 from experiments.learning.measure import Measured
 from experiments.learning.settings import Job, Plan
