@@ -16,6 +16,7 @@ import optax
 import bespoke_jax as bj
 from benchmarks.fit_defaults import figure
 from bespoke_jax.fitting.recipes import reference
+from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.run.ground_truth import padded
 from experiments.run.command_line import use_all_cores
 
@@ -31,7 +32,7 @@ def algorithm_3(flow, theta, key, budget: int):
     state, spent, iteration = stage.optimizer.init(theta.raw), 0, 0
     while spent < budget:
         fresh = jax.random.fold_in(key, iteration)
-        some = bj.conditions.dealt(flow, fresh, stage.batch_size)
+        some = dealt(flow, fresh, stage.batch_size)
         paths = bj.ground_truth(some, flow.noise(fresh, (stage.batch_size,)))
         # One shape for all iterations, which compiles once.
         fields = (paths.times, paths.states, paths.velocities, paths.middles, paths.evaluations)
@@ -56,19 +57,19 @@ def transferred(name: str, flow) -> bj.Theta:
 def table(name: str, with_converged: bool):
     """Print the rows of one flow."""
     identity, key, flow = bj.init_theta("rk2", 5), jax.random.key(0), load(name)
-    some = bj.conditions.dealt(flow, key, NUM_TEST)
+    some = dealt(flow, key, NUM_TEST)
     test = bj.ground_truth(some, flow.noise(jax.random.fold_in(key, 100), (NUM_TEST,)), batch_size=32)
     flow = bj.sharding.replicate(flow)
     shipped, other, truth = bj.models.shipped_solver(name, "rk2", 5), transferred(name, flow), reference(flow, 10)
 
-    def fitted(theta, **arguments):
-        result = bj.fit(flow, theta, key, **arguments)
+    def fitted(theta, recipe):
+        result = bj.fit(flow, theta, key, recipe)
         return result.theta, result.cost
 
     def converged():
         """From the best that is known, on many paths."""
         stages = (bj.Stage("endpoint", 128, batch_size=64),)
-        return fitted(shipped, stages=stages, num_paths=512, num_validation=128, reference=truth)
+        return fitted(shipped, bj.Recipe(stages=stages, num_paths=512, num_validation=128, reference=truth))
 
     there = {
         "none: midpoint": identity,
@@ -79,9 +80,9 @@ def table(name: str, with_converged: bool):
     for way, solver in there.items():
         print(f"| {name} | {way} |  | {figure(some, solver, test)} |  |", flush=True)
     ways = {
-        "frugal": lambda: fitted(identity, **bj.frugal(flow, identity, BUDGET)),
-        "frugal, from transferred": lambda: fitted(other, **bj.frugal(flow, other, BUDGET)),
-        "default": lambda: fitted(identity),
+        "frugal": lambda: fitted(identity, bj.frugal(BUDGET)),
+        "frugal, from transferred": lambda: fitted(other, bj.frugal(BUDGET)),
+        "default": lambda: fitted(identity, bj.Recipe()),
         "Algorithm 3": lambda: algorithm_3(flow, identity, key, BUDGET),
     }
     if with_converged:

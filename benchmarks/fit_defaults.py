@@ -71,7 +71,7 @@ def row(name: str, flow, base: str, num_steps: int, test) -> str:
     else:
         # An update costs 3 passes: forward, and twice that backward.
         iterations = max(1, result.cost // (3 * 16 * identity.nfe))
-        adam = bj.fit(flow, identity, key, stages=bj.paper_stages(iterations, batch_size=16), choose_start=False)
+        adam = bj.fit(flow, identity, key, bj.paper(iterations, batch_size=16))
         cells.append(figure(flow, adam.theta, test))
     return " | ".join([f"| {name}", f"{base} {num_steps}", result.start, *cells, f"{result.cost:,} |"])
 

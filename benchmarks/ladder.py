@@ -31,7 +31,9 @@ def fitted(flow, counts) -> tuple[float, list[bj.FitResult], int]:
         for key, count in zip(keys, (NUM_PATHS, NUM_VALIDATION), strict=True)
     ]
     thetas = [bj.init_theta("table", nfe) for nfe in counts]
-    results = bj.fit_ladder(flow, thetas, jax.random.key(0), paths=paths[0], validation=paths[1], stages=STAGES)
+    results = bj.fit_ladder(
+        flow, thetas, jax.random.key(0), bj.Recipe(stages=STAGES), paths=paths[0], validation=paths[1]
+    )
     truth = int(sum(np.sum(p.evaluations) for p in paths))
     return time.perf_counter() - start, results, truth + sum(result.cost - truth for result in results)
 

@@ -22,7 +22,7 @@ RMSE = ((bj.Stage("rmse", batch_size=128, chunk_size=128),), 2048, 512)
 
 def row(name: str, flow, nfe: int, stages, x0, x1, paths, validation) -> str:
     theta, key = bj.init_theta("table", nfe), jax.random.key(0)
-    fitted = bj.fit(flow, theta, key, stages=stages, paths=paths, validation=validation)
+    fitted = bj.fit(flow, theta, key, bj.Recipe(stages=stages), paths=paths, validation=validation)
     found = compare(flow, (nfe,), [("table", fitted.theta)], x0, x1)
     others = found.dedicated + found.plain
     best = [max(others, key=lambda row, figure=figure: getattr(row, figure)) for figure in ("psnr", "mean_psnr")]

@@ -28,7 +28,7 @@ def main(nfe: int = 4):
     print("|---|---|---|---|")
     for name in STARTS:
         theta = bj.LearnedTable.of(tables[name])
-        fitted = bj.fit(flow, theta, key, paths=paths, validation=validation, choose_start=False).theta
+        fitted = bj.fit(flow, theta, key, bj.Recipe(choose_start=False), paths=paths, validation=validation).theta
         times = ", ".join(f"{t:.2f}" for t in np.asarray(bj.to_table(fitted).t))
         print(f"| {name} | {figure(flow, theta, test)} | {figure(flow, fitted, test)} | {times} |", flush=True)
 

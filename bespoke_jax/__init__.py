@@ -20,10 +20,11 @@ from bespoke_jax.compare import SolverCheck, check_solver
 from bespoke_jax.files.sampler_file import Sampler, load_sampler, save_sampler
 from bespoke_jax.files.solver_file import load_solver, save_solver
 from bespoke_jax.fitting import losses
-from bespoke_jax.fitting.fit import FitError, FitResult, FitState, fit, fit_ladder, init_state
-from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
-from bespoke_jax.fitting.recipes import frugal
-from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage, paper_stages
+from bespoke_jax.fitting.fit import fit, fit_ladder
+from bespoke_jax.fitting.history import FitError, FitResult, FitState, init_state
+from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
+from bespoke_jax.fitting.recipes import Recipe, frugal, paper
+from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
 from bespoke_jax.flow import analytic, sharding
 from bespoke_jax.flow.conditions import given
 from bespoke_jax.flow.flow import Flow
@@ -50,12 +51,15 @@ __all__ = [
     "FitResult",
     "FitState",
     "Flow",
+    "Forgetting",
     "Knots",
     "LearnedCurve",
     "LearnedTable",
     "LearnedTimes",
     "LevenbergMarquardt",
     "Paths",
+    "PowerLaw",
+    "Recipe",
     "Sampler",
     "SolverCheck",
     "SolverTable",
@@ -79,7 +83,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
-    "paper_stages",
+    "paper",
     "sample",
     "save_sampler",
     "save_solver",

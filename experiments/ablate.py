@@ -112,8 +112,7 @@ def _program(flow, stage, theta, paths):
     """The program of a stage that holds most, compiled."""
     batch = paths.take(jnp.arange(min(stage.batch_size, paths.num_paths)))
     if not stage.is_second_order:
-        loss = bj.losses.LOSSES[stage.loss].function
-        gradient = jax.jit(lambda flow, theta, paths: jax.grad(loss, 1)(flow, theta, paths, **stage.options))
+        gradient = jax.jit(jax.grad(stage.loss, 1))
         return gradient.lower(flow, theta, batch).compile()
     if stage.is_of_ends:
         pullback = jax.jit(lambda flow, t, x: jax.vjp(lambda x: flow(t, x), x)[1])

@@ -23,6 +23,7 @@ X0 = jax.random.normal(KEY, (4, 2))
 THETA = bj.init_theta("rk1", 3)
 KNOTS = dict(t=[0.0, 0.5, 1.0], dt=[1.0, 1.0], s=[1.0, 1.0, 1.0], ds=[0.0, 0.0])
 STAGES = (bj.Stage("endpoint", 1, batch_size=4),)
+RECIPE = bj.Recipe(stages=STAGES, num_paths=4, num_validation=4, rtol=1e-3, atol=1e-3, choose_start=False)
 
 
 def conditional(params, t, x):
@@ -70,7 +71,7 @@ CALLS = {
     "Stage": (
         bj.Stage,
         dict(loss="endpoint", num_iterations=3, optimizer=bj.SMALL_STEPS, batch_size=4, chunk_size=4, probes=1)
-        | dict(keep_activations=False, validate_every=2, lipschitz=1.0),
+        | dict(keep_activations=False, validate_every=2),
     ),
     "LevenbergMarquardt": (
         bj.LevenbergMarquardt,
@@ -82,27 +83,23 @@ CALLS = {
             trust=0.5,
             shrink=2.0,
             limit=1.0,
-            memory=0.5,
-            gradient_memory=0.5,
-            powers=None,
+            averaging=bj.Forgetting(),
         ),
     ),
-    "frugal": (bj.frugal, dict(flow=FLOW, theta=THETA, budget=20_000, choose_start=False)),
+    "Forgetting": (bj.Forgetting, dict(matrix=0.5, gradient=0.5)),
+    "PowerLaw": (bj.PowerLaw, dict(matrix=2.0, gradient=3.0)),
+    "RmseBound": (bj.losses.RmseBound, dict(lipschitz=1.0)),
+    "frugal": (bj.frugal, dict(budget=20_000, choose_start=False)),
+    "paper": (bj.paper, dict(num_iterations=3, learning_rate=1e-3, batch_size=4)),
+    "Recipe": (
+        bj.Recipe,
+        dict(stages=STAGES, num_paths=4, num_validation=4, rtol=1e-3, atol=1e-3, reference=None, checked_by=None)
+        | dict(choose_start=False, num_start_paths=4, best_by="psnr", data_range=2.0, budget=None),
+    ),
     "fit": (
         bj.fit,
-        dict(
-            flow=FLOW,
-            theta=THETA,
-            key=KEY,
-            stages=STAGES,
-            num_paths=4,
-            num_validation=4,
-            rtol=1e-3,
-            atol=1e-3,
-            paths=None,
-        )
-        | dict(validation=None, reference=None, checked_by=None, choose_start=False, num_start_paths=4, best_by="psnr")
-        | dict(data_range=2.0, state=None, callback=None),
+        dict(flow=FLOW, solver=THETA, key=KEY, recipe=RECIPE)
+        | dict(paths=None, validation=None, state=None, callback=None),
     ),
     "check_solver": (
         bj.check_solver,

@@ -45,10 +45,6 @@ def paths():
     return together, [bj.ground_truth(at(CENTRES[i]), x0[which == i], 1e-6, 1e-6) for i in range(3)], which
 
 
-def name_of(loss):
-    return getattr(loss, "name", loss)
-
-
 def test_every_sample_has_the_velocity_of_its_own_condition():
     x, which = FLOW.noise(KEY, (4,)), [2, 0, 0, 1]
     wanted = [at(CENTRES[i])(0.3, one) for i, one in zip(which, x, strict=True)]
@@ -103,14 +99,15 @@ def test_conditions_are_dealt_out_evenly():
 
 
 @pytest.mark.parametrize(
-    "loss", ["rmse_bound", "endpoint", bj.losses.Distance(features=jnp.sin, name="sine")], ids=name_of
+    "loss",
+    [bj.losses.RmseBound(), bj.losses.Endpoint(), bj.losses.Distance(features=jnp.sin, name="sine")],
+    ids=lambda loss: loss.name,
 )
 def test_losses_and_curvature_are_means_over_the_samples_own(paths, loss):
     together, apart, which = paths
     theta = bj.init_theta("rk1", 3)
     theta = theta.with_raw(theta.raw + 0.02 * jnp.arange(theta.raw.size))
-    plain = loss if callable(loss) else bj.losses.LOSSES[loss].function
-    function = jit(plain)
+    function = jit(loss)
     shares = np.bincount(which) / len(which)
     wanted = sum(
         share * function(at(CENTRES[i]), theta, own) for i, (share, own) in enumerate(zip(shares, apart, strict=True))
@@ -119,7 +116,7 @@ def test_losses_and_curvature_are_means_over_the_samples_own(paths, loss):
     np.testing.assert_allclose(function(given(which), theta, together), wanted, rtol=1e-4)
     quadratic = gauss_newton.linearise(loss, given([0, 1, 2]), theta, together, KEY, batch_size=3)
     np.testing.assert_allclose(quadratic.value, wanted, rtol=1e-4)
-    gradient = jit(jax.grad(lambda raw: plain(FLOW, theta.with_raw(raw), together)))(theta.raw)
+    gradient = jit(jax.grad(lambda raw: loss(FLOW, theta.with_raw(raw), together)))(theta.raw)
     np.testing.assert_allclose(quadratic.gradient, gradient, rtol=2e-3, atol=1e-3 * np.abs(gradient).max())
     assert gauss_newton.evaluate(loss, FLOW, theta, together, batch_size=2) == pytest.approx(float(wanted), rel=1e-4)
 
@@ -130,8 +127,8 @@ def test_one_solver_is_learned_for_all_conditions(optimizer):
     if optimizer == "adam":
         stage = bj.Stage("rmse", 40, optax.adam(2e-2), batch_size=16, validate_every=20)
     flow = given([0, 1, 2])
-    options = dict(stages=(stage,), num_paths=24, num_validation=12, choose_start=False)
-    theta, history, *_ = bj.fit(flow, bj.init_theta("rk1", 4), KEY, **options)
+    recipe = bj.Recipe(stages=(stage,), num_paths=24, num_validation=12, choose_start=False)
+    theta, history, *_ = bj.fit(flow, bj.init_theta("rk1", 4), KEY, recipe)
     assert min(record["mean_psnr"] for record in history) == history[0]["mean_psnr"] < history[-1]["mean_psnr"] - 3
     # Better for each of them than the start, on noise of its own.
     for i in range(3):
@@ -142,11 +139,9 @@ def test_one_solver_is_learned_for_all_conditions(optimizer):
 
 def test_one_device_or_two_learn_the_same():
     stage = bj.Stage("rmse", 3, optax.adam(2e-2), batch_size=16, validate_every=3)
-    options = dict(stages=(stage,), num_paths=24, num_validation=12, choose_start=False)
+    recipe = bj.Recipe(stages=(stage,), num_paths=24, num_validation=12, choose_start=False)
     flow, theta = given([0, 1, 2]), bj.init_theta("rk1", 4)
-    one, two = (
-        bj.fit(f, theta, KEY, **options).theta.raw for f in (flow, bj.sharding.replicate(flow, jax.devices()[:2]))
-    )
+    one, two = (bj.fit(f, theta, KEY, recipe).theta.raw for f in (flow, bj.sharding.replicate(flow, jax.devices()[:2])))
     np.testing.assert_allclose(two, one, rtol=2e-3, atol=2e-5)
 
 

@@ -7,7 +7,6 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.fitting import losses
-from bespoke_jax.fitting.distance import MEAN_SQUARE
 from bespoke_jax.fitting.gauss_newton import _cotangents, evaluate, linearise
 from tests import quick, reference
 
@@ -50,16 +49,24 @@ PER_STEP = ["rmse_bound", "local"]
 KEY = jax.random.key(0)
 
 
+def errors_of(loss, flow, solver, paths):
+    """The error vectors of a loss, [terms, B, *event]: its mean squares go through phi."""
+    if loss.of_ends:
+        return (bj.solve(flow, bj.to_table(solver), paths.x0) - paths.x1)[None]
+    errors = losses.step_errors(flow, solver, paths)
+    return loss.weights(solver).reshape(-1, *(1,) * (errors.ndim - 1)) * errors
+
+
 def wanted(name, base, flow, paths, **options):
     """(theta, value, gradient, matrix) from the errors, and their Jacobian by finite differences."""
 
     @quick.jit
     def errors(raw):
-        return losses.LOSSES[name].errors(flow, bj.Theta(raw, base, N), paths, **options)
+        return errors_of(losses.LOSSES[name](**options), flow, bj.Theta(raw, base, N), paths)
 
     theta = random_theta(base)
     found, jacobian = np.asarray(errors(theta.raw)), reference.finite_differences(errors, theta.raw)
-    value = losses.LOSSES[name].function(flow, theta, paths, **options)
+    value = losses.LOSSES[name](**options)(flow, theta, paths)
     return theta, value, *whole(found, jacobian, SLOPES[name])
 
 
@@ -71,14 +78,17 @@ def assert_near(found, wanted, rtol):
 def test_losses_of_steps_against_the_whole_jacobian(base, name, flow, paths):
     options = dict(lipschitz=1.7) if name == "rmse_bound" else {}
     theta, *parts = wanted(name, base, flow, paths, **options)
-    for found, part in zip(linearise(name, flow, theta, paths, KEY, **options), parts, strict=True):
+    for found, part in zip(linearise(losses.LOSSES[name](**options), flow, theta, paths, KEY), parts, strict=True):
         assert_near(found, part, 1e-6)
 
 
 @pytest.mark.parametrize("name", ["rmse", "endpoint"])
 def test_losses_of_ends_against_the_whole_jacobian(base, name, flow, paths):
     theta, value, gradient, matrix = wanted(name, base, flow, paths)
-    draws = [linearise(name, flow, theta, paths, key, probes=50, batch_size=2) for key in jax.random.split(KEY, 10)]
+    draws = [
+        linearise(losses.named(name), flow, theta, paths, key, probes=50, batch_size=2)
+        for key in jax.random.split(KEY, 10)
+    ]
     for found in draws[:2]:
         assert_near(found.value, value, 1e-10)
         assert_near(found.gradient, gradient, 1e-6)
@@ -86,7 +96,7 @@ def test_losses_of_ends_against_the_whole_jacobian(base, name, flow, paths):
     scale = np.sqrt(np.diag(matrix))
     estimate = np.mean([found.matrix for found in draws], axis=0)
     assert np.max(np.abs(estimate - matrix) / np.outer(scale, scale)) < 0.2
-    assert_near(evaluate(name, flow, theta, paths, batch_size=2), value, 1e-10)
+    assert_near(evaluate(losses.named(name), flow, theta, paths, batch_size=2), value, 1e-10)
 
 
 def test_along_the_error_the_matrix_is_exact():
@@ -95,26 +105,26 @@ def test_along_the_error_the_matrix_is_exact():
     paths = bj.ground_truth(flow, jnp.asarray([[-1.0], [0.3], [2.0]]), 1e-7, 1e-7)
     _, _, gradient, matrix = wanted("rmse", "rk2", flow, paths)
     for key in jax.random.split(KEY, 2):
-        found = linearise("rmse", flow, random_theta("rk2"), paths, key, probes=1)
+        found = linearise(losses.Rmse(), flow, random_theta("rk2"), paths, key, probes=1)
         assert_near(found.gradient, gradient, 1e-6)
         assert_near(found.matrix, matrix, 1e-6)
 
 
 def test_without_an_error_the_probes_go_everywhere():
-    squares, cotangents = _cotangents(MEAN_SQUARE, jnp.ones((2, 3)), jnp.ones((2, 3)), KEY, 4)
+    squares, cotangents = _cotangents(losses.Rmse(), jnp.ones((2, 3)), jnp.ones((2, 3)), KEY, 4)
     assert np.all(squares == 0) and np.all(cotangents[0] == 0)
     np.testing.assert_allclose(np.abs(cotangents[1:]), 3**-0.5)
 
 
 def test_the_probes_belong_to_the_key(flow, paths):
     theta = random_theta("rk1")
-    one, same, other = (linearise("endpoint", flow, theta, paths, jax.random.key(k)).matrix for k in (1, 1, 2))
+    one, same, other = (linearise(losses.Endpoint(), flow, theta, paths, jax.random.key(k)).matrix for k in (1, 1, 2))
     assert np.array_equal(one, same) and not np.allclose(one, other)
 
 
 def test_a_table_has_a_matrix_too(flow, paths):
     table = bj.classic.midpoint(4, dtype=jnp.float64)
-    found = linearise("rmse", flow, table, paths, KEY)
+    found = linearise(losses.Rmse(), flow, table, paths, KEY)
     assert found.matrix.shape == (4 + 4 + 16,) * 2
     slope = jax.grad(lambda table: losses.rmse(flow, table, paths))(table)
     np.testing.assert_allclose(
@@ -127,8 +137,8 @@ def test_a_table_has_a_matrix_too(flow, paths):
 @pytest.mark.parametrize("base, name", [pytest.param("rk1", "rmse_bound", marks=pytest.mark.slow), ("rk2", "endpoint")])
 def test_the_curvature_of_a_part_is_that_part_of_the_curvature(base, name, flow, paths):
     theta = random_theta(base)
-    whole, num_of_time = linearise(name, flow, theta, paths, KEY), theta.learning("time").num_parameters
+    whole, num_of_time = linearise(losses.named(name), flow, theta, paths, KEY), theta.learning("time").num_parameters
     for learned, rows in (("time", slice(num_of_time)), ("scale", slice(num_of_time, None))):
-        part = linearise(name, flow, theta.learning(learned), paths, KEY)
+        part = linearise(losses.named(name), flow, theta.learning(learned), paths, KEY)
         for found, wanted in zip(part, (whole.value, whole.gradient[rows], whole.matrix[rows, rows]), strict=True):
             assert_near(found, wanted, 1e-8)

@@ -58,7 +58,7 @@ def end_and_jacobian(flow, paths):
 
 
 def test_of_mean_squares_it_is_the_loss_of_the_library(flow, paths):
-    wanted = linearise("endpoint", flow, SOLVER, paths[0], KEY)
+    wanted = linearise(bj.losses.Endpoint(), flow, SOLVER, paths[0], KEY)
     for distance in (Distance(squares), Distance(features=identity)):
         found = linearise(distance, flow, SOLVER, paths[0], KEY)
         np.testing.assert_allclose(found.value, wanted.value, rtol=1e-6)
@@ -112,7 +112,12 @@ def test_an_error_of_0_harms_nothing(flow, paths):
 )
 def test_a_fit_lowers_the_distance_on_fresh_noise(flow, paths, distance):
     result = bj.fit(
-        flow, SOLVER, KEY, stages=(bj.Stage(distance, 8),), paths=paths[0], validation=paths[0], choose_start=False
+        flow,
+        SOLVER,
+        KEY,
+        bj.Recipe(stages=(bj.Stage(distance, 8),), choose_start=False),
+        paths=paths[0],
+        validation=paths[0],
     )
     before, after = (float(evaluate(distance, flow, solver, paths[1])) for solver in (SOLVER, result.theta))
     assert 10 / np.log(10) * (before - after) > 6  # dB

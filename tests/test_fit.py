@@ -16,7 +16,7 @@ from bespoke_jax.run.truth import truth_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-fit_module = sys.modules["bespoke_jax.fitting.fit"]  # the function of this name hides it
+data_module = sys.modules["bespoke_jax.fitting.data"]
 
 KEY = jax.random.key(0)
 # One family and one batch size wherever they do not matter: what is compiled is shared.
@@ -52,7 +52,7 @@ def test_the_default_stages_beat_the_base_solver_on_fresh_noise(flow, paths, bas
 def test_a_variance_preserving_flow_begins_from_a_scheduler_change(paths):
     flow = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5]], 0.3, scheduler=bj.schedulers.VariancePreserving())
     start = bj.init_theta("rk2", 4)
-    result = bj.fit(flow, start, KEY, stages=SHORT[1:], num_paths=64, num_validation=64)
+    result = bj.fit(flow, start, KEY, bj.Recipe(stages=SHORT[1:], num_paths=64, num_validation=64))
     assert result.start != "given"
     fresh = bj.ground_truth(flow, flow.noise(jax.random.key(9), (64,)))
     assert gain(flow, result.theta, start, fresh) > 10
@@ -61,7 +61,12 @@ def test_a_variance_preserving_flow_begins_from_a_scheduler_change(paths):
 def test_the_papers_recipe_lowers_the_bound(flow, paths):
     start = bj.init_theta("rk2", 2)
     result = bj.fit(
-        flow, start, KEY, stages=bj.paper_stages(200, 1e-2), paths=paths[0], validation=paths[1], choose_start=False
+        flow,
+        start,
+        KEY,
+        bj.paper(200, 1e-2),
+        paths=paths[0],
+        validation=paths[1],
     )
     before, after = (float(bj.losses.rmse_bound(flow, theta, paths[2])) for theta in (start, result.theta))
     assert after < 0.8 * before
@@ -73,7 +78,9 @@ def test_any_function_may_be_the_loss_of_a_first_order_optimiser(flow, paths):
 
     start = bj.init_theta("rk2", 3)
     stage = bj.Stage(absolute, 50, optax.adam(1e-2), validate_every=25)
-    result = bj.fit(flow, start, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
+    result = bj.fit(
+        flow, start, KEY, bj.Recipe(stages=(stage,), choose_start=False), paths=paths[0], validation=paths[1]
+    )
     assert float(absolute(flow, result.theta, paths[2])) < 0.8 * float(absolute(flow, start, paths[2]))
     assert [record["iteration"] for record in result.history] == [0, 25, 50]
 
@@ -82,7 +89,7 @@ def test_the_best_on_held_out_paths_is_returned(flow, paths):
     # A learning rate that ruins theta: the start must come back.
     start = bj.init_theta("rk2", 3)
     stages = (bj.Stage("endpoint", 2, optax.sgd(5.0)),)
-    result = bj.fit(flow, start, KEY, stages=stages, paths=paths[0], validation=paths[1], choose_start=False)
+    result = bj.fit(flow, start, KEY, bj.Recipe(stages=stages, choose_start=False), paths=paths[0], validation=paths[1])
     best = min(result.history, key=lambda record: record["rmse"])
     reached = float(jnp.mean(bj.metrics.rmse(bj.solve(flow, result.theta, paths[1].x0), paths[1].x1, 1)))
     np.testing.assert_allclose(reached, best["rmse"], rtol=1e-5)
@@ -96,7 +103,7 @@ def test_what_is_held_stays_to_the_bit(flow, paths, learned, held, moves, loss, 
     start = bj.theta_from_curve("rk1", 3, bj.scale_time.curve_between(bj.schedulers.CondOT(), bj.schedulers.Cosine()))
     start = start.learning(learned)
     stages = (bj.Stage(loss, 3, optimizer, batch_size=32),)
-    result = bj.fit(flow, start, KEY, stages=stages, paths=paths[0], validation=paths[1], choose_start=False)
+    result = bj.fit(flow, start, KEY, bj.Recipe(stages=stages, choose_start=False), paths=paths[0], validation=paths[1])
     before, after = start.knots(), result.state.theta.knots()
     for name in held:
         assert np.array_equal(getattr(after, name), getattr(before, name)), name
@@ -117,10 +124,10 @@ def test_starts_leave_what_is_held(flow, learned):
 
 def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(flow, paths):
     states = []
-    options = dict(stages=SHORT, paths=paths[0], validation=paths[1])
-    whole = bj.fit(flow, START, KEY, **options, callback=lambda state, record: states.append(state))
+    recipe, options = bj.Recipe(stages=SHORT), dict(paths=paths[0], validation=paths[1])
+    whole = bj.fit(flow, START, KEY, recipe, **options, callback=lambda state, record: states.append(state))
     for state in states:
-        resumed = bj.fit(flow, START, KEY, **options, state=state)
+        resumed = bj.fit(flow, START, KEY, recipe, **options, state=state)
         assert np.array_equal(resumed.theta.raw, whole.theta.raw)
         assert (resumed.cost, resumed.start) == (whole.cost, whole.start)
         # The history comes back through float32.
@@ -130,15 +137,23 @@ def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(flow, paths):
 
 
 def test_a_fit_is_a_function_of_its_key(flow, paths):
-    options = dict(stages=SHORT, paths=paths[0], validation=paths[1])
-    fits = [bj.fit(flow, START, jax.random.key(k), **options) for k in (4, 4, 5)]
+    recipe, options = bj.Recipe(stages=SHORT), dict(paths=paths[0], validation=paths[1])
+    fits = [bj.fit(flow, START, jax.random.key(k), recipe, **options) for k in (4, 4, 5)]
     assert np.array_equal(fits[0].theta.raw, fits[1].theta.raw)
     assert not np.array_equal(fits[0].theta.raw, fits[2].theta.raw)
 
 
 def test_init_state_has_the_shapes_of_every_state_of_the_fit(flow, paths):
     states = []
-    bj.fit(flow, START, KEY, stages=SHORT, paths=paths[0], validation=paths[1], callback=lambda s, _: states.append(s))
+    bj.fit(
+        flow,
+        START,
+        KEY,
+        bj.Recipe(stages=SHORT),
+        paths=paths[0],
+        validation=paths[1],
+        callback=lambda s, _: states.append(s),
+    )
     wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), bj.init_state(START, SHORT))
     for state in states:
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == wanted
@@ -152,7 +167,9 @@ def cost_of_truth(flow, paths):
 
 def test_cost_counts_paths_updates_and_validation(flow, paths):
     stage = bj.Stage("endpoint", 5, optax.adam(1e-3), batch_size=8, validate_every=5)
-    result = bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
+    result = bj.fit(
+        flow, START, KEY, bj.Recipe(stages=(stage,), choose_start=False), paths=paths[0], validation=paths[1]
+    )
     truth = cost_of_truth(flow, paths)
     # 5 gradients of 8 paths at 3 passes of 3 evaluations; one validation of 64 paths after the first look.
     assert result.cost == truth + 5 * 8 * 3 * 3 + 64 * 3
@@ -166,7 +183,9 @@ def test_cost_of_second_order_counts_tries(flow, paths, monkeypatch, keep, passe
         gauss_newton, "evaluate", lambda *args, **options: tries.append(0) or evaluate(*args, **options)
     )
     stage = bj.Stage("endpoint", 3, bj.LevenbergMarquardt(), batch_size=32, probes=2, keep_activations=keep)
-    result = bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
+    result = bj.fit(
+        flow, START, KEY, bj.Recipe(stages=(stage,), choose_start=False), paths=paths[0], validation=paths[1]
+    )
     truth = cost_of_truth(flow, paths)
     assert result.cost == truth + 3 * 32 * 3 * passes + len(tries) * 32 * 3 + 64 * 3
 
@@ -174,7 +193,7 @@ def test_cost_of_second_order_counts_tries(flow, paths, monkeypatch, keep, passe
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(paths):
     flow = bj.Flow(lambda p, t, x: jnp.where(t > 0.4, jnp.nan, -x), None, (2,))
     with pytest.raises(bj.FitError, match=r"iteration 1\. .*not finite at t = 0\.\d+ .*state\.best") as caught:
-        bj.fit(flow, START, KEY, stages=SHORT[1:], paths=paths[0], validation=paths[1], choose_start=False)
+        bj.fit(flow, START, KEY, bj.Recipe(stages=SHORT[1:], choose_start=False), paths=paths[0], validation=paths[1])
     assert np.array_equal(caught.value.state.best.raw, START.raw)
 
 
@@ -182,7 +201,7 @@ def test_of_many_updates_in_one_call_the_first_that_failed_is_named(flow, paths)
     """The first moves theta to no number, of which the second finds the loss."""
     stage = bj.Stage("endpoint", 5, optax.sgd(np.nan), validate_every=5)
     with pytest.raises(bj.FitError, match=r"in iteration 2\. .*the update went too far"):
-        bj.fit(flow, START, KEY, stages=(stage,), paths=paths[0], validation=paths[1], choose_start=False)
+        bj.fit(flow, START, KEY, bj.Recipe(stages=(stage,), choose_start=False), paths=paths[0], validation=paths[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*they end")  # they are another flow's
@@ -194,20 +213,16 @@ def test_a_derivative_that_is_not_finite_stops_too(paths):
 
     flow = bj.Flow(velocity, None, (2,))
     with pytest.raises(bj.FitError, match=r"gradient is not finite in iteration 1.* derivative .*at t = 0\.\d+ "):
-        bj.fit(flow, START, KEY, stages=SHORT[1:], paths=paths[0], validation=paths[1], choose_start=False)
+        bj.fit(flow, START, KEY, bj.Recipe(stages=SHORT[1:], choose_start=False), paths=paths[0], validation=paths[1])
 
 
 @pytest.mark.parametrize(
     "change, error, message",
     [
         (dict(flow=3), TypeError, "flow"),
-        (dict(theta="rk2"), TypeError, "theta"),
+        (dict(solver="rk2"), TypeError, "solver"),
         (dict(key=0), TypeError, "key"),
-        (dict(stages=()), TypeError, "stages"),
-        (dict(stages=("endpoint",)), TypeError, "stages"),
-        (dict(num_paths=0), ValueError, "num_paths"),
-        (dict(num_validation=True), ValueError, "num_validation"),
-        (dict(rtol=0.0), ValueError, "rtol"),
+        (dict(recipe=bj.Stage("endpoint")), TypeError, "recipe"),
         (dict(state=bj.init_state(bj.init_theta("rk1", 9))), ValueError, "state"),
         (
             dict(state=bj.init_state(bj.init_theta("rk2", 3).learning("time"))),
@@ -217,9 +232,25 @@ def test_a_derivative_that_is_not_finite_stops_too(paths):
     ],
 )
 def test_bad_arguments_are_named(flow, change, error, message):
-    arguments = dict(flow=flow, theta=bj.init_theta("rk2", 3), key=KEY) | change
+    arguments = dict(flow=flow, solver=bj.init_theta("rk2", 3), key=KEY) | change
     with pytest.raises(error, match=message):
         bj.fit(**arguments)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(stages=()), TypeError, "stages"),
+        (dict(stages=("endpoint",)), TypeError, "stages"),
+        (dict(num_paths=0), ValueError, "num_paths"),
+        (dict(num_validation=True), ValueError, "num_validation"),
+        (dict(rtol=0.0), ValueError, "rtol"),
+        (dict(best_bye="psnr"), TypeError, "best_bye"),
+    ],
+)
+def test_a_recipe_refuses_what_it_cannot_be(change, error, message):
+    with pytest.raises(error, match=message):
+        bj.Recipe(**change)
 
 
 @pytest.mark.parametrize(
@@ -243,14 +274,14 @@ def test_second_order_fitting_of_a_loss_without_curvature_is_refused():
 
 def test_a_ladder_is_its_fits_with_paths_solved_once(flow, monkeypatch):
     thetas = (START, bj.init_theta("table", 2))
-    options = dict(stages=SHORT[1:], num_paths=32, num_validation=32)
-    alone = [bj.fit(flow, theta, KEY, **options) for theta in thetas]
+    recipe = bj.Recipe(stages=SHORT[1:], num_paths=32, num_validation=32)
+    alone = [bj.fit(flow, theta, KEY, recipe) for theta in thetas]
     solved = []
-    monkeypatch.setattr(fit_module, "ground_truth", lambda *a, **b: solved.append(1) or bj.ground_truth(*a, **b))
-    for together, wanted in zip(bj.fit_ladder(flow, thetas, KEY, **options), alone, strict=True):
+    monkeypatch.setattr(data_module, "ground_truth", lambda *a, **b: solved.append(1) or bj.ground_truth(*a, **b))
+    for together, wanted in zip(bj.fit_ladder(flow, thetas, KEY, recipe), alone, strict=True):
         assert np.array_equal(together.theta.raw, wanted.theta.raw)
         assert together.cost == wanted.cost and together.start == wanted.start
     assert len(solved) == 2  # to fit to, and to hold out
-    with pytest.raises(TypeError, match="theta: wanted"):
+    with pytest.raises(TypeError, match="solver: wanted"):
         bj.fit_ladder(flow, (START, 4), KEY)
     assert len(solved) == 2

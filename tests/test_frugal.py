@@ -7,6 +7,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.fitting.recipes import reference
+from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.run import probe
 from bespoke_jax.run.truth import truth_of
 
@@ -30,7 +31,7 @@ def mean_psnr(flow, solver, paths):
 @pytest.mark.parametrize("base, num_steps, budget", [("rk2", 2, 4000), ("rk2", 2, 9000), ("rk1", 5, 6000)])
 def test_a_fit_spends_no_more_than_its_budget_and_most_of_it(flow, base, num_steps, budget):
     theta = bj.init_theta(base, num_steps)
-    result = bj.fit(flow, theta, KEY, **bj.frugal(flow, theta, budget))
+    result = bj.fit(flow, theta, KEY, bj.frugal(budget))
     assert 0.9 * budget < result.cost <= budget
     fresh = bj.ground_truth(flow, flow.noise(jax.random.key(9), (256,)))
     assert mean_psnr(flow, result.theta, fresh) > mean_psnr(flow, theta, fresh) + 6
@@ -39,21 +40,21 @@ def test_a_fit_spends_no_more_than_its_budget_and_most_of_it(flow, base, num_ste
 @pytest.mark.filterwarnings("ignore:fit. the solver is")  # as good as its reference
 def test_a_start_that_is_given_leaves_more_for_learning(flow):
     theta = bj.init_theta("rk2", 3)
-    chosen, given = (bj.frugal(flow, theta, 9000, choose_start=choose) for choose in (True, False))
-    assert given["stages"][0].num_iterations > chosen["stages"][0].num_iterations
-    assert bj.fit(flow, theta, KEY, **given).cost <= 9000
+    chosen, given = (bj.frugal(9000, choose_start=choose).resolve(flow, theta) for choose in (True, False))
+    assert given.stages[0].num_iterations > chosen.stages[0].num_iterations
+    assert bj.fit(flow, theta, KEY, given).cost <= 9000
 
 
 def test_too_small_a_budget_is_refused_with_the_least(flow):
     theta = bj.init_theta("rk2", 5)
     with pytest.raises(ValueError, match=r"budget: got 500, wanted at least \d+ ") as error:
-        bj.frugal(flow, theta, 500)
+        bj.fit(flow, theta, KEY, bj.frugal(500))
     least = int(str(error.value).split("at least ")[1].split()[0])
-    assert bj.frugal(flow, theta, least)["stages"][0].num_iterations == 1
+    assert bj.frugal(least).resolve(flow, theta).stages[0].num_iterations == 1
     with pytest.raises(ValueError, match="budget"):
-        bj.frugal(flow, theta, least - 1)
+        bj.frugal(least - 1).resolve(flow, theta)
     with pytest.raises(TypeError, match="budget: wanted an integer, got inf"):
-        bj.frugal(flow, theta, float("inf"))
+        bj.frugal(float("inf"))
 
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, None], ids=["condot", "cosine", "vp", "none"])
@@ -116,7 +117,7 @@ def test_ends_keep_their_conditions():
     few = ends.take(np.array([2, 0]))
     assert few.condition.tolist() == [2.0, 0.0]
     # What it was solved by has no error on them, whichever conditions the flow has.
-    assert float(bj.losses.rmse(bj.conditions.of_paths(some, few), theta, few)) < 1e-6
+    assert float(bj.losses.rmse(of_paths(some, few), theta, few)) < 1e-6
     with pytest.raises(ValueError, match="conditions for 4 samples, got 3"):
         bj.Paths.of_ends(some, x0[:3], x0[:3])
 
@@ -124,8 +125,8 @@ def test_ends_keep_their_conditions():
 def test_a_fit_with_a_reference_is_the_fit_to_its_ends(flow):
     theta, many = bj.init_theta("rk1", 3), bj.classic.rk4(40)
     stages = (bj.Stage("endpoint", 3, batch_size=32),)
-    by_reference = bj.fit(flow, theta, KEY, stages=stages, num_paths=48, num_validation=32, reference=many)
-    by_truth = bj.fit(flow, theta, KEY, stages=stages, num_paths=48, num_validation=32)
+    by_reference = bj.fit(flow, theta, KEY, bj.Recipe(stages=stages, num_paths=48, num_validation=32, reference=many))
+    by_truth = bj.fit(flow, theta, KEY, bj.Recipe(stages=stages, num_paths=48, num_validation=32))
     np.testing.assert_allclose(by_reference.theta.raw, by_truth.theta.raw, atol=2e-2)
     start = by_reference.history[0]["evaluations"]
     assert by_truth.cost - by_reference.cost == by_truth.history[0]["evaluations"] - start
@@ -139,13 +140,13 @@ def test_a_fit_with_a_reference_is_the_fit_to_its_ends(flow):
     [
         (dict(reference="unipc"), TypeError, "reference: wanted a SolverTable"),
         (dict(reference=bj.classic.euler(6)), ValueError, "reference: .* of 6 evaluations, got one of 6"),
-        (dict(reference=bj.classic.euler(40), stages=bj.paper_stages(2)), ValueError, "reference: .*'rmse_bound'"),
+        (dict(reference=bj.classic.euler(40), stages=bj.paper(2).stages), ValueError, "reference: .*'rmse_bound'"),
         (dict(best_by="mean"), ValueError, "best_by: .*'mean'"),
     ],
 )
 def test_bad_arguments_are_named(flow, change, error, message):
     with pytest.raises(error, match=message):
-        bj.fit(flow, bj.init_theta("rk2", 3), KEY, **change)
+        bj.fit(flow, bj.init_theta("rk2", 3), KEY, bj.Recipe(**change))
 
 
 @pytest.mark.parametrize("best_by", ["psnr", "mean_psnr"])
@@ -157,10 +158,7 @@ def test_the_best_is_chosen_by_the_figure_that_is_asked_for(flow, best_by):
         flow,
         bj.init_theta("rk1", 3),
         jax.random.key(3),
-        stages=stages,
-        num_paths=64,
-        num_validation=16,
-        best_by=best_by,
+        bj.Recipe(stages=stages, num_paths=64, num_validation=16, best_by=best_by),
         callback=lambda state, record: seen.append((record[best_by], np.asarray(state.theta.raw))),
     )
     assert np.array_equal(result.theta.raw, max(seen, key=lambda pair: pair[0])[1])

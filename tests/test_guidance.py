@@ -85,7 +85,9 @@ def test_a_guided_flow_has_paths_and_fits():
     # u = 1.5 * 2 (1 - x): towards 1 at the rate 3.
     np.testing.assert_allclose(paths.x1, 1 + (paths.x0 - 1) * np.exp(-3), atol=1e-4)
     stage = bj.Stage("endpoint", 8, batch_size=8)
-    result = bj.fit(flow, bj.init_theta("rk1", 4), jax.random.key(1), stages=(stage,), paths=paths, validation=paths)
+    result = bj.fit(
+        flow, bj.init_theta("rk1", 4), jax.random.key(1), bj.Recipe(stages=(stage,)), paths=paths, validation=paths
+    )
     assert result.history[-1]["psnr"] > result.history[0]["psnr"] + 10
     # Evaluations are counted alike with and without guidance; each is two calls of the network.
     assert result.cost == result.history[-1]["evaluations"] and result.network_calls == 2 * result.cost

@@ -120,7 +120,12 @@ def test_one_fit_serves_every_number_of_steps():
     u = reference.mixture_velocity("CondOT", means, [std] * 3, [1 / 3] * 3)
     paths, validation, fresh = (bj.ground_truth(flow, flow.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))
     result = bj.fit(
-        flow, bj.init_theta("curve", 5), jax.random.key(0), paths=paths, validation=validation, choose_start=False
+        flow,
+        bj.init_theta("curve", 5),
+        jax.random.key(0),
+        bj.Recipe(choose_start=False),
+        paths=paths,
+        validation=validation,
     )
     x0, x1 = (np.asarray(x, np.float64) for x in (fresh.x0, fresh.x1))
 

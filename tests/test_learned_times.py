@@ -54,7 +54,7 @@ def test_a_fit_gains_decibels_with_five_numbers():
     flow = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3)
     paths, validation, fresh = (bj.ground_truth(flow, flow.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))
     start = bj.init_theta("times", num_steps=6)
-    result = bj.fit(flow, start, jax.random.key(0), paths=paths, validation=validation, choose_start=False)
+    result = bj.fit(flow, start, jax.random.key(0), bj.Recipe(choose_start=False), paths=paths, validation=validation)
     before, after = (
         np.mean(bj.metrics.rmse(bj.adjoint.end_points(flow, solver, fresh.x0), fresh.x1, 1))
         for solver in (start, result.theta)

@@ -4,6 +4,7 @@ To compile a loss and its gradient takes seconds, so most tests share one compil
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import bespoke_jax as bj
 from bespoke_jax.fitting import losses
 from bespoke_jax.metrics import mean_square
 from tests import quick, reference
+from tests.test_curvature import errors_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -25,7 +27,7 @@ N = 3
 def stacked(flow, theta, paths, lipschitz=1.0):
     """All losses, in the order of NAMES."""
     bound = losses.rmse_bound(flow, theta, paths, lipschitz)
-    return jnp.stack([bound, *(losses.LOSSES[name].function(flow, theta, paths) for name in NAMES[1:])])
+    return jnp.stack([bound, *(losses.named(name)(flow, theta, paths) for name in NAMES[1:])])
 
 
 values = quick.jit(stacked)
@@ -65,8 +67,8 @@ def paths(flow):
 
 def test_the_names_are_those_of_the_paper_and_its_ablations():
     assert NAMES == ["rmse_bound", "local", "rmse", "endpoint"]
-    for name, terms in losses.LOSSES.items():
-        assert terms.function is getattr(losses, name)
+    for name in NAMES:
+        assert losses.named(name).name == name and callable(getattr(losses, name))
 
 
 def check_against_numpy(flow, theta, knots, paths, u):
@@ -271,10 +273,10 @@ def test_gradients_in_the_flow_against_finite_differences(base, flow, paths):
 def test_a_loss_is_the_sum_of_its_parts(flow, paths, name):
     # What second-order methods take apart, put together again: E sum_i phi(mean_j e_ij^2).
     theta, _ = random_theta("rk2")
-    terms = losses.LOSSES[name]
-    errors = quick.jit(terms.errors)(flow, theta, paths)
+    loss = losses.named(name)
+    errors = quick.jit(functools.partial(errors_of, loss))(flow, theta, paths)
     assert errors.shape[1:] == (3, 2)
-    whole = np.mean(np.sum(terms.phi(mean_square(errors, 1)), axis=0))
+    whole = np.mean(np.sum(loss.phi(mean_square(errors, 1)), axis=0))
     np.testing.assert_allclose(whole, values(flow, theta, paths)[NAMES.index(name)], rtol=1e-10)
 
 
@@ -295,6 +297,6 @@ def test_the_velocity_sees_one_batch_axis_in_every_loss(base, paths):
 def test_float32_stays_float32(base, paths):
     flow = bj.Flow(lambda params, t, x: -t * x, None, (2,))
     narrow = jax.tree.map(lambda v: v.astype(jnp.float32) if v.dtype == jnp.float64 else v, paths)
-    for terms in losses.LOSSES.values():
-        found = jax.eval_shape(terms.function, flow, bj.init_theta(base, N), narrow)
+    for name in NAMES:
+        found = jax.eval_shape(losses.named(name), flow, bj.init_theta(base, N), narrow)
         assert found.dtype == jnp.float32 and found.shape == ()

@@ -90,12 +90,12 @@ def test_a_time_reversed_as_one_might_think_is_warned_of_by_fit():
     args = MIXTURE.params, (2,), bj.schedulers.CondOT(), "velocity"
     naive = bj.Flow.from_prediction(lambda params, t, x: their.velocity(params, 1 - t, x), *args)
     right = bj.Flow.from_prediction(lambda params, t, x: -their.velocity(params, 1 - t, x), *args)
-    few = dict(stages=(bj.Stage("endpoint", 1, batch_size=4),), num_paths=4, num_validation=4, choose_start=False)
+    few = bj.Recipe(stages=(bj.Stage("endpoint", 1, batch_size=4),), num_paths=4, num_validation=4, choose_start=False)
     with pytest.warns(UserWarning, match="slope in x is 1, and that of the flow's scheduler -1"):
-        bj.fit(naive, bj.init_theta("rk1", 2), KEY, **few)
+        bj.fit(naive, bj.init_theta("rk1", 2), KEY, few)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        bj.fit(right, bj.init_theta("rk1", 2), KEY, **few)
+        bj.fit(right, bj.init_theta("rk1", 2), KEY, few)
 
 
 def test_the_looks_are_counted():
@@ -142,8 +142,8 @@ def test_pairs_of_noise_and_data_are_no_fault():
 
 def test_one_noise_held_out_is_looked_at_in_a_batch_of_two():
     flow = bj.Flow(lambda params, t, x: jnp.mean(x, axis=0) - 2 * x, None, (2,))
-    few = dict(num_paths=4, num_validation=1, stages=(bj.Stage("endpoint", 1, chunk_size=1),))
+    few = bj.Recipe(num_paths=4, num_validation=1, stages=(bj.Stage("endpoint", 1, chunk_size=1),))
     with pytest.raises(ValueError, match="depends on the other samples"):
-        bj.fit(flow, bj.init_theta("rk1", 2), KEY, **few)
+        bj.fit(flow, bj.init_theta("rk1", 2), KEY, few)
     with pytest.raises(ValueError, match="depends on the other samples"):
         bj.check_solver(flow, bj.classic.euler(2), KEY, num_paths=1, batch_size=1)

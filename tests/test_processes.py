@@ -76,7 +76,7 @@ flags.DEFINE_string("out", None, "")
 def main(config, workdir):
     flow = bj.sharding.replicate(bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3))
     key, stages = jax.random.key(0), (bj.Stage("rmse_bound", 1, batch_size=16), bj.Stage("endpoint", 2, batch_size=16))
-    result = bj.fit(flow, bj.init_theta("rk1", 3), key, stages=stages, num_paths=16, num_validation=7)
+    result = bj.fit(flow, bj.init_theta("rk1", 3), key, bj.Recipe(stages=stages, num_paths=16, num_validation=7))
     samples = bj.sharding.gather(flow, bj.sample(flow, result.theta, key, num_samples=6))
     rmse = [record["rmse"] for record in result.history]
     np.savez(f"{flags.FLAGS.out}{jax.process_index()}", raw=result.theta.raw, rmse=rmse, cost=result.cost, samples=samples)

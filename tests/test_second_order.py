@@ -21,7 +21,7 @@ def quadratic_of(residual, params):
 
 def minimise(residual, start, steps, **options):
     """(parameters, all values) of `steps` steps on sum residual^2."""
-    method = bj.LevenbergMarquardt(**{"memory": 0.0} | options)
+    method = bj.LevenbergMarquardt(**{"averaging": bj.Forgetting(0.0)} | options)
 
     @jax.jit
     def value_fn(params):
@@ -32,7 +32,7 @@ def minimise(residual, start, steps, **options):
     state = method.init(params)
     for _ in range(steps):
         quadratic = near(params)
-        params, state = method.update(quadratic, state, params, value_fn)
+        params, state, _ = method.update(quadratic, state, params, value_fn)
         values.append(float(quadratic.value))
     return params, [*values, float(value_fn(params))]
 
@@ -58,19 +58,19 @@ def test_rosenbrock():
 
 
 def test_without_tries_the_loss_is_never_asked_for_and_the_damping_falls_by_itself():
-    method = bj.LevenbergMarquardt(damping=8.0, scaling=0.0, tries=0, shrink=2.0, memory=0.0)
+    method = bj.LevenbergMarquardt(damping=8.0, scaling=0.0, tries=0, shrink=2.0, averaging=bj.Forgetting(0.0))
     state, start = method.init(jnp.zeros(1)), jnp.ones(1)
 
     def ask(params):
         raise AssertionError("asked for the loss")
 
     # (1 + damping) step = -1, for the matrix is 1 and the gradient 1, then half of the damping.
-    moved, state = method.update(Quadratic(0.0, jnp.ones(1), jnp.eye(1)), state, start, ask)
+    moved, state, _ = method.update(Quadratic(0.0, jnp.ones(1), jnp.eye(1)), state, start, ask)
     np.testing.assert_allclose(moved, 1 - 1 / 9, atol=1e-5)
-    moved, state = method.update(Quadratic(0.0, jnp.ones(1), jnp.eye(1)), state, start, ask)
+    moved, state, _ = method.update(Quadratic(0.0, jnp.ones(1), jnp.eye(1)), state, start, ask)
     np.testing.assert_allclose(moved, 1 - 1 / 5, atol=1e-5)
     assert state.damping == 2.0
-    still, state = method.update(Quadratic(0.0, jnp.full(1, jnp.nan), jnp.eye(1)), state, start, ask)
+    still, state, _ = method.update(Quadratic(0.0, jnp.full(1, jnp.nan), jnp.eye(1)), state, start, ask)
     assert still is start and state.damping > 2.0
 
 
@@ -79,10 +79,10 @@ def test_powers_weigh_the_steps_so_far(power):
     # The weights are those of the rising factorials: 1 all, then j / k, ..., j (j + 1) (j + 2) / (k (k + 1) (k + 2)).
     rng = np.random.default_rng(4)
     factors = 1.0 + rng.random(7)
-    method, params = bj.LevenbergMarquardt(tries=0, damping=1e6, powers=(power, 1)), jnp.zeros(2)
+    method, params = bj.LevenbergMarquardt(tries=0, damping=1e6, averaging=bj.PowerLaw(power, 1)), jnp.zeros(2)
     state = method.init(params)
     for factor in factors:
-        params, state = method.update(Quadratic(0.0, factor * jnp.ones(2), factor * jnp.eye(2)), state, params, None)
+        params, state, _ = method.update(Quadratic(0.0, factor * jnp.ones(2), factor * jnp.eye(2)), state, params, None)
     rising = np.array([math.prod(range(j, j + power)) for j in range(1, 8)])
     np.testing.assert_allclose(state.matrix[0, 0] / state.weight, np.average(factors, weights=rising), rtol=1e-6)
     linear = np.average(factors, weights=np.arange(1, 8))
@@ -91,16 +91,19 @@ def test_powers_weigh_the_steps_so_far(power):
 
 def test_a_growing_memory_ends_nearer_to_the_minimum_of_many_noisy_steps():
     # Gradients p + noise of variance 1: the minimum is 0. A memory of 0.5 averages three of them, powers of 2 a third of 200.
-    def distance(**memory):
+    def distance(averaging):
         rng = np.random.default_rng(5)
-        method, params = bj.LevenbergMarquardt(tries=0, damping=1e-6, shrink=1.0, limit=10.0, **memory), jnp.ones(50)
+        method, params = (
+            bj.LevenbergMarquardt(tries=0, damping=1e-6, shrink=1.0, limit=10.0, averaging=averaging),
+            jnp.ones(50),
+        )
         state = method.init(params)
         for _ in range(200):
             noisy = Quadratic(0.0, params + rng.standard_normal(50), jnp.eye(50))
-            params, state = method.update(noisy, state, params, None)
+            params, state, _ = method.update(noisy, state, params, None)
         return np.sqrt(np.mean(np.square(params)))
 
-    assert distance(powers=(2, 2)) < 0.3 * distance(memory=0.5, gradient_memory=0.5)
+    assert distance(bj.PowerLaw(2, 2)) < 0.3 * distance(bj.Forgetting(0.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_nan_anywhere_means_standing_still(what):
     given = Quadratic(jnp.float64(5.0), 2 * params, 2 * jnp.eye(2))
     if what != "judge":
         given = given._replace(**{what: nan * getattr(given, what)})
-    found, state = method.update(
+    found, state, _ = method.update(
         given, method.init(params), params, lambda p: nan if what == "judge" else jnp.sum(p**2)
     )
     np.testing.assert_array_equal(found, params)
@@ -178,8 +181,8 @@ def test_nan_anywhere_means_standing_still(what):
 def test_a_matrix_of_nan_is_forgotten():
     method, params = bj.LevenbergMarquardt(limit=10.0), jnp.asarray([1.0, -2.0])
     good = Quadratic(jnp.float64(5.0), 2 * params, 2 * jnp.eye(2))
-    _, state = method.update(good._replace(matrix=jnp.nan * good.matrix), method.init(params), params, jnp.sum)
-    found, _ = method.update(good, state, params, lambda p: jnp.sum(p**2))
+    _, state, _ = method.update(good._replace(matrix=jnp.nan * good.matrix), method.init(params), params, jnp.sum)
+    found, _, _ = method.update(good, state, params, lambda p: jnp.sum(p**2))
     np.testing.assert_allclose(found, 0.0, atol=0.2)
 
 
@@ -214,11 +217,11 @@ def test_noisy_matrices_are_averaged():
     true = np.diag([1.0, 30.0])
 
     def last(memory):
-        method, params = bj.LevenbergMarquardt(memory=memory, damping=1e-8), jnp.ones(2)
+        method, params = bj.LevenbergMarquardt(averaging=bj.Forgetting(memory), damping=1e-8), jnp.ones(2)
         state = method.init(params)
         for _ in range(30):
             rows = rng.standard_normal((4, 2)) @ np.sqrt(true)
-            params, state = method.update(
+            params, state, _ = method.update(
                 Quadratic(jnp.float64(1e9), jnp.asarray(true @ np.ones(2)), jnp.asarray(rows.T @ rows / 4)), state, params,
                 lambda p: 0.0,
             )  # fmt: skip
@@ -236,13 +239,13 @@ def test_with_nothing_forgotten_batches_seen_once_give_the_solution_of_all():
     rows, targets = rng.standard_normal((5, 3)), rng.standard_normal((6, 5))
 
     def found(memory):
-        method = bj.LevenbergMarquardt(gradient_memory=memory, damping=1e-8, limit=1e3)
+        method = bj.LevenbergMarquardt(averaging=bj.Forgetting(gradient=memory), damping=1e-8, limit=1e3)
         looks = iter(range(0, -1000, -100))  # each better than promised: every step is taken
         params = jnp.zeros(3)
         state = method.init(params)
         for target in targets:
             quadratic = Quadratic(100.0, 2 * rows.T @ (rows @ params - target), 2 * rows.T @ rows)
-            params, state = method.update(quadratic, state, params, lambda _: float(next(looks)))
+            params, state, _ = method.update(quadratic, state, params, lambda _: float(next(looks)))
         return np.asarray(params)
 
     np.testing.assert_allclose(found(1.0), np.linalg.lstsq(rows, np.mean(targets, axis=0))[0], atol=1e-4)
@@ -257,7 +260,7 @@ def test_the_parameters_may_be_a_theta():
         return jnp.sum((theta.raw - 0.2) ** 2)
 
     quadratic = Quadratic(value_fn(theta), jax.grad(value_fn)(theta).raw, 2 * jnp.eye(theta.num_parameters))
-    found, _ = method.update(quadratic, method.init(theta), theta, value_fn)
+    found, _, _ = method.update(quadratic, method.init(theta), theta, value_fn)
     assert isinstance(found, bj.Theta)
     np.testing.assert_allclose(found.raw, 0.2, atol=1e-2)
 
@@ -265,5 +268,5 @@ def test_the_parameters_may_be_a_theta():
 def test_float32_stays_float32():
     method, params = bj.LevenbergMarquardt(), jnp.asarray([1.0, -2.0], jnp.float32)
     quadratic = Quadratic(jnp.float32(5.0), 2 * params, 2 * jnp.eye(2, dtype=jnp.float32))
-    found, state = method.update(quadratic, method.init(params), params, lambda p: jnp.sum(p**2))
+    found, state, _ = method.update(quadratic, method.init(params), params, lambda p: jnp.sum(p**2))
     assert found.dtype == state.damping.dtype == state.matrix.dtype == jnp.float32

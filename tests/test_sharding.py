@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import bespoke_jax as bj
 from bespoke_jax.fitting import gauss_newton, stages
-from bespoke_jax.fitting.losses import LOSSES
+from bespoke_jax.fitting.losses import Endpoint
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, on_one_device, replicate, shard_params, spread
 from bespoke_jax.run import adjoint
@@ -47,7 +47,7 @@ def paths(flow):
 
 def fit(flow, paths, stages=STAGES):
     theta, key = bj.init_theta("rk1", 3), jax.random.key(0)
-    return bj.fit(flow, theta, key, stages=stages, paths=paths, validation=paths, choose_start=False)
+    return bj.fit(flow, theta, key, bj.Recipe(stages=stages, choose_start=False), paths=paths, validation=paths)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,9 @@ def test_a_fit_is_the_same_on_many_devices(many, paths, fitted):
     assert costs[0] == costs[1]
     # Theta goes with any flow again, and one that is tied to a device, as out of a checkpoint, with this one.
     tied = jax.device_put(found.state, jax.devices()[0])
-    again = bj.fit(many, fitted.theta, jax.random.key(0), stages=STAGES, paths=paths, validation=paths, state=tied)
+    again = bj.fit(
+        many, fitted.theta, jax.random.key(0), bj.Recipe(stages=STAGES), paths=paths, validation=paths, state=tied
+    )
     np.testing.assert_array_equal(again.theta.raw, found.theta.raw)
     assert len(devices_of(found.theta.raw)) == 1 and not found.theta.raw.committed
 
@@ -136,8 +138,8 @@ def test_the_programs_of_a_second_order_update_say_nothing(flow):
     many, t = replicate(flow), np.float32(0.5)
     x = spread(many, flow.noise(jax.random.key(3), (16,)))
     _, pullback = adjoint._linearised(many, t, x)
-    terms, key = LOSSES["endpoint"], jax.random.key(0)
-    squares, cotangents = gauss_newton._cotangents(terms.distance, x, 2 * x, key, 4)
+    loss, key = Endpoint(), jax.random.key(0)
+    squares, cotangents = gauss_newton._cotangents(loss, x, 2 * x, key, 4)
     assert len(devices_of(cotangents)) == 8 and cotangents.addressable_shards[0].data.shape == (5, 2, 2)
     for function, *args in (
         (kernels.velocity, many, t, x),
@@ -148,9 +150,9 @@ def test_the_programs_of_a_second_order_update_say_nothing(flow):
         (adjoint._inner, cotangents, x),
         (adjoint._stacked, list(cotangents)),
         (adjoint._unstacked, cotangents),
-        (gauss_newton._cotangents, terms.distance, x, 2 * x, key, 4),
-        (gauss_newton._phi_and_slope, terms.phi, squares),
-        (gauss_newton._phi_of_distance, terms, x, 2 * x),
+        (gauss_newton._cotangents, loss, x, 2 * x, key, 4),
+        (gauss_newton._phi_and_slope, loss.phi, squares),
+        (gauss_newton._phi_of_distance, loss, x, 2 * x),
     ):
         assert said(function, *args) == [], function
 

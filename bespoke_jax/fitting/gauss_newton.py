@@ -19,12 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bespoke_jax.fitting.losses import Distance, bound_weights, step_error, terms_of
-from bespoke_jax.flow.conditions import of_samples
+from bespoke_jax.fitting.loss import Loss
+from bespoke_jax.fitting.losses_of_steps import step_error
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run import adjoint
-from bespoke_jax.run.paths import samples
 from bespoke_jax.table import to_table
 
 __all__ = ["Quadratic", "evaluate", "linearise"]
@@ -44,7 +43,7 @@ class Quadratic(NamedTuple):
 
 
 def linearise(
-    loss: str | Distance,
+    loss: Loss,
     flow,
     solver,
     paths,
@@ -53,12 +52,11 @@ def linearise(
     probes: int = 4,
     batch_size: int | None = None,
     keep_activations: bool = False,
-    **options,
-):
+) -> Quadratic:
     """The `Quadratic` of a loss in the raw numbers of `solver` (those of a table are t, a and b).
 
     Args:
-        loss: a name in `losses.LOSSES`, or a `losses.Distance`.
+        loss: a loss as a value, such as `losses.Endpoint()`.
         flow, solver, paths: as for the loss.
         key: of the random cotangents; the losses of single steps, and a distance without features, use none.
         probes: random cotangents per sample. An evaluation costs 3 + `probes` network passes, 3 if there are none; `rmse_bound`
@@ -72,47 +70,42 @@ def linearise(
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
         >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (8,)))
-        >>> found = linearise("endpoint", flow, bj.init_theta("rk1", num_steps=3), paths, jax.random.key(1))
+        >>> found = linearise(bj.losses.Endpoint(), flow, bj.init_theta("rk1", num_steps=3), paths, jax.random.key(1))
         >>> found.gradient.shape, found.matrix.shape
         ((11,), (11, 11))
     """
-    terms = terms_of(loss)
-    if terms.per_step:
+    if not loss.of_ends:
         paths = spread(flow, paths)
-        value = _function(loss)(flow, solver, paths, **options)
-        return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths, **options)))
+        value = _value(loss, flow, solver, paths)
+        return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths)))
     table, jacobian = jax.device_get(_table_and_jacobian(solver))
-    (flow, x0, x1), parts = samples(flow, paths), []
-    for number, part in enumerate(adjoint.chunks(len(x0), batch_size)):
-        some = of_samples(flow, part)
-        trace = adjoint.run(some, table, x0[part], keep_activations)
-        truth = spread(flow, x1[part])
-        squares, cotangents = _cotangents(terms.distance, trace.x1, truth, jax.random.fold_in(key, number), probes)
+    parts = []
+    for number, (some, x0, x1) in enumerate(paths.chunks(flow, batch_size)):
+        trace = adjoint.run(some, table, x0, keep_activations)
+        squares, cotangents = _cotangents(loss, trace.x1, x1, jax.random.fold_in(key, number), probes)
         rows = _chain(adjoint.table_gradients(some, table, trace, cotangents), jacobian)
-        parts.append(_sums(*jax.device_get(gather(flow, (squares, *_phi_and_slope(terms.phi, squares)))), rows))
-    return Quadratic(*(sum(column) / len(x0) for column in zip(*parts, strict=True)))
+        parts.append(_sums(*jax.device_get(gather(flow, (squares, *_phi_and_slope(loss.phi, squares)))), rows))
+    return Quadratic(*(sum(column) / paths.num_paths for column in zip(*parts, strict=True)))
 
 
-def evaluate(loss: str | Distance, flow, solver, paths, *, batch_size: int | None = None, **options):
+def evaluate(loss: Loss, flow, solver, paths, *, batch_size: int | None = None):
     """The value of a loss, [], as `linearise` gives it, but cheaper: nothing is compiled for the solver of an end loss."""
-    terms = terms_of(loss)
-    if terms.per_step:
-        return gather(flow, _function(loss)(flow, solver, spread(flow, paths), **options))
-    (flow, x0, x1), parts = samples(flow, paths), []
-    for part in adjoint.chunks(len(x0), batch_size):
-        ends = adjoint.end_points(of_samples(flow, part), solver, x0[part])
-        parts.append(jax.device_get(gather(flow, _phi_of_distance(terms, ends, spread(flow, x1[part])))))
+    if not loss.of_ends:
+        return gather(flow, _value(loss, flow, solver, spread(flow, paths)))
+    parts = []
+    for some, x0, x1 in paths.chunks(flow, batch_size):
+        parts.append(jax.device_get(gather(flow, _phi_of_distance(loss, solver.end(some, x0), x1))))
     return np.mean(np.concatenate(parts))
 
 
-@functools.cache
-def _function(loss):
-    return jax.jit(terms_of(loss).function)
+@functools.partial(jax.jit, static_argnums=0)
+def _value(loss, flow, solver, paths):
+    return loss(flow, solver, paths)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _phi_of_distance(terms, x, x1):
-    return terms.phi(terms.distance.between(x, x1))
+def _phi_of_distance(loss, x, x1):
+    return loss.phi(loss.between(x, x1))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -128,16 +121,16 @@ def _table_and_jacobian(solver):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _cotangents(distance, x, x1, key, probes):
+def _cotangents(loss, x, x1, key, probes):
     """Distances [B] and cotangents of x [1 + K, B, *event]: half the distances' gradient, and `probes` random ones or none.
 
     With d errors e per sample they are e / d, and random signs over sqrt(d) less their part along e; all taken back from the
     features to x.
     """
-    if distance.features is None:
-        squares, pullback = jax.vjp(lambda x: distance.between(x, x1), x)
+    if loss.features is None:
+        squares, pullback = jax.vjp(lambda x: loss.between(x, x1), x)
         return squares, pullback(jnp.full_like(squares, 0.5))[0][None]
-    error, pullback = jax.vjp(lambda x: distance.difference(x, x1), x)
+    error, pullback = jax.vjp(lambda x: loss.difference(x, x1), x)
     size, of_sample = error[0].size, range(-error.ndim + 1, 0)
     draws = _signs(key, (probes, *error.shape), error.dtype) / size**0.5
     squared_norms = jnp.sum(error**2, of_sample, keepdims=True)
@@ -179,23 +172,21 @@ def _sums(squares, values, slopes, rows):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _per_step(loss, flow, theta, paths, **options):
+def _per_step(loss, flow, theta, paths):
     """From local numbers z_i, the knots of step i and its weight M_i: G = sum_i (dz_i/dtheta)^T G_i (dz_i/dtheta)."""
     _, unravel_window = ravel_pytree(jax.tree.map(lambda x: x[0], theta.knots().of_steps(theta.num_steps)))
 
     def local_numbers(raw):
         moved = theta.with_raw(raw)
         windows = jax.vmap(lambda w: ravel_pytree(w)[0])(moved.knots().of_steps(theta.num_steps))
-        ones = jnp.ones((theta.num_steps,), raw.dtype)
-        weights = bound_weights(moved, **options) if loss == "rmse_bound" else ones
-        return jnp.concatenate([windows, weights[:, None]], axis=1)
+        return jnp.concatenate([windows, loss.weights(moved)[:, None]], axis=1)
 
     def local_squares(z):
         def error(z):
             e = step_error(flow, theta, unravel_window(z[:-1]), paths)
             return z[-1].astype(e.dtype) * e
 
-        return _least_squares(*_tangents(error, z), terms_of(loss).phi, len(flow.event_shape))
+        return _least_squares(*_tangents(error, z), loss.phi, len(flow.event_shape))
 
     gradients, matrices = jax.lax.map(local_squares, local_numbers(theta.raw))
     jacobians = jax.jacfwd(local_numbers)(theta.raw)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count, check_number, check_positive
+from bespoke_jax.checks import check_count, check_number, check_positive, check_type
 from bespoke_jax.dtypes import promote
 from bespoke_jax.fitting.gauss_newton import Quadratic
 
-__all__ = ["LevenbergMarquardt", "LevenbergMarquardtState"]
+__all__ = ["Forgetting", "LevenbergMarquardt", "LevenbergMarquardtState", "PowerLaw", "StepInfo"]
 
 
 class LevenbergMarquardtState(NamedTuple):
@@ -33,6 +33,75 @@ class LevenbergMarquardtState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Forgetting:
+    """Each quadratic weighs a fixed factor times the next one.
+
+    Averaging the matrices pays because they are estimates from different samples, and change more slowly than they scatter. With
+    the gradients averaged too, each carried by the matrix from where it was taken to where the parameters are now, a step
+    minimises the average of the quadratics of all batches so far, and small batches suffice (incremental Gauss-Newton, the
+    extended Kalman filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)).
+
+    Args:
+        matrix, gradient: the factors, from 0 (the last alone) to 1.
+
+    Raises:
+        ValueError: for other numbers.
+    """
+
+    matrix: float = 0.5
+    gradient: float = 0.0
+
+    def __post_init__(self):
+        for name in ("matrix", "gradient"):
+            check_number(f"Forgetting.{name}", getattr(self, name), 0, 1)
+
+    def memories(self, weights: tuple) -> tuple[float, float]:
+        """What the sums of matrices and of gradients so far are multiplied by, before the next is added."""
+        return self.matrix, self.gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """After k steps the quadratic of step j weighs about (j / k)^power (polynomial-decay averaging: Shamir and Zhang 2013, ICML).
+
+    The average reaches back over a share 1 / (1 + power) of all steps so far: not far at first, while the parameters move much;
+    far at the end, when scatter alone keeps them from the minimum.
+
+    Args:
+        matrix, gradient: the powers, >= 0.
+
+    Raises:
+        ValueError: for other numbers.
+    """
+
+    matrix: float = 2.0
+    gradient: float = 3.0
+
+    def __post_init__(self):
+        for name in ("matrix", "gradient"):
+            check_number(f"PowerLaw.{name}", getattr(self, name), 0)
+
+    def memories(self, weights: tuple) -> tuple[float, float]:
+        """What the sums of matrices and of gradients so far, of these weights, are multiplied by before the next is added."""
+        by_matrix, by_gradient = weights
+        return _memory_of(self.matrix, by_matrix), _memory_of(self.gradient, by_gradient)
+
+
+class StepInfo(NamedTuple):
+    """What a step reports.
+
+    Attributes:
+        tried: evaluations of the loss.
+        damping: that of the step taken, or of the last one tried.
+        taken: whether the parameters moved.
+    """
+
+    tried: int
+    damping: float
+    taken: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class LevenbergMarquardt:
     """Levenberg-Marquardt: steps (G + damping D) step = -gradient, taken if they lower the loss; D is made of G's diagonal.
 
@@ -48,15 +117,7 @@ class LevenbergMarquardt:
         grow, trust: see above.
         shrink: the damping is divided by it after a step that was taken.
         limit: no parameter moves further than this in one step; keeps a near-singular G from throwing it out.
-        memory: G is the average of all matrices so far, each weighing `memory` times the next; 0 takes the last alone. They are
-            estimates from different samples, and change more slowly than they scatter.
-        gradient_memory: the same for the gradients, each carried by G from where it was taken to where the parameters are now.
-            With it a step minimises the average of the quadratics of all batches so far, not that of the last alone (incremental
-            Gauss-Newton, the extended Kalman filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)): small batches do.
-        powers: takes the place of both memories: after k steps the matrix and the gradient of step j weigh about (j / k)^power,
-            each with its own power. They reach back over a share 1 / (1 + power) of all steps so far: not far at first, while
-            the parameters move much; far at the end, when it is scatter that keeps them from the minimum (polynomial-decay
-            averaging: Shamir and Zhang 2013, ICML).
+        averaging: how much of earlier batches' quadratics a step minimises: `Forgetting` or `PowerLaw`.
 
     Raises:
         TypeError, ValueError: for an option out of its range; names it.
@@ -69,7 +130,7 @@ class LevenbergMarquardt:
         >>> state = method.init(p)
         >>> for _ in range(8):
         ...     J = jax.jacfwd(error)(p)
-        ...     p, state = method.update(Quadratic(loss(p), 2 * J.T @ error(p), 2 * J.T @ J), state, p, loss)
+        ...     p, state, info = method.update(Quadratic(loss(p), 2 * J.T @ error(p), 2 * J.T @ J), state, p, loss)
         >>> [round(float(v), 3) for v in p]
         [0.5, 1.0]
     """
@@ -81,9 +142,7 @@ class LevenbergMarquardt:
     trust: float = 0.5
     shrink: float = 4.0
     limit: float = 1.0
-    memory: float = 0.5
-    gradient_memory: float = 0.0
-    powers: tuple[float, float] | None = None
+    averaging: "Forgetting | PowerLaw" = Forgetting()
 
     def __post_init__(self):
         check_count("LevenbergMarquardt.tries", self.tries, 0)
@@ -92,13 +151,8 @@ class LevenbergMarquardt:
             check_positive(f"LevenbergMarquardt.{name}", getattr(self, name))
         for name in ("grow", "shrink"):
             check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 1)
-        for name in ("memory", "gradient_memory", "trust"):
-            check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 0, 1)
-        if self.powers is not None:
-            if not isinstance(self.powers, tuple) or len(self.powers) != 2:
-                raise TypeError(f"LevenbergMarquardt.powers: wanted a tuple of two numbers, got {self.powers!r}.")
-            for power in self.powers:
-                check_number("LevenbergMarquardt.powers", power, 0)
+        check_number("LevenbergMarquardt.trust", self.trust, 0, 1)
+        check_type("LevenbergMarquardt.averaging", self.averaging, Forgetting | PowerLaw, "Forgetting or PowerLaw")
 
     def init(self, params) -> LevenbergMarquardtState:
         """The state before the first step."""
@@ -111,8 +165,8 @@ class LevenbergMarquardt:
 
     def update(
         self, quadratic: Quadratic, state: LevenbergMarquardtState, params: Any, value_fn: Callable
-    ) -> tuple[Any, LevenbergMarquardtState]:
-        """(new parameters, state). The parameters stay where they are if no step that is tried lowers the loss.
+    ) -> tuple[Any, LevenbergMarquardtState, StepInfo]:
+        """(new parameters, state, what the step reports). The parameters stay if no step that is tried lowers the loss.
 
         Args:
             quadratic: the loss near `params`.
@@ -124,37 +178,39 @@ class LevenbergMarquardt:
         state = LevenbergMarquardtState(*(np.asarray(value) for value in state))
         damping = state.damping
         if not quadratic.is_finite:  # must not stay in the averages
-            return params, state._replace(damping=_bounded(damping * self.grow))
-        if self.powers is None:
-            memory, gradient_memory = self.memory, self.gradient_memory
-        else:
-            weights = state.weight, state.gradient_weight
-            memory, gradient_memory = (_memory_of(*pair) for pair in zip(self.powers, weights, strict=True))
-        matrix, weight = _averaged(memory, state.matrix, state.weight, quadratic.matrix)
-        past, gradient_weight = _averaged(gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient)
-        place, _ = _averaged(gradient_memory, state.place, state.gradient_weight, flat)
-        state = LevenbergMarquardtState(damping, matrix, weight, past, place, gradient_weight)
-        mean = matrix.astype(np.float64) / weight
-        moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
-        gradient = past.astype(np.float64) / gradient_weight + mean @ moved
+            return params, state._replace(damping=_bounded(damping * self.grow)), StepInfo(0, float(damping), False)
+        state, matrix, gradient = self._averaged(state, quadratic, flat)
         if not self.tries:
-            step, _ = _step(mean, gradient, damping, self.scaling, self.limit)
-            return unravel(flat + step), state._replace(damping=_bounded(damping / self.shrink))
+            step, _ = _step(matrix, gradient, damping, self.scaling, self.limit)
+            info = StepInfo(0, float(damping), True)
+            return unravel(flat + step), state._replace(damping=_bounded(damping / self.shrink)), info
         # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
-        best, least, after = params, float(quadratic.value), damping * self.grow
+        best, least, after, tried, taken = params, float(quadratic.value), damping * self.grow, 0, damping
         for _ in range(self.tries):
-            step, promised = _step(mean, gradient, damping, self.scaling, self.limit)
+            step, promised = _step(matrix, gradient, damping, self.scaling, self.limit)
             candidate = unravel(flat + step)
-            value = float(value_fn(candidate))
+            value, tried = float(value_fn(candidate)), tried + 1
             if value < least:
-                best, least, after = candidate, value, damping / self.shrink
+                best, least, after, taken = candidate, value, damping / self.shrink, damping
             elif best is not params:
                 break
             # A look costs a fraction of a linearisation: a step that does not keep its promise gets a shorter one to beat.
             if float(quadratic.value) - least > self.trust * promised:
                 break
             damping = damping * self.grow
-        return best, state._replace(damping=_bounded(after))
+        info = StepInfo(tried, float(taken), best is not params)
+        return best, state._replace(damping=_bounded(after)), info
+
+    def _averaged(self, state, quadratic, flat):
+        """(state with one quadratic more, mean matrix, mean gradient carried to where the parameters are)."""
+        memory, gradient_memory = self.averaging.memories((state.weight, state.gradient_weight))
+        matrix, weight = _summed(memory, state.matrix, state.weight, quadratic.matrix)
+        past, gradient_weight = _summed(gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient)
+        place, _ = _summed(gradient_memory, state.place, state.gradient_weight, flat)
+        mean = matrix.astype(np.float64) / weight
+        moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
+        gradient = past.astype(np.float64) / gradient_weight + mean @ moved
+        return LevenbergMarquardtState(state.damping, matrix, weight, past, place, gradient_weight), mean, gradient
 
 
 def _memory_of(power, weight):
@@ -166,7 +222,7 @@ def _memory_of(power, weight):
     return count / (count + power) if count else 0.0
 
 
-def _averaged(memory, total, weight, value):
+def _summed(memory, total, weight, value):
     """(running sum, weight) with one value more, rounded to what the state is kept in, so that a restored one goes on alike."""
     return (memory * total + np.asarray(value)).astype(total.dtype), (memory * weight + 1).astype(weight.dtype)
 

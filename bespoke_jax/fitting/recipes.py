@@ -1,25 +1,136 @@
-"""A fit for a given number of velocity evaluations, the true ends and everything else included."""
+"""Recipes: how a solver is learned, as values. The default, the paper's, and one for few velocity evaluations."""
 
 import dataclasses
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import optax
 
-from bespoke_jax.checks import check_flag, check_type
+from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive, check_type
 from bespoke_jax.classic import ipndm, unipc
-from bespoke_jax.fitting.stages import SMALL_STEPS, Stage
-from bespoke_jax.fitting.starts import cost_of_choice, start_thetas
+from bespoke_jax.fitting.levenberg_marquardt import PowerLaw
+from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
+from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, start_thetas
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.truth import NUM_CHECKED
 from bespoke_jax.table import LearnedSolver, SolverTable, check_solver_arrays
 
-__all__ = ["frugal", "reference"]
+__all__ = ["Recipe", "frugal", "paper", "reference"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How `fit` learns a solver.
+
+    Attributes:
+        stages: what is minimised, how, for how long; each begins at the best solver so far.
+        num_paths, num_validation: true paths to fit to and to hold out.
+        rtol, atol: tolerances of `ground_truth`, which solves them.
+        reference: a solver that takes the place of Dopri5 there, for losses of ends, which need no more.
+        checked_by: a still better solver, by which a few held-out ends are checked; None for Dopri5 at a tenth of `rtol`, `atol`.
+        choose_start: also try the starts of the solver's family and begin from the best, by the first loss of ends in `stages`.
+        num_start_paths: how many of the paths the best starts are compared on.
+        best_by: which figure of the held-out paths says what is best: "psnr", that of the mean RMSE, or "mean_psnr", the mean
+            over samples, which a few of them do not rule: for few held-out paths.
+        data_range: peak of the PSNR, 2 for data in [-1, 1].
+        budget: velocity evaluations to spend in all, from which `resolve` finds the iterations of the one stage, the paths and
+            the reference; None for no limit. See `frugal`.
+
+    Raises:
+        TypeError, ValueError: for a value of the wrong kind; names the field.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> Recipe(stages=(bj.Stage("rmse", 100),), num_paths=256).num_validation
+        64
+    """
+
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    num_paths: int = 128
+    num_validation: int = 64
+    rtol: float = 1e-5
+    atol: float | None = None
+    reference: SolverTable | None = None
+    checked_by: SolverTable | None = None
+    choose_start: bool = True
+    num_start_paths: int = NUM_START_PATHS
+    best_by: str = "psnr"
+    data_range: float = 2.0
+    budget: int | None = None
+
+    def __post_init__(self):
+        stages = self.stages
+        if not isinstance(stages, tuple | list) or not stages or not all(isinstance(s, Stage) for s in stages):
+            raise TypeError(f"Recipe.stages: wanted a non-empty tuple of Stage, got {stages!r}.")
+        object.__setattr__(self, "stages", tuple(stages))
+        check_flag("Recipe.choose_start", self.choose_start)
+        for name in ("num_paths", "num_validation", "num_start_paths"):
+            check_count(f"Recipe.{name}", getattr(self, name))
+        check_choice("Recipe.best_by", self.best_by, ("psnr", "mean_psnr"))
+        for name in ("rtol", "data_range", *(() if self.atol is None else ("atol",))):
+            check_positive(f"Recipe.{name}", getattr(self, name))
+        for name in ("reference", "checked_by"):
+            if (solver := getattr(self, name)) is not None:
+                check_type(f"Recipe.{name}", solver, SolverTable, "a SolverTable such as bj.classic.unipc's")
+                check_solver_arrays(f"Recipe.{name}", solver)
+        if self.budget is not None:
+            _check_budget(self.budget, stages)
+
+    def resolve(self, flow: Flow, solver: LearnedSolver) -> "Recipe":
+        """The recipe for this flow and solver: itself, unless it has a budget.
+
+        Raises:
+            ValueError: if the budget does not suffice for one update; says what does.
+
+        Examples:
+            >>> import bespoke_jax as bj
+            >>> flow = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3)
+            >>> frugal(8000).resolve(flow, bj.init_theta("rk1", 2)).stages[0].num_iterations > 50
+            True
+        """
+        if self.budget is None:
+            return self
+        plan = _Costs.of(self, flow, solver)
+        if self.budget < plan.cost(1):
+            raise ValueError(
+                f"budget: got {self.budget!r}, wanted at least {plan.cost(1)} for a solver of {solver.nfe} evaluations."
+            )
+        iterations = plan.most_iterations(self.budget)
+        stage = self.stages[0]
+        every = -(-iterations // _LOOKS)
+        method = dataclasses.replace(stage.optimizer, shrink=_DAMPING_FALLS ** (1 / iterations))
+        return dataclasses.replace(
+            self,
+            stages=(dataclasses.replace(stage, num_iterations=iterations, optimizer=method, validate_every=every),),
+            num_paths=plan.num_paths(iterations),
+            reference=plan.truth,
+            checked_by=plan.finer,
+            budget=None,
+        )
+
+
+def paper(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40) -> Recipe:
+    """The paper's recipe: Adam on the RMSE-Bound loss alone (Sec. 2.4, Algorithm 3), from the base solver, on cached paths.
+
+    The paper leaves learning rate, batch and iterations open; these are ours.
+
+    Raises:
+        ValueError: for numbers that are not positive, or counts that are not integers.
+
+    Examples:
+        >>> paper(200).stages[0].name
+        'rmse_bound'
+    """
+    rate = check_positive("learning_rate", learning_rate)
+    stage = Stage("rmse_bound", num_iterations, optax.adam(rate), batch_size, validate_every=25)
+    return Recipe(stages=(stage,), choose_start=False)
+
 
 # Found on the shipped flows, rk2 of five steps; what they reach: benchmarks/README.md.
 # Still smaller steps than the default's, of fewer paths each, with a memory that grows, which gains as much as twice the steps.
-# A look at a step would cost a quarter of an update: they are taken unseen, and how far does not depend on four paths' luck.
-_METHOD = dataclasses.replace(SMALL_STEPS, tries=0, damping=3e-2, powers=(2.0, 3.0))
+# A look at a step would cost a quarter of an update: steps are taken unseen, and how far does not depend on four paths' luck.
+_METHOD = dataclasses.replace(SMALL_STEPS, tries=0, damping=3e-2, averaging=PowerLaw(matrix=2.0, gradient=3.0))
 _DAMPING_FALLS = 1000.0  # by so much in all
 _STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, keep_activations=True)
 _NUM_VALIDATION = 12
@@ -28,6 +139,36 @@ _PASSES_OVER_PATHS = 3
 _MOST_ITERATIONS = 2**30
 _MOST = 10**12  # evaluations: more than any fit takes
 _LOOKS = 4  # at the held-out paths, besides the one at the start
+
+
+def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
+    """A recipe that spends at most `budget` velocity evaluations of single samples.
+
+    The ends of the paths come from a dedicated solver in place of Dopri5, and Levenberg-Marquardt takes batches of a few samples
+    and remembers the quadratics of earlier ones. A batch's activations at all evaluations are in memory together. Best begun
+    from a solver learned on a model of the same kind: `transfer`.
+
+    Args:
+        budget: evaluations in all: true ends, start, updates, held-out paths.
+        choose_start: as for `Recipe`.
+
+    Raises:
+        TypeError, ValueError: if the budget is not an integer or beyond all reason. `fit` refuses one that does not suffice.
+
+    Examples:
+        >>> import jax, bespoke_jax as bj
+        >>> flow, solver = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3), bj.init_theta("rk1", 2)
+        >>> bj.fit(flow, solver, jax.random.key(0), frugal(8000)).cost <= 8000
+        True
+    """
+    return Recipe(
+        stages=(_STAGE,),
+        num_validation=_NUM_VALIDATION,
+        num_start_paths=_NUM_START_PATHS,
+        choose_start=check_flag("choose_start", choose_start),
+        best_by="mean_psnr",
+        budget=budget,
+    )
 
 
 def reference(flow: Flow, nfe: int) -> SolverTable:
@@ -45,66 +186,58 @@ def _of_evaluations(flow, nfe):
     return unipc(nfe, flow.scheduler, order=3, grid="log_snr")
 
 
-def frugal(flow: Flow, theta: LearnedSolver, budget: int = 20_000, *, choose_start: bool = True) -> dict[str, Any]:
-    """Arguments for `fit` that spend at most `budget` velocity evaluations of single samples.
-
-    The ends of the paths come from a dedicated solver in place of Dopri5, and Levenberg-Marquardt takes batches of a few samples
-    and remembers the quadratics of earlier ones. A batch's activations at all evaluations are in memory together. Best begun
-    from a solver learned on a model of the same kind: `transfer`.
-
-    Args:
-        flow, theta: as for `fit`.
-        budget: evaluations in all: true ends, start, updates, held-out paths.
-        choose_start: as for `fit`.
-
-    Raises:
-        TypeError: if `flow` is not a Flow, `theta` not a learned solver, or the budget not an integer.
-        ValueError: if it does not suffice for one update; says what does.
-
-    Examples:
-        >>> import jax, bespoke_jax as bj
-        >>> flow, theta = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3), bj.init_theta("rk1", 2)
-        >>> bj.fit(flow, theta, jax.random.key(0), **frugal(flow, theta, 8000)).cost <= 8000
-        True
-    """
-    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    check_type("theta", theta, LearnedSolver, "what bespoke_jax.init_theta('rk2', 5) gives")
-    check_solver_arrays("theta", theta)
-    choose_start = check_flag("choose_start", choose_start)
+def _check_budget(budget, stages):
     if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
         raise TypeError(f"budget: wanted an integer, got {budget!r}.")
     if budget > _MOST:
         raise ValueError(f"budget: wanted at most {_MOST:.0e} evaluations, got {budget:.3g}.")
-    truth, nfe = reference(flow, theta.nfe), theta.nfe
-    choice = cost_of_choice(len(start_thetas(flow, theta)), nfe, _NUM_START_PATHS) if choose_start else 0
-    finer, checked = _of_evaluations(flow, 2 * truth.nfe), min(NUM_CHECKED, _STAGE.chunk_size)
-    held_out = _NUM_VALIDATION * (truth.nfe + (1 + _LOOKS) * nfe) + checked * (PROBE + finer.nfe)
+    if len(stages) > 1 or not stages[0].is_second_order or not stages[0].is_of_ends:
+        raise ValueError(
+            "Recipe.budget: wanted one stage of Levenberg-Marquardt on a loss of ends, as bespoke_jax.frugal has it."
+        )
 
-    def num_paths(iterations):
-        return max(_NUM_START_PATHS, iterations * _STAGE.batch_size // _PASSES_OVER_PATHS)
 
-    def cost(iterations):
-        updates = iterations * _STAGE.batch_size * nfe * (_STAGE.passes(theta) + _METHOD.tries)
-        return choice + held_out + num_paths(iterations) * truth.nfe + updates
+class _Costs(NamedTuple):
+    """What a fit under a budget costs, in velocity evaluations, by its number of iterations.
 
-    if budget < cost(1):
-        raise ValueError(f"budget: got {budget!r}, wanted at least {cost(1)} for a solver of {nfe} evaluations.")
-    few, many = 1, 2  # the cost grows with the iterations: bisection, from what costs too much
-    while cost(many) <= budget and many < _MOST_ITERATIONS:
-        few, many = many, 2 * many
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (middle, many) if cost(middle) <= budget else (few, middle)
-    iterations = few
-    method = dataclasses.replace(_METHOD, shrink=_DAMPING_FALLS ** (1 / iterations))
-    every = -(-iterations // _LOOKS)
-    return dict(
-        stages=(dataclasses.replace(_STAGE, num_iterations=iterations, optimizer=method, validate_every=every),),
-        num_paths=num_paths(iterations),
-        num_validation=_NUM_VALIDATION,
-        num_start_paths=_NUM_START_PATHS,
-        choose_start=choose_start,
-        reference=truth,
-        checked_by=finer,
-        best_by="mean_psnr",
-    )
+    Attributes:
+        recipe, solver: those of the fit.
+        truth: the reference that solves the ends.
+        finer: the solver that checks a few of them.
+        choice: what choosing the start costs.
+    """
+
+    recipe: Recipe
+    solver: LearnedSolver
+    truth: SolverTable
+    finer: SolverTable
+    choice: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, flow: Flow, solver: LearnedSolver) -> "_Costs":
+        truth, choice = reference(flow, solver.nfe), 0
+        if recipe.choose_start:
+            choice = cost_of_choice(len(start_thetas(flow, solver)), solver.nfe, recipe.num_start_paths)
+        return cls(recipe, solver, truth, _of_evaluations(flow, 2 * truth.nfe), choice)
+
+    def num_paths(self, iterations: int) -> int:
+        """Paths to fit to, each of them seen a few times."""
+        return max(self.recipe.num_start_paths, iterations * self.recipe.stages[0].batch_size // _PASSES_OVER_PATHS)
+
+    def cost(self, iterations: int) -> int:
+        """All evaluations."""
+        recipe, stage, nfe, truth = self.recipe, self.recipe.stages[0], self.solver.nfe, self.truth.nfe
+        checked = min(NUM_CHECKED, stage.chunk_size)
+        held_out = recipe.num_validation * (truth + (1 + _LOOKS) * nfe) + checked * (PROBE + self.finer.nfe)
+        updates = iterations * stage.batch_size * nfe * (stage.passes(self.solver) + stage.optimizer.tries)
+        return self.choice + held_out + self.num_paths(iterations) * truth + updates
+
+    def most_iterations(self, budget: int) -> int:
+        """The most that the budget allows; the cost grows with them."""
+        few, many = 1, 2
+        while self.cost(many) <= budget and many < _MOST_ITERATIONS:
+            few, many = many, 2 * many
+        while many - few > 1:
+            middle = (few + many) // 2
+            few, many = (middle, many) if self.cost(middle) <= budget else (few, middle)
+        return few

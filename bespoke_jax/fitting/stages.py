@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bespoke_jax.checks import check_count, check_flag, check_number
+from bespoke_jax.checks import check_count, check_flag
 from bespoke_jax.fitting import gauss_newton
-from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
-from bespoke_jax.fitting.losses import LOSSES, Distance, terms_of
+from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt
+from bespoke_jax.fitting.loss import Loss
+from bespoke_jax.fitting.losses import LOSSES, named
 from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.sharding import everywhere_over, gather, mesh_of, spread_over
 
-__all__ = ["DEFAULT_STAGES", "SMALL_STEPS", "Stage", "paper_stages"]
+__all__ = ["DEFAULT_STAGES", "SMALL_STEPS", "Stage"]
 
-SMALL_STEPS = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, memory=0.9, gradient_memory=0.85)
+SMALL_STEPS = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, averaging=Forgetting(matrix=0.9, gradient=0.85))
 """Levenberg-Marquardt for many steps of few paths each, which remembers the quadratics of some hundred paths before.
 
 A quadratic holds no further than a step, so many steps pay more than well-known ones. For few steps of many paths, or of always
@@ -32,8 +33,9 @@ class Stage:
     """One stage of a fit; hashable, so that equal stages share what is compiled.
 
     Attributes:
-        loss: a name in `losses.LOSSES`, a `losses.Distance` of your own, or any `loss(flow, theta, paths) -> scalar`, which only
-            first-order optimisers take.
+        loss: a loss as a value, such as `losses.RmseBound(lipschitz=2.0)` or a `losses.Distance` of your own; a name in
+            `losses.LOSSES`, which stands for that loss with its usual options; or any function `loss(flow, solver, paths) ->
+            scalar`, which only first-order optimisers take.
         num_iterations: updates.
         optimizer: `SMALL_STEPS`, another `LevenbergMarquardt`, or an optax transformation.
         batch_size: paths per update, drawn anew for each.
@@ -44,10 +46,9 @@ class Stage:
             chunk: an update costs a pass less, and NFE times the memory.
         validate_every: updates between two looks at the held-out paths, each of which costs about as much as an update; those
             of a first-order optimiser run in one compiled call.
-        lipschitz: L_tau of `rmse_bound`.
     """
 
-    loss: str | Distance | Callable = "endpoint"
+    loss: str | Loss | Callable = "endpoint"
     num_iterations: int = 64
     optimizer: Any = SMALL_STEPS
     batch_size: int = 16
@@ -55,20 +56,17 @@ class Stage:
     probes: int = 1
     keep_activations: bool = False
     validate_every: int = 8
-    lipschitz: float = 1.0
 
     def __post_init__(self):
-        if not callable(self.loss) and not (isinstance(self.loss, str) and self.loss in LOSSES):
-            raise ValueError(f"Stage.loss: wanted one of {sorted(LOSSES)} or a function, got {self.loss!r}.")
+        object.__setattr__(self, "loss", named(self.loss, "Stage.loss"))
         for name in ("num_iterations", "batch_size", "chunk_size", "probes", "validate_every"):
             check_count(f"Stage.{name}", getattr(self, name))
-        check_number("Stage.lipschitz", self.lipschitz, 0)
         check_flag("Stage.keep_activations", self.keep_activations)
         if not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
             raise TypeError(
                 f"Stage.optimizer: wanted LevenbergMarquardt or an optax transformation, got {self.optimizer!r}."
             )
-        if self.is_second_order and callable(self.loss) and not isinstance(self.loss, Distance):
+        if self.is_second_order and not isinstance(self.loss, Loss):
             raise ValueError(
                 f"Stage.optimizer: Levenberg-Marquardt needs curvature, which only the losses {sorted(LOSSES)} and a "
                 "losses.Distance have; use a first-order optimiser such as optax.adam(1e-2) with another loss of your own."
@@ -77,9 +75,7 @@ class Stage:
     @property
     def name(self) -> str:
         """The loss's name."""
-        if isinstance(self.loss, str):
-            return self.loss
-        return self.loss.name if isinstance(self.loss, Distance) else getattr(self.loss, "__name__", "loss")
+        return getattr(self.loss, "name", getattr(self.loss, "__name__", "loss"))
 
     @property
     def is_second_order(self) -> bool:
@@ -88,19 +84,19 @@ class Stage:
 
     @property
     def is_of_ends(self) -> bool:
-        """Whether the loss compares end points, of a solver of any family."""
-        return isinstance(self.loss, Distance) or (isinstance(self.loss, str) and not LOSSES[self.loss].per_step)
+        """Whether the loss compares end points, of a solver of any family; of a function of your own nobody knows."""
+        return getattr(self.loss, "of_ends", False)
 
     @property
-    def options(self) -> dict:
-        """Keyword arguments of the loss."""
-        return {"lipschitz": self.lipschitz} if self.loss == "rmse_bound" else {}
+    def needs_steps(self) -> bool:
+        """Whether the loss is made of the steps of rk1 and rk2, from whole paths."""
+        return not getattr(self.loss, "of_ends", True)
 
-    def check(self, theta) -> None:
-        """Raise ValueError if the loss is made of steps that a solver of theta's family has not."""
-        if self.loss in LOSSES and LOSSES[self.loss].per_step and not theta.has_steps:
+    def check(self, solver) -> None:
+        """Raise ValueError if the loss is made of steps that the solver's family does not have."""
+        if self.needs_steps and not solver.has_steps:
             raise ValueError(
-                f"Stage.loss: {self.loss!r} is made of the steps of rk1 and rk2, which a solver of the family {theta.family!r} "
+                f"Stage.loss: {self.name!r} is made of the steps of rk1 and rk2, which a solver of the family {solver.family!r} "
                 "has not; use 'endpoint' or 'rmse'."
             )
 
@@ -113,10 +109,9 @@ class Stage:
             >>> [Stage(probes=2, keep_activations=keep).passes(theta) for keep in (False, True)]
             [5, 4]
         """
-        terms = terms_of(self.loss)
-        if terms.per_step:
+        if self.needs_steps:
             return 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
-        return (2 if self.keep_activations else 3) + (0 if terms.distance.features is None else self.probes)
+        return (2 if self.keep_activations else 3) + (0 if self.loss.features is None else self.probes)
 
     def update(self, flow, theta, opt_state, paths, key, first: int, count: int):
         """`count` updates from number `first` on: (theta, opt_state, losses, velocity evaluations).
@@ -144,21 +139,12 @@ DEFAULT_STAGES = (Stage("endpoint"),)
 """Small steps on the end-point loss; docs/fitting.md has the evidence."""
 
 
-def paper_stages(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40) -> tuple[Stage, ...]:
-    """The paper's recipe: Adam on the RMSE-Bound loss alone (Sec. 2.4, Algorithm 3), on cached paths.
-
-    The paper leaves learning rate, batch and iterations open; these are ours.
-    """
-    return (Stage("rmse_bound", num_iterations, optax.adam(learning_rate), batch_size, validate_every=25),)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
     """`count` updates in one compiled call: (theta, opt_state, losses [count])."""
 
     def loss(raw, batch):
-        function = stage.loss if callable(stage.loss) else LOSSES[stage.loss].function
-        return function(of_paths(flow, batch), theta.with_raw(raw), batch, **stage.options)
+        return stage.loss(of_paths(flow, batch), theta.with_raw(raw), batch)
 
     def update(carry, iteration):
         raw, opt_state = carry
@@ -176,21 +162,17 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
 def _second_order(stage, flow, theta, state, paths, key, iteration):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
     batch = _draw(stage, None, paths, key, jnp.int32(iteration))  # its chunks are spread
-    options = dict(batch_size=stage.chunk_size) | stage.options
     probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
-    keep = dict(keep_activations=stage.keep_activations)
-    quadratic = gauss_newton.linearise(stage.loss, flow, theta, batch, probing, probes=stage.probes, **keep, **options)
-    tried = 0
+    options = dict(probes=stage.probes, batch_size=stage.chunk_size, keep_activations=stage.keep_activations)
+    quadratic = gauss_newton.linearise(stage.loss, flow, theta, batch, probing, **options)
 
     def value_fn(raw):
-        nonlocal tried
-        tried += 1
-        return gauss_newton.evaluate(stage.loss, flow, theta.with_raw(raw), batch, **options)
+        return gauss_newton.evaluate(stage.loss, flow, theta.with_raw(raw), batch, batch_size=stage.chunk_size)
 
-    raw, state = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
+    raw, state, info = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
     # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
     value = quadratic.value if quadratic.is_finite else np.nan
-    return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (stage.passes(theta) + tried)
+    return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (stage.passes(theta) + info.tried)
 
 
 _BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1

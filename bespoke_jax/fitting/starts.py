@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.fitting.distance import Distance
 from bespoke_jax.fitting.gauss_newton import evaluate
+from bespoke_jax.fitting.loss import Loss
+from bespoke_jax.fitting.losses_of_ends import Endpoint
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.table import LearnedSolver
@@ -25,10 +26,10 @@ def best_start(
     flow: Flow,
     thetas: dict[str, LearnedSolver],
     paths: Paths,
-    loss: str | Distance = "endpoint",
+    loss: Loss | None = None,
     num_paths: int = NUM_START_PATHS,
 ) -> tuple[str, int]:
-    """(the name of the theta of the least loss, one of ends, on the first `num_paths` of `paths`, velocity evaluations spent).
+    """(the name of the theta of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`, velocity evaluations spent).
 
     Many are thinned out on four of those paths first.
 
@@ -39,7 +40,7 @@ def best_start(
         >>> best_start(flow, start_thetas(flow, bj.init_theta("rk2", num_steps=4)), paths)[0] != "given"
         True
     """
-    names, spent = list(thetas), 0
+    names, spent, loss = list(thetas), 0, loss or Endpoint()
     for count, keep in _rounds(len(names), num_paths):
         few = paths.take(jnp.arange(min(count, paths.num_paths)))
         values = np.array([float(evaluate(loss, flow, thetas[name], few)) for name in names])

@@ -7,7 +7,7 @@ linear in all but the velocity), and keeps the states alone, or what the network
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,9 +20,10 @@ from bespoke_jax.flow.conditions import check_size, each_at_its_time, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
+from bespoke_jax.run.paths import slices
 from bespoke_jax.table import SolverTable
 
-__all__ = ["Trace", "chunks", "end_points", "finite", "run", "table_gradients"]
+__all__ = ["Trace", "end_points", "finite", "run", "table_gradients"]
 
 
 class Trace(NamedTuple):
@@ -117,14 +118,8 @@ def finite(flow: Flow, t, x, velocity):
 def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
     check_size(flow, len(x0), "x0")
-    parts = chunks(len(x0), batch_size)
+    parts = slices(len(x0), batch_size)
     return jnp.concatenate([solver.end(of_samples(flow, part), x0[part]) for part in parts])
-
-
-def chunks(size: int, batch_size: int | None) -> Iterator[slice]:
-    """Slices that cover range(size), each of at most `batch_size`."""
-    step = batch_size or size
-    return (slice(first, min(first + step, size)) for first in range(0, size, step))
 
 
 @jax.jit

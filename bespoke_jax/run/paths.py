@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,10 +11,11 @@ import numpy as np
 
 from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type, known
 from bespoke_jax.dtypes import promote
-from bespoke_jax.flow.conditions import check_size, condition_of, of_paths
+from bespoke_jax.flow.conditions import check_size, condition_of, of_paths, of_samples
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.sharding import spread
 
-__all__ = ["Paths", "check_finite", "samples"]
+__all__ = ["Paths", "check_finite", "samples", "slices"]
 
 
 @jax.tree_util.register_dataclass
@@ -172,6 +174,27 @@ class Paths:
         *fields, condition = _rows((*self._arrays, self.evaluations, self.condition), jnp.asarray(indices))
         return Paths(*fields, batch_shape=(len(indices),), condition=condition)
 
+    def chunks(self, flow: Flow, batch_size: int | None = None) -> Iterator[tuple[Flow, jax.Array, jax.Array]]:
+        """The paths a few at a time: (the flow of those samples, x0, x1), placed on the flow's devices.
+
+        Args:
+            flow: whose paths they are.
+            batch_size: the most paths of a chunk; None for all together.
+
+        Raises:
+            ValueError: if the paths are not of this flow's event shape, or one has conditions that the other has not.
+
+        Examples:
+            >>> import bespoke_jax as bj
+            >>> flow = bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5)
+            >>> paths = bj.Paths.of_ends(flow, jnp.zeros((5, 2)), jnp.ones((5, 2)))
+            >>> [x1.shape for _, x0, x1 in paths.chunks(flow, 3)]
+            [(3, 2), (2, 2)]
+        """
+        flow, x0, x1 = samples(flow, self)
+        for part in slices(self.num_paths, batch_size):
+            yield of_samples(flow, part), spread(flow, x0[part]), spread(flow, x1[part])
+
     def _checked(self, t):
         if self.is_of_ends:
             raise ValueError(
@@ -214,6 +237,17 @@ def samples(flow: Flow, paths: Paths):
     """
     flow = of_paths(flow, paths)
     return flow, paths.states[:, 0], paths.states[:, -1]
+
+
+def slices(size: int, batch_size: int | None) -> Iterator[slice]:
+    """Slices that cover range(size), each of at most `batch_size`; one for all if that is None.
+
+    Examples:
+        >>> list(slices(5, 3))
+        [slice(0, 3, None), slice(3, 5, None)]
+    """
+    step = batch_size or size
+    return (slice(first, min(first + step, size)) for first in range(0, size, step))
 
 
 def check_finite(name: str, x) -> None:

@@ -40,22 +40,16 @@ def check_budget(flow: bj.Flow, plan: Plan):
     """Raise ValueError if the plan's budget does not suffice for one of its solvers."""
     for job in plan.jobs if plan.budget else ():
         try:
-            bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
+            bj.frugal(plan.budget, choose_start=plan.choose_start).resolve(flow, job.start)
         except ValueError as error:
             raise ValueError(f"config.fit.{error} It is {job.name}.") from None
 
 
-def _how(flow, job, plan, truth) -> dict:
-    """Arguments for `bj.fit` that say how, and to which paths."""
+def _recipe(flow, job, plan) -> bj.Recipe:
+    """How a solver is learned."""
     if plan.budget:
-        return bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
-    return dict(
-        stages=plan.stages,
-        choose_start=plan.choose_start,
-        paths=truth.train,
-        validation=truth.validation,
-        best_by="psnr",
-    )
+        return bj.frugal(plan.budget, choose_start=plan.choose_start).resolve(flow, job.start)
+    return bj.Recipe(stages=plan.stages, choose_start=plan.choose_start)
 
 
 def _keep_best(flow, job, run, state) -> str:
@@ -70,8 +64,8 @@ def _keep_best(flow, job, run, state) -> str:
 
 def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: str) -> Learned:
     """Learn one solver, from its last checkpoint if there is one; at once if it is finished."""
-    how = _how(flow, job, plan, truth)
-    num_iterations = sum(stage.num_iterations for stage in how["stages"])
+    recipe = _recipe(flow, job, plan)
+    num_iterations = sum(stage.num_iterations for stage in recipe.stages)
     bar = processes.bar(total=num_iterations, desc=label, unit="it")
     if finished := run.finished(job.name, job.nfe):
         theta, info = finished
@@ -81,7 +75,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
         return Learned(theta, info["history"], info["cost"])
 
     with bar, run.checkpoints(job.name) as checkpoints:
-        state = checkpoints.restore(bj.init_state(job.start, how["stages"]))
+        state = checkpoints.restore(bj.init_state(job.start, recipe.stages))
         done = 0 if state is None else int(state.iteration)
         bar.update(done)
         bar.set_postfix_str(f"from iteration {done}; compiling first")
@@ -100,10 +94,11 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
                 bar.set_postfix_str(f"{record['stage']}: PSNR {record['psnr']:.2f} dB, best {best:.2f} dB")
                 stopping.stop_if_asked()
 
-            result = bj.fit(flow, job.start, plan.key("fit", job.index), state=state, callback=keep, **how)
+            paths = dict(paths=truth.train, validation=truth.validation)
+            result = bj.fit(flow, job.start, plan.key("fit", job.index), recipe, **paths, state=state, callback=keep)
     history = [_for_json(record) for record in result.history]
     truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
-    best = _best(history, how["best_by"])
+    best = _best(history, recipe.best_by)
     info = dict(cost=result.cost, start=result.start, validation=best, truth=truth, history=history)
     theta = _as_kept(result.theta)
     run.finish(job.name, theta, info, flow)

@@ -17,7 +17,6 @@ import pathlib
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -104,7 +103,7 @@ class Checkpoints:
             except Exception as error:  # of many kinds, again
                 reason = reason_of(error)
             if all_of(state is not None):
-                return jax.tree.map(jnp.asarray, state)
+                return state
             raise ReadError(
                 f"{path}: cannot be read now ({reason}). "
                 + (

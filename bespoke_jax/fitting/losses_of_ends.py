@@ -1,4 +1,4 @@
-"""Distances of your own as losses: a feature distance, LPIPS, whatever two batches of samples can be compared by."""
+"""Losses of where a solver ends: RMSE (6), the mean PSNR, and any distance of your own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,36 +6,28 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from bespoke_jax.checks import check_choice, check_type
-from bespoke_jax.flow.conditions import of_paths
+from bespoke_jax.fitting.loss import AVERAGES, Loss
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.metrics import mean_square
-from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.solve import solve
-from bespoke_jax.table import to_table
+from bespoke_jax.table import Solver, to_table
 
-__all__ = ["AVERAGES", "MEAN_SQUARE", "Distance"]
-
-_TINY = 1e-20  # keeps roots and logarithms differentiable at a distance of exactly 0
+__all__ = ["Distance", "Endpoint", "Rmse", "endpoint", "rmse"]
 
 
-def _log(distance):
-    return jnp.log(distance + _TINY)
+def rmse(flow: Flow, solver: Solver, paths: Paths):
+    """E || x(1) - x_n ||, eq. (6): the global error itself, back through the solve. Takes a theta or a table."""
+    return _RMSE(flow, solver, paths)
 
 
-def _root(distance):
-    return jnp.sqrt(distance + _TINY)
-
-
-def _same(distance):
-    return distance
-
-
-AVERAGES = {"log": _log, "root": _root, "mean": _same}
-"""What a loss takes of squared distances before their mean, by name."""
+def endpoint(flow: Flow, solver: Solver, paths: Paths):
+    """E log || x(1) - x_n ||^2: the mean PSNR, up to sign and scale. Takes a theta or a table."""
+    return _ENDPOINT(flow, solver, paths)
 
 
 @dataclasses.dataclass(frozen=True)
-class Distance:
+class Distance(Loss):
     """A loss of your own: E phi(distance of where the solver ends from the truth), for second-order fitting too.
 
     Say what the distance is in one of two ways; the gradient is exact in both.
@@ -76,6 +68,11 @@ class Distance:
     average: str = "log"
     name: str = "distance"
 
+    @property
+    def of_ends(self) -> bool:
+        """True."""
+        return True
+
     def __post_init__(self):
         given = {name: getattr(self, name) for name in ("function", "features") if getattr(self, name) is not None}
         if len(given) != 1 or not callable(*given.values()):
@@ -83,10 +80,10 @@ class Distance:
         check_choice("Distance.average", self.average, AVERAGES)
         check_type("Distance.name", self.name, str, "a name")
 
-    def __call__(self, flow: Flow, theta, paths: Paths):
+    def __call__(self, flow: Flow, solver: Solver, paths: Paths):
         """The loss: E phi(distance), []."""
-        x0, x1 = (jnp.reshape(x, (-1, *flow.event_shape)) for x in (paths.x0, paths.x1))
-        return jnp.mean(self.phi(self.between(solve(of_paths(flow, paths), to_table(theta), x0), x1)))
+        flow, x0, x1 = samples(flow, paths)
+        return jnp.mean(self.phi(self.between(solve(flow, to_table(solver), x0), x1)))
 
     @property
     def phi(self) -> Callable:
@@ -119,5 +116,19 @@ def _floating(name, found):
     return found
 
 
-MEAN_SQUARE = Distance(features=_same)
-"""The mean square of x - x1 itself."""
+def Endpoint() -> Distance:
+    """E log || x(1) - x_n ||^2 as a value: `endpoint`."""
+    return _ENDPOINT
+
+
+def Rmse() -> Distance:
+    """E || x(1) - x_n ||, eq. (6), as a value: `rmse`."""
+    return _RMSE
+
+
+def _itself(x):
+    return x
+
+
+_ENDPOINT = Distance(features=_itself, average="log", name="endpoint")
+_RMSE = Distance(features=_itself, average="root", name="rmse")

@@ -1,0 +1,111 @@
+"""The paths that a fit learns from and is measured on, and what they are worth."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from bespoke_jax.fitting.memory import check_memory
+from bespoke_jax.fitting.recipes import Recipe
+from bespoke_jax.flow.conditions import dealt
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.sharding import everywhere
+from bespoke_jax.run import adjoint
+from bespoke_jax.run.ground_truth import ground_truth
+from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.probe import EVALUATIONS as PROBE
+from bespoke_jax.run.probe import check_velocity
+from bespoke_jax.run.truth import NUM_CHECKED, Truth, truth_of, warn_of_other_paths
+from bespoke_jax.table import LearnedSolver
+
+__all__ = ["Data", "prepare"]
+
+# What a random number is for: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
+_PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
+_CONDITIONS = 4
+
+
+class Data(NamedTuple):
+    """What a fit learns from: whole on each of the flow's devices.
+
+    Attributes:
+        paths, validation: to fit to and to hold out.
+        truth: what the held-out ones are worth.
+        cost: velocity evaluations of single samples that all of it took.
+    """
+
+    paths: Paths
+    validation: Paths
+    truth: Truth
+    cost: int
+
+
+def prepare(
+    flow: Flow, key, recipe: Recipe, solver: LearnedSolver, paths: Paths | None = None, validation: Paths | None = None
+) -> Data:
+    """The paths that were given, or solved here as the recipe says; the velocity is looked at first.
+
+    Args:
+        flow, key, recipe, paths, validation: as for `fit`; they have been checked.
+        solver: of those to learn, the one with the most evaluations.
+    """
+    _check_room(flow, recipe, solver, paths, validation)
+    stage, spent = recipe.stages[0], 0
+    count = max(2, min(stage.chunk_size, recipe.num_validation))  # one alone does not tell what depends on its batch
+    probed = _dealt(flow, key, _VALIDATION, count)
+    check_velocity(probed, flow.noise(jax.random.fold_in(key, _VALIDATION), (count,)))
+    given = dict(paths=paths, validation=validation)
+    if paths is None:
+        paths = _solved(flow, key, recipe, _PATHS, recipe.num_paths)
+    if validation is None:
+        validation = _solved(flow, key, recipe, _VALIDATION, recipe.num_validation)
+    paths, validation = everywhere(flow, paths), everywhere(flow, validation)
+    truth, cost = _worth(flow, recipe, validation)
+    spent += cost
+    if given["paths"] is not None:
+        worth, cost = _worth(flow, recipe, paths)
+        warn_of_other_paths("paths", worth)
+        spent += cost
+    if given["validation"] is not None:
+        warn_of_other_paths("validation", truth)
+    spent += count * PROBE + int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
+    return Data(paths, validation, truth, spent)
+
+
+def _check_room(flow, recipe, solver, paths, validation):
+    """Raise ValueError if what a fit keeps cannot be held in memory."""
+    new = (recipe.num_paths if paths is None else 0) + (recipe.num_validation if validation is None else 0)
+    for stage in recipe.stages:
+        largest = min(stage.chunk_size, stage.batch_size, recipe.num_paths if paths is None else paths.num_paths)
+        chunk = largest if stage.is_second_order and stage.is_of_ends else 0
+        check_memory(flow, new, _ends_only(recipe), chunk, solver.nfe, stage.probes)
+
+
+def _ends_only(recipe) -> bool:
+    return all(stage.is_of_ends for stage in recipe.stages)
+
+
+def _solved(flow, key, recipe, purpose, count) -> Paths:
+    """Paths of fresh noises, by Dopri5 or by the recipe's reference."""
+    some, x0 = _dealt(flow, key, purpose, count), flow.noise(jax.random.fold_in(key, purpose), (count,))
+    if recipe.reference is None:
+        return ground_truth(some, x0, recipe.rtol, recipe.atol, ends_only=_ends_only(recipe))
+    ends = adjoint.end_points(some, recipe.reference, x0, recipe.stages[0].chunk_size)
+    return Paths.of_ends(some, x0, ends, recipe.reference.nfe)
+
+
+def _worth(flow, recipe, paths) -> tuple[Truth, int]:
+    """(what paths are worth, velocity evaluations spent)."""
+    return truth_of(
+        paths,
+        flow,
+        recipe.rtol,
+        recipe.atol,
+        better=recipe.checked_by,
+        batch_size=min(NUM_CHECKED, recipe.stages[0].chunk_size),
+        data_range=recipe.data_range,
+    )
+
+
+def _dealt(flow, key, purpose, count):
+    return dealt(flow, jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose), count)

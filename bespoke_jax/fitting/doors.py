@@ -1,0 +1,95 @@
+"""What `fit` refuses before any work."""
+
+import jax
+import jax.numpy as jnp
+
+from bespoke_jax.checks import check_key, check_type
+from bespoke_jax.fitting.history import FitState, init_state
+from bespoke_jax.fitting.recipes import Recipe
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.run.paths import Paths, samples
+from bespoke_jax.table import LearnedSolver, check_solver_arrays
+
+__all__ = ["check_fit", "check_recipe", "check_state"]
+
+
+def check_fit(flow, solvers, key, recipe, paths, validation, callback):
+    """Raise TypeError or ValueError, which names the argument, for all that can be known to be wrong."""
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    check_key(key)
+    for solver in solvers:
+        check_type("solver", solver, LearnedSolver, "what bespoke_jax.init_theta('rk2', 5) gives")
+        check_solver_arrays("solver", solver)
+    if not solvers:
+        raise ValueError("solvers: wanted one solver or more, got none.")
+    check_type("recipe", recipe, Recipe, "a bespoke_jax.Recipe")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback: wanted a function of (state, record), got {type(callback).__name__}.")
+    for name, given in (("paths", paths), ("validation", validation)):
+        if given is not None:
+            _check_paths(name, flow, given)
+
+
+def check_recipe(recipe: Recipe, solvers, paths: Paths | None):
+    """Raise ValueError if a resolved recipe does not go with these solvers and paths."""
+    for solver in solvers:
+        for stage in recipe.stages:
+            stage.check(solver)
+    _check_whole(recipe, paths)
+    _check_reference(solvers, recipe)
+
+
+def _check_paths(name, flow, paths):
+    check_type(name, paths, Paths, "bespoke_jax.Paths, as ground_truth gives them")
+    paths.check(name)
+    try:
+        samples(flow, paths)
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).removeprefix('paths: ')}") from None
+
+
+def _check_whole(recipe: Recipe, paths: Paths | None):
+    """Losses of single steps need whole paths."""
+    for stage in recipe.stages:
+        if stage.needs_steps and paths is not None and paths.is_of_ends:
+            raise ValueError(f"paths: the loss {stage.name!r} needs whole paths, got the ends alone (Paths.of_ends).")
+        if stage.needs_steps and recipe.reference is not None:
+            raise ValueError(f"reference: it solves ends alone, and the loss {stage.name!r} needs whole paths.")
+
+
+def _check_reference(solvers, recipe: Recipe):
+    """A reference is much better than what is learned from it, and what checks it is better still."""
+    if recipe.reference is None:
+        return
+    nfe = recipe.reference.nfe
+    if recipe.checked_by is not None and recipe.checked_by.nfe <= nfe:
+        raise ValueError(
+            f"checked_by: wanted a better solver than the reference of {nfe} evaluations, got one of {recipe.checked_by.nfe}."
+        )
+    for solver in solvers:
+        if nfe <= solver.nfe:
+            raise ValueError(
+                f"reference: wanted a much better solver than one of {solver.nfe} evaluations, got one of {nfe}."
+            )
+
+
+def check_state(state, solver, recipe: Recipe, num_starts: int):
+    """Raise TypeError or ValueError unless a state is one of a fit of this solver, with so many starts, by this recipe."""
+    check_type("state", state, FitState, "the FitState of an earlier fit")
+    there, here = (f"{t.family} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, solver))
+    if there != here:
+        raise ValueError(f"state: belongs to {there}; the solver is {here}.")
+    if not 0 <= int(state.start) < num_starts:
+        raise ValueError(
+            f"state: began from start {int(state.start)}, of {num_starts} that there are with these arguments; give the "
+            "choose_start it was made with."
+        )
+    wanted = init_state(solver, recipe.stages)
+    shapes = [jax.tree.map(jnp.shape, (s.opt_states, s.history)) for s in (state, wanted)]
+    iterations = sum(stage.num_iterations for stage in recipe.stages)
+    if shapes[0] != shapes[1] or not 0 <= int(state.iteration) <= iterations:
+        looks = len(wanted.history.iteration)
+        raise ValueError(
+            f"state: belongs to other stages: it has {len(state.opt_states)} optimisers, {len(state.history[0])} looks and is at "
+            f"iteration {int(state.iteration)}; wanted {len(recipe.stages)}, {looks} and at most {iterations}."
+        )

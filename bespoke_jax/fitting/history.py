@@ -1,0 +1,146 @@
+"""What a fit carries, what it has seen, and what it returns."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bespoke_jax import metrics
+from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
+from bespoke_jax.run.truth import Truth
+from bespoke_jax.table import LearnedSolver
+
+__all__ = ["FitError", "FitResult", "FitState", "History", "init_state"]
+
+
+class History(NamedTuple):
+    """A row for every look at the held-out paths, the one at the start first; NumPy arrays [records].
+
+    Attributes:
+        iteration: int32, updates done; -1 in rows that are not yet written.
+        loss: float32, the mean loss of the updates since the last look; NaN at the start.
+        rmse: float32, the mean RMSE on the held-out paths.
+        mean_log_rmse: float32, the mean of its logarithm over them, which gives the mean PSNR.
+        evaluations: int64, velocity evaluations of single samples so far.
+    """
+
+    iteration: np.ndarray
+    loss: np.ndarray
+    rmse: np.ndarray
+    mean_log_rmse: np.ndarray
+    evaluations: np.ndarray
+
+    @classmethod
+    def empty(cls, records: int) -> "History":
+        """With room for so many looks.
+
+        Examples:
+            >>> History.empty(2).iteration.tolist()
+            [-1, -1]
+        """
+        unknown = (np.full(records, np.nan, np.float32) for _ in range(3))
+        return cls(np.full(records, -1, np.int32), *unknown, np.zeros(records, np.int64))
+
+    def with_row(self, row: int, **values) -> "History":
+        """A copy with a row written."""
+        written = History(*(np.array(column) for column in self))
+        for name, value in values.items():
+            getattr(written, name)[row] = value
+        return written
+
+    def record(self, row: int, stage: str, data_range: float) -> dict[str, Any]:
+        """A row as a dict: stage, iteration, loss, rmse, psnr, mean_psnr (dB), evaluations."""
+        rmse, mean_log = float(self.rmse[row]), float(self.mean_log_rmse[row])
+        return dict(
+            stage=stage,
+            iteration=int(self.iteration[row]),
+            loss=float(self.loss[row]),
+            rmse=rmse,
+            psnr=float(metrics.psnr(rmse, data_range)),
+            mean_psnr=float(metrics.psnr(np.exp(mean_log), data_range)),
+            evaluations=int(self.evaluations[row]),
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its first row is written."""
+        return bool(self.iteration[0] >= 0)
+
+
+class FitState(NamedTuple):
+    """All that a fit carries: a pytree of arrays of fixed shapes, so a checkpoint restores by its shapes.
+
+    Attributes:
+        start: number of the start, 0 for the solver that was given.
+        theta: the current solver.
+        opt_states: one optimiser state per stage.
+        best: the best solver on the held-out paths so far.
+        best_rmse: its mean RMSE there, whatever it was chosen by.
+        iteration: updates done, over all stages.
+        history: a row for every look so far.
+    """
+
+    start: jax.Array
+    theta: LearnedSolver
+    opt_states: tuple
+    best: LearnedSolver
+    best_rmse: jax.Array
+    iteration: jax.Array
+    history: History
+
+    def best_figure(self, best_by: str) -> float:
+        """What the next look has to fall below to be the best by "psnr" or "mean_psnr"."""
+        if best_by == "psnr":
+            return float(self.best_rmse)
+        return float(np.nanmin(self.history.mean_log_rmse, initial=math.inf))
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        theta: the best solver on the held-out paths.
+        history: one dict per look at them: stage, iteration, loss, rmse, psnr, mean_psnr, evaluations.
+        cost: velocity evaluations of single samples, true paths included.
+        network_calls: what they are to the network: `cost` times `flow.calls_per_evaluation`, 2 with `guided`.
+        start: name of the start that won, or "given".
+        state: the last `FitState`.
+        truth: what the held-out paths are worth, in dB: a few of their ends against better ones.
+    """
+
+    theta: LearnedSolver
+    history: list[dict[str, Any]]
+    cost: int
+    network_calls: int
+    start: str
+    state: FitState
+    truth: Truth
+
+
+class FitError(FloatingPointError):
+    """A loss that is not finite. `state` holds the last good `FitState`; `state.best` is still a usable solver."""
+
+    def __init__(self, message: str, state: FitState):
+        super().__init__(message)
+        self.state = state
+
+
+def init_state(solver: LearnedSolver, stages: tuple[Stage, ...] = DEFAULT_STAGES, start: int = 0) -> FitState:
+    """The state before the first update; also the target that tells a checkpoint library what shapes to restore.
+
+    Args:
+        solver: as for `fit`.
+        stages: those of the recipe.
+        start: number of the start that `solver` is.
+    """
+    records = 1 + sum(-(-stage.num_iterations // stage.validate_every) for stage in stages)
+    return FitState(
+        start=np.asarray(start, np.int32),
+        theta=solver,
+        opt_states=tuple(stage.optimizer.init(solver.raw) for stage in stages),
+        best=solver,
+        best_rmse=np.asarray(np.inf, np.float32),
+        iteration=np.asarray(0, np.int32),
+        history=History.empty(records),
+    )

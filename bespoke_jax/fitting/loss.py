@@ -1,0 +1,52 @@
+"""What a loss is to a fit."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.run.paths import Paths
+from bespoke_jax.table import Solver
+
+__all__ = ["AVERAGES", "Loss"]
+
+_TINY = 1e-20  # keeps roots and logarithms differentiable at a distance of exactly 0
+
+
+def _log(distance):
+    return jnp.log(distance + _TINY)
+
+
+def _root(distance):
+    """The square root, differentiable at 0."""
+    return jnp.sqrt(distance + _TINY)
+
+
+def _same(distance):
+    return distance
+
+
+AVERAGES = {"log": _log, "root": _root, "mean": _same}
+"""What a loss takes of squared distances before their mean, by name."""
+
+
+class Loss:
+    """A loss as a value: hashable, equal by value, so that equal stages share what is compiled.
+
+    Subclasses are frozen dataclasses. A loss of ends also has `between(x, x1)` and `features`, a loss of single steps
+    `weights(theta)`.
+    """
+
+    name: str
+    """What records call it."""
+    of_ends: bool
+    """Whether it compares end points, of a solver of any family; else it is made of the steps of rk1 and rk2."""
+
+    @property
+    def phi(self) -> Callable:
+        """What is taken of mean squares before their mean over samples."""
+        raise NotImplementedError
+
+    def __call__(self, flow: Flow, solver: Solver, paths: Paths):
+        """The loss, []."""
+        raise NotImplementedError
