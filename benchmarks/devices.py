@@ -1,8 +1,8 @@
 """One program on 1, 2, 4 and 8 simulated CPU devices, on the shipped flow: `python -m benchmarks.devices`.
 
-Prints the seconds for the true paths of 32 noises (tolerance 1e-3) and for a second-order update of rk2 (n = 5) on all 32, each the
-least of two runs after one that compiles, with the ratio to one device in brackets. Then the largest difference of the results from
-one device's. More devices than cores cannot be faster; the check is in the last columns.
+Prints the seconds for the true paths of 32 noises (tolerance 1e-3) and for a second-order update of rk2 (n = 5) on all 32, each
+the least of two runs after one that compiles, with the ratio to one device in brackets. Then the largest difference of the
+results from one device's. More devices than cores cannot be faster; the check is in the last columns.
 """
 
 import os

@@ -1,9 +1,9 @@
 """What a good rk2-bespoke (n = 5) costs: `python -m benchmarks.fit_cost [--converged] [flow ...]`, by default all shipped flows.
 
-One row per way of fitting: the total velocity evaluations of single samples (a forward pass counts 1, its reverse-mode gradient
-2 more; true ends, the choice of the start and held-out paths are included), PSNR in dB on 512 fresh noises (of the mean RMSE, in
+One row per way of fitting: the total velocity evaluations of single samples (a forward pass counts 1, its reverse-mode gradient 2
+more; true ends, the choice of the start and held-out paths are included), PSNR in dB on 512 fresh noises (of the mean RMSE, in
 brackets the mean over samples), and seconds. `frugal` begins from the usual starts, then also from a solver learned on another
-shipped flow. Algorithm 3 as printed solves fresh paths at every iteration. --converged adds a fit of unlimited cost.
+shipped flow. Algorithm 3 as printed solves fresh paths at every iteration. --converged adds a converged fit.
 """
 
 import sys

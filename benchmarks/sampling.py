@@ -1,9 +1,9 @@
 """What sampling costs beyond the network: `python -m benchmarks.sampling [network ...]`.
 
-For rk2-bespoke and a table of equal NFE, prints the time of a compiled `solve` over that of NFE compiled velocities of the same batch.
-They are timed in turns, and the least times of many rounds are compared, because a shared machine can only add to a time. The same
-ratio, for the velocities of every other round over the rest, shows how far to trust it. The last column is the memory that XLA gives
-the compiled solve beyond arguments and result, over that of one velocity.
+For rk2-bespoke and a table of equal NFE, prints the time of a compiled `solve` over that of NFE compiled velocities of the same
+batch. They are timed in turns, and the least times of many rounds are compared, because a shared machine can only add to a time.
+The same ratio, for the velocities of every other round over the rest, shows how far to trust it. The last column is the memory
+that XLA gives the compiled solve beyond arguments and result, over that of one velocity.
 """
 
 import sys
