@@ -1,8 +1,8 @@
 """One program on 1, 2, 4 and 8 simulated CPU devices, on the shipped flow: `python -m benchmarks.devices`.
 
-Seconds of the true paths of 32 noises (tolerance 1e-3) and of a second-order update of rk2 (n = 5) on 32 of them, the least of
-two after one that compiles; in brackets the ratio to one device. Then the largest difference of what came out to one device's.
-More devices than cores cannot be faster: what must hold is the last columns.
+Prints the seconds for the true paths of 32 noises (tolerance 1e-3) and for a second-order update of rk2 (n = 5) on all 32, each
+the least of two runs after one that compiles, with the ratio to one device in brackets. Then the largest difference of the
+results from one device's. More devices than cores cannot be faster; the check is in the last columns.
 """
 
 import os
@@ -18,7 +18,7 @@ NUM_PATHS = 32
 
 
 def timed(function):
-    """(the least of two times, the last result), after one call that compiles."""
+    """(the least of two times, the last result), after a first call that compiles."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -29,7 +29,7 @@ def timed(function):
 
 def main():
     jax.config.update("jax_num_cpu_devices", max(SIZES))
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # as in experiments.command_line
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # as in experiments.run.command_line
     flow, key = bj.models.load_flow("fashion_fmot"), jax.random.key(0)
     x0, theta = flow.noise(key, (NUM_PATHS,)), bj.init_theta("rk2", 5)
     stage = bj.Stage("endpoint", 1, batch_size=NUM_PATHS)
@@ -40,7 +40,7 @@ def main():
     first = None
     for size in SIZES:
         many = bj.sharding.replicate(flow, jax.devices()[:size])
-        paths = bj.sharding.everywhere(many, given)  # the same for all: how they differ is the third column
+        paths = bj.sharding.everywhere(many, given)  # the same for all: the third column compares them
         state = stage.optimizer.init(theta.raw)
         of_paths, solved = timed(lambda many=many: bj.ground_truth(many, x0, 1e-3, 1e-3))
         of_update, updated = timed(

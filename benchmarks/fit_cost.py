@@ -1,9 +1,9 @@
 """What a good rk2-bespoke (n = 5) costs: `python -m benchmarks.fit_cost [--converged] [flow ...]`, by default all shipped flows.
 
-One row per way of fitting: velocity evaluations of single samples in all (forward 1, its reverse-mode gradient 2 more, true
-ends, the choice of the start and held-out paths included), PSNR in dB on 512 fresh noises (of the mean RMSE, and in brackets
-the mean over samples), seconds. `frugal` begins from the usual starts, and then also from a solver that was learned on another
-shipped flow. Algorithm 3 as printed solves fresh paths at every iteration. --converged adds a fit on which nothing is spared.
+One row per way of fitting: the total velocity evaluations of single samples (a forward pass counts 1, its reverse-mode gradient 2
+more; true ends, the choice of the start and held-out paths are included), PSNR in dB on 512 fresh noises (of the mean RMSE, in
+brackets the mean over samples), and seconds. `frugal` begins from the usual starts, then also from a solver learned on another
+shipped flow. Algorithm 3 as printed solves fresh paths at every iteration. --converged adds a converged fit.
 """
 
 import sys
@@ -21,20 +21,20 @@ from bespoke_jax.run.ground_truth import padded
 from experiments.run.command_line import use_all_cores
 
 BUDGET = 20_000
-NUM_KNOTS = 40  # more than the paths of a batch take
+NUM_KNOTS = 40  # more than any path of a batch needs
 NUM_TEST = 512  # the mean RMSE of 128 of them scatters by half a decibel
-ALGORITHM_3_BATCH = 8  # the paper leaves it open; more would leave fewer updates than one can call learning
+ALGORITHM_3_BATCH = 8  # the paper leaves it open; a larger one would leave too few updates to learn from
 
 
 def algorithm_3(flow, theta, key, budget: int):
-    """(theta, evaluations) of Algorithm 3 as printed: Adam on the RMSE-Bound loss, on fresh paths each time."""
+    """(theta, evaluations) of Algorithm 3 as printed: Adam on the RMSE-Bound loss, with fresh paths at every iteration."""
     stage = bj.Stage("rmse_bound", 1, optax.adam(2e-3), batch_size=ALGORITHM_3_BATCH)
     state, spent, iteration = stage.optimizer.init(theta.raw), 0, 0
     while spent < budget:
         fresh = jax.random.fold_in(key, iteration)
         some = dealt(flow, fresh, stage.batch_size)
         paths = bj.ground_truth(some, flow.noise(fresh, (stage.batch_size,)))
-        # One shape for all iterations, which compiles once.
+        # One shape for all iterations compiles once.
         fields = (paths.times, paths.states, paths.velocities, paths.middles, paths.evaluations)
         paths = bj.Paths(*padded(fields, NUM_KNOTS), paths.batch_shape, paths.condition)
         paths = bj.sharding.everywhere(flow, paths)
@@ -44,7 +44,7 @@ def algorithm_3(flow, theta, key, budget: int):
 
 
 def load(name: str) -> bj.Flow:
-    """A shipped flow, of all its classes if it has some."""
+    """A shipped flow, with all its classes if it has any."""
     return bj.models.load_flow(name, labels="all" if name.endswith("_class") else None)
 
 
@@ -67,7 +67,7 @@ def table(name: str, with_converged: bool):
         return result.theta, result.cost
 
     def converged():
-        """From the best that is known, on many paths."""
+        """From the best known solver, on many paths."""
         stages = (bj.Stage("endpoint", 128, batch_size=64),)
         return fitted(shipped, bj.Recipe(stages=stages, num_paths=512, num_validation=128, reference=truth))
 

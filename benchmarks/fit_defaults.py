@@ -1,8 +1,8 @@
-"""What the defaults of `fit` reach, on flows they were and were not chosen on: `python -m benchmarks.fit_defaults [flow ...]`.
+"""What the defaults of `fit` reach, on flows they were tuned on and others: `python -m benchmarks.fit_defaults [flow ...]`.
 
-One row per flow and solver, PSNR in dB on fresh noise (of the mean RMSE, and in brackets the mean over samples): the plain
-base solver (Euler for a table), the start that was chosen (for a table the best dedicated solver), the default fit, and for
-rk1 and rk2 the paper's recipe (Adam on the RMSE-Bound loss from the identity) given as many velocity evaluations as that.
+One row per flow and solver, PSNR in dB on fresh noise (of the mean RMSE, in brackets the mean over samples): the plain base
+solver (Euler for a table), the chosen start (for a table the best dedicated solver), the default fit, and for rk1 and rk2 the
+paper's recipe (Adam on the RMSE-Bound loss from the identity) with as many velocity evaluations as the default fit.
 """
 
 import sys
@@ -16,7 +16,7 @@ from bespoke_jax.fitting.starts import start_thetas
 
 SOLVERS = (("rk1", 10), ("rk2", 4), ("rk2", 8), ("table", 6))
 NUM_TEST = 256
-NUM_TEST_CLOSED_FORM = 4096  # a few noises near where two components part rule the mean RMSE
+NUM_TEST_CLOSED_FORM = 4096  # a few noises near where two components part dominate the mean RMSE
 
 
 def blobs(num: int, size: int):
@@ -29,7 +29,7 @@ def blobs(num: int, size: int):
 
 
 def rescheduled(flow: bj.Flow, target) -> bj.Flow:
-    """The same network run under another scheduler, eq. (16), its time kept off the ends by 1e-3."""
+    """The same network under another scheduler, eq. (16), with times kept 1e-3 from the ends."""
     curve = bj.scale_time.curve_between(flow.scheduler, target)
 
     def velocity(params, t, x):
@@ -40,7 +40,7 @@ def rescheduled(flow: bj.Flow, target) -> bj.Flow:
 
 
 def flows() -> dict:
-    """Name -> function that makes the flow."""
+    """Functions that make the flows, by name."""
     points = jax.random.normal(jax.random.key(5), (10, 8))
     triangle = jnp.array([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]])
     vp, cosine = bj.schedulers.VariancePreserving(), bj.schedulers.Cosine()
@@ -69,7 +69,7 @@ def row(name: str, flow, base: str, num_steps: int, test) -> str:
     if base == "table":
         cells.append("")
     else:
-        # An update costs 3 passes: forward, and twice that backward.
+        # An update costs 3 passes: 1 forward, 2 backward.
         iterations = max(1, result.cost // (3 * 16 * identity.nfe))
         adam = bj.fit(flow, identity, key, bj.paper(iterations, batch_size=16))
         cells.append(figure(flow, adam.theta, test))

@@ -1,8 +1,8 @@
-"""What a ladder of solvers costs beside its members: `python -m benchmarks.ladder [NFE ...]`, on the shipped flow.
+"""What a ladder of solvers costs, compared with its members: `python -m benchmarks.ladder [NFE ...]`, on the shipped flow.
 
-Tables of each NFE, fitted together (`bj.fit_ladder`) and each by itself, everything compiled anew: seconds, and velocity
-evaluations of single samples. And whether it would pay to run the solvers' evaluations in one call: a velocity of 32 samples
-of each solver, one after the other and vmapped over solvers, timed in turns.
+Fits tables of each NFE together (`bj.fit_ladder`) and one by one, compiling everything anew, and prints seconds and velocity
+evaluations of single samples. The last line tells whether running the solvers' evaluations in one call would pay: it compares a
+velocity of 32 samples for each solver, one after the other, with the same vmapped over solvers, timed in turns.
 """
 
 import sys
@@ -22,7 +22,7 @@ ROUNDS = 20
 
 
 def fitted(flow, counts) -> tuple[float, list[bj.FitResult], int]:
-    """(seconds, results, evaluations with the true paths counted once) of a ladder with nothing compiled before."""
+    """(seconds, results, evaluations with the true paths counted once) of a ladder, with nothing compiled beforehand."""
     jax.clear_caches()
     start = time.perf_counter()
     keys = (jax.random.key(1), jax.random.key(2))
@@ -39,7 +39,7 @@ def fitted(flow, counts) -> tuple[float, list[bj.FitResult], int]:
 
 
 def together(flow, count: int) -> float:
-    """Time of one velocity call for all of `count` solvers, over that of a call for each."""
+    """Time of one velocity call for `count` solvers together, over that of a call for each."""
     x = flow.noise(jax.random.key(3), (count, BATCH))
     times = np.linspace(0.1, 0.9, count, dtype=np.float32)
     at_once = jax.jit(jax.vmap(kernels.velocity, in_axes=(None, 0, 0)))

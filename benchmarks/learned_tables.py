@@ -1,9 +1,9 @@
 """Learned tables beside the best dedicated solver of each NFE: `python -m benchmarks.learned_tables [--rmse] [flow ...]`.
 
-One row per flow and NFE. PSNR in dB on fresh noise, of the mean RMSE and in brackets the mean over samples: the best of all
-dedicated solvers and grids (by either figure, so it may be two of them; chosen on 12 of the noises as in experiments.compare),
-the table that the default `fit` learns, and how far it is ahead. With --rmse the fit minimises the mean RMSE itself, on 2,048
-paths: for flows where a few noises whose paths part rule it.
+One row per flow and NFE, PSNR in dB on fresh noise, of the mean RMSE and in brackets the mean over samples: the best of all
+dedicated solvers and grids (for each figure its own, chosen on 12 of the noises as in experiments.learning.compare), the table
+that the default `fit` learns, and its lead. With --rmse the fit minimises the mean RMSE itself, on 2,048 paths: for flows where a
+few noises whose paths part dominate it.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """How fast batches are made, on this machine: `python -m benchmarks.loader [--threads 1 2]`.
 
-Images per second, half of them mirrored: of data sets in memory, and of a folder of JPEGs of 500 x 375, a usual size of
-ImageNet's, decoded and cropped to 64, 128 and 256. The images are made up. Every figure is of --seconds seconds, after the
-batches that were made while nobody waited.
+Prints images per second, half of them mirrored, for data sets in memory and for a folder of JPEGs of 500 x 375, a usual size in
+ImageNet, decoded and cropped to 64, 128 and 256. The images are made up. Every figure covers --seconds seconds, after the batches
+that were prepared while nobody waited.
 """
 
 import argparse
@@ -24,7 +24,7 @@ NUM_JPEGS = 256
 
 
 def in_memory(side: int) -> data.DataSet:
-    """Enough images that they do not stay in a cache of the processor."""
+    """Too many images for the processor's caches."""
     images = np.random.default_rng(0).integers(0, 256, (2**28 // (3 * side**2), side, side, 3), np.uint8)
     return data.DataSet.in_memory(images, np.zeros(len(images)), num_classes=1, source="random")
 
@@ -44,7 +44,7 @@ def write_jpegs(folder: pathlib.Path):
 
 def images_per_second(dataset: data.DataSet, num_threads: int, seconds: float) -> float:
     with contextlib.closing(data.batches(dataset, 0, itertools.count(), BATCH_SIZE, True, num_threads)) as batches:
-        for _ in range(num_threads + 2):  # those that were made ahead while nobody waited
+        for _ in range(num_threads + 2):  # those prepared while nobody waited
             next(batches)
         start, count = time.perf_counter(), 0
         while (spent := time.perf_counter() - start) < seconds:

@@ -1,8 +1,8 @@
-"""The memory of what is compiled, on the shipped flow, 16 paths, and of true paths: `python -m benchmarks.memory`.
+"""The memory of compiled programs, on the shipped flow with 16 paths, and of true paths: `python -m benchmarks.memory`.
 
-First, MiB that XLA takes beyond arguments and result (`memory_analysis().temp_size_in_bytes`), on one device: nothing is run.
-Then, for events of all sizes, GiB that the true paths of a default fit take, as it predicts them and as they are, on a field that
-costs nothing.
+The first table has the MiB that XLA takes beyond arguments and result (`memory_analysis().temp_size_in_bytes`), on one device,
+without running anything. The second has the GiB that the true paths of a default fit take for events of all sizes, predicted and
+measured, on a field that costs nothing.
 """
 
 import resource
@@ -68,7 +68,7 @@ def main():
 
 
 def of_true_paths(event) -> list[str]:
-    """GiB of the paths of a default fit; whole ones from those of 4, for they grow with their number."""
+    """GiB of the paths of a default fit; those of whole paths are scaled up from 4 paths, since they grow in proportion."""
     flow = bj.Flow(towards, jnp.linspace(-1, 1, event[-1]), event)
 
     def gibibytes(size):

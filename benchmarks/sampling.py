@@ -1,9 +1,9 @@
 """What sampling costs beyond the network: `python -m benchmarks.sampling [network ...]`.
 
-For rk2-bespoke and a table of equal NFE: time of a compiled `solve` over that of NFE compiled velocities of the same batch. They
-are timed in turns, and the least times of many rounds compared, for what a shared machine adds to a time is never less than
-nothing. How far that can be trusted is printed beside it: the same ratio, of the velocities of every other round to the rest.
-Also the memory that XLA gives the compiled solve beyond arguments and result, over that of one velocity.
+For rk2-bespoke and a table of equal NFE, prints the time of a compiled `solve` over that of NFE compiled velocities of the same
+batch. They are timed in turns, and the least times of many rounds are compared, because a shared machine can only add to a time.
+The same ratio, for the velocities of every other round over the rest, shows how far to trust it. The last column is the memory
+that XLA gives the compiled solve beyond arguments and result, over that of one velocity.
 """
 
 import sys
@@ -21,7 +21,7 @@ NFE = 8
 
 
 def _adm(batch_size):
-    """The network of our CIFAR10 configs, torchcfm's (35.7 M parameters), not trained."""
+    """The network of our CIFAR10 configs, torchcfm's (35.7 M parameters), untrained."""
     fields = cifar10_fmot_pretrain.get_config().network.to_dict()
     network = getattr(bj.models, fields.pop("name"))(**fields | {"dropout": 0.0})
     params = jax.jit(network.init)(jax.random.key(0), 0.5, jnp.zeros((1, 32, 32, 3)))

@@ -1,7 +1,7 @@
-"""Does a learned table end elsewhere if it starts elsewhere? `python -m benchmarks.table_starts [NFE]`, on the shipped flow.
+"""Does the result of fitting a table depend on its start? `python -m benchmarks.table_starts [NFE]`, on the shipped flow.
 
-Fits a table from the best dedicated solver of each of a few methods and prints where it began and ended: PSNR in dB of the mean
-RMSE (mean over samples) on 64 fresh noises, and its times.
+Fits a table from the best dedicated solver of each of a few methods and prints its PSNR in dB before and after, of the mean RMSE
+(mean over samples) on 64 fresh noises, and its times.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """What an update costs beyond the network: `python -m benchmarks.updates [network ...]`.
 
-A Levenberg-Marquardt update of rk2-bespoke with n = 4 is put together by Python from compiled programs. Its time, over that of
-the network's programs alone: for each of the 8 evaluations a velocity, a linearisation, a pullback of each of two cotangents,
-and a velocity of the try. They are timed in turns, and the least times of many rounds compared, as in `benchmarks.sampling`.
-The first row is of a velocity that costs nothing: what an update takes of the host.
+Python assembles a Levenberg-Marquardt update of rk2-bespoke with n = 4 from compiled programs. The table has its time over that
+of the network's programs alone: for each of the 8 evaluations a velocity, a linearisation, a pullback of each of two cotangents,
+and a velocity for the try. They are timed in turns, and the least times of many rounds are compared, as in `benchmarks.sampling`.
+The first row has a velocity that costs nothing: it shows the host's share of an update.
 """
 
 import functools

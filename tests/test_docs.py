@@ -1,0 +1,186 @@
+"""What the pages say of the code: their examples run, the names, files and counts in them exist."""
+
+import ast
+import doctest
+import importlib
+import importlib.util
+import inspect
+import json
+import pathlib
+import re
+
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax.learned.families import FAMILIES
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = ("README.md", "benchmarks/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+
+# The pages are ahead of the package in these names, and in the arguments of these functions. To be emptied.
+COMING = {
+    "Forgetting",
+    "PowerLaw",
+    "Recipe",
+    "losses.Endpoint",
+    "losses.Local",
+    "losses.Rmse",
+    "losses.RmseBound",
+    "paper",
+}
+CHANGING = {"LevenbergMarquardt", "fit", "fit_ladder", "frugal"}
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def blocks(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```$", text(page), re.DOTALL | re.MULTILINE)
+
+
+def found(name: str):
+    """What bj.<name> is."""
+    value = bj
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def exists(name: str) -> bool:
+    try:
+        found(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def code(page: str) -> list[ast.Module]:
+    """The parsed blocks of a page, those with prompts as the code behind the prompts."""
+    sources = [
+        "".join(example.source for example in doctest.DocTestParser().get_examples(block)) if ">>>" in block else block
+        for block in blocks(page)
+    ]
+    return [ast.parse(source) for source in sources]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(">>>" in block for block in blocks(page))])
+def test_examples_run(page):
+    # One namespace a page: a block goes on where the one before ended.
+    examples = "".join(block for block in blocks(page) if ">>>" in block)
+    test = doctest.DocTestParser().get_doctest(examples, {}, page, page, 0)
+    failed, tried = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(test)
+    assert tried and not failed
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_exist(page):
+    # In blocks and in the prose.
+    names = sorted(set(re.findall(r"\bbj\.([A-Za-z_][\w.]*\w)", text(page))))
+    assert not [name for name in names if name not in COMING and not exists(name)]
+
+
+def test_what_is_coming_is_not_there_yet():
+    # Once it is, it can be checked like everything else.
+    assert not [name for name in sorted(COMING) if exists(name)]
+
+
+def calls(page: str) -> list[tuple[str, ast.Call]]:
+    """The calls of functions bj.<name> in the blocks of a page, and their names."""
+    nodes = [node for tree in code(page) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [(re.fullmatch(r"bj\.([\w.]+)", ast.unparse(node.func)), node) for node in nodes]
+    return [(match[1], node) for match, node in named if match]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_calls_have_arguments_that_exist(page):
+    for name, call in calls(page):
+        if name in COMING | CHANGING:
+            continue
+        positional = [arg for arg in call.args if not isinstance(arg, ast.Starred)]
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+        signature = inspect.signature(found(name))
+        is_whole = len(positional) + len(keywords) == len(call.args) + len(call.keywords)
+        try:
+            (signature.bind if is_whole else signature.bind_partial)(*positional, **keywords)
+        except TypeError as error:
+            raise AssertionError(f"{ast.unparse(call)}: {error}") from None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_modules_exist(page):
+    content = text(page)
+    files = set(re.findall(r"\b(?:bespoke_jax|experiments/configs|tests|benchmarks|docs)/[\w/.-]*\w", content))
+    modules = set(re.findall(r"\b(?:experiments|benchmarks|bespoke_jax)(?:\.[a-z_]\w*)+", content))
+    # Of `experiments.x.y` the last part may be a name in the module x.
+    assert not [name for name in sorted(files) if not (ROOT / name).exists()]
+    assert not [name for name in sorted(modules) if not _is_module_or_name(name)]
+
+
+def _is_module_or_name(name):
+    parent, _, last = name.rpartition(".")
+    try:
+        if importlib.util.find_spec(name):
+            return True
+    except ModuleNotFoundError:
+        pass
+    try:
+        return hasattr(importlib.import_module(parent), last)
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_links_lead_somewhere(page):
+    # Those within docs/ are checked by `mkdocs build --strict`.
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text(page)) if not link.startswith("http")]
+    assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+
+
+def rows(page: str, head: str) -> list[list[str]]:
+    """The cells of the table whose first line begins with `head`."""
+    lines = text(page).split("\n")
+    first = next(number for number, line in enumerate(lines) if line.startswith(head))
+    table = lines[first + 2 :]
+    last = next((number for number, line in enumerate(table) if not line.startswith("|")), len(table))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[:last]]
+
+
+@pytest.mark.parametrize("row", rows("docs/fitting.md", "| `init_theta"), ids=lambda row: row[0].split('"')[1])
+def test_families_have_as_many_numbers_as_the_table_says(row):
+    (family,) = re.findall(r'`"(\w+)"`', row[0])
+    formula = re.sub(r"(\d|m) ?([nm(])", r"\1 * \2", row[1])
+    for steps in (2, 5, 8):
+        assert bj.init_theta(family, steps).num_parameters == eval(formula, {"n": steps, "m": steps})
+
+
+def test_every_family_has_a_row():
+    assert [row[0].split('"')[1] for row in rows("docs/fitting.md", "| `init_theta")] == list(FAMILIES)
+
+
+def test_every_grid_has_a_row():
+    assert [row[0].strip('`"') for row in rows("docs/solvers.md", "| name | equal steps in")] == list(bj.classic.GRIDS)
+
+
+def test_functions_of_the_dedicated_solvers_exist():
+    names = [name for row in rows("docs/solvers.md", "| function |") for name in re.findall(r"`(\w+)[`(]", row[0])]
+    assert {"euler", "rk4", "unipc", "genie"} < set(names)
+    assert not [name for name in names if not exists(f"classic.{name}")]
+
+
+def test_functions_of_the_equations_exist():
+    names = [name for row in rows("docs/theory.md", "| what | equation") for name in re.findall(r"`([\w.]+)`", row[2])]
+    assert len(names) > 12 and not [name for name in names if not exists(name)]
+
+
+def test_solver_file_has_the_fields_of_the_table(tmp_path):
+    flow = bj.Flow.from_prediction(lambda params, t, x: x, None, (2,), bj.schedulers.CondOT())
+    bj.save_solver(tmp_path / "solver.json", bj.init_theta("rk2", 2), info={"by": "test"}, flow=flow)
+    fields = [name for row in rows("docs/solver_file.md", "| field |") for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(fields) == sorted(json.loads((tmp_path / "solver.json").read_text()))
+
+
+def test_reference_lists_the_public_names():
+    listed = re.findall(r"^::: bespoke_jax\.(\w+)$", text("docs/api.md"), re.MULTILINE)
+    assert sorted(listed) == sorted(bj.__all__)
