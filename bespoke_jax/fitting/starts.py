@@ -29,8 +29,9 @@ def best_start(
     loss: Loss | None = None,
     num_paths: int = NUM_START_PATHS,
 ) -> tuple[str, int]:
-    """(the name of the theta of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`, velocity evaluations spent).
+    """The name of the best start, and the velocity evaluations spent on finding it.
 
+    Best is the one of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`.
     Many are thinned out on four of those paths first.
 
     Examples:
