@@ -9,17 +9,32 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_choice, check_number, check_numbers, check_positive
+from bespoke_jax.types import ArrayLike
 
 __all__ = ["EDM", "CondOT", "Cosine", "Scheduler", "VariancePreserving", "by_name", "ddpm_levels", "from_config"]
 
 _BISECTIONS = 54  # halves [0, 1] down to the last bit of a float64
 _LARGEST_LOG = 80.0  # e^80 and e^-80 are normal numbers of float32
+
+
+class SchedulerValues(NamedTuple):
+    """A scheduler at one time, or at several: its values and their slopes in t.
+
+    Attributes:
+        alpha, sigma, alpha_dot, sigma_dot: of the shape and dtype of t.
+    """
+
+    alpha: jax.Array
+    sigma: jax.Array
+    alpha_dot: jax.Array
+    sigma_dot: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +61,25 @@ class Scheduler:
         for name in ("alpha", "sigma"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"Scheduler: {name} must be a function of t, got {getattr(self, name)!r}.")
+
+    def at(self, t: ArrayLike) -> SchedulerValues:
+        """alpha_t, sigma_t and their slopes, by one Jacobian-vector product of each function.
+
+        Args:
+            t: times of any shape, in the dtype to compute in; integers stand for JAX's default floats.
+
+        Examples:
+            >>> [float(value) for value in CondOT().at(0.25)]
+            [0.25, 0.75, 1.0, -1.0]
+        """
+        t = jnp.asarray(t)
+        t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.result_type(float))
+        one = jnp.ones_like(t)
+        pairs = [jax.jvp(f, (t,), (one,)) for f in (self.alpha, self.sigma)]
+        (alpha, alpha_dot), (sigma, sigma_dot) = (
+            [jnp.broadcast_to(jnp.asarray(number, t.dtype), t.shape) for number in pair] for pair in pairs
+        )
+        return SchedulerValues(alpha, sigma, alpha_dot, sigma_dot)
 
     def snr(self, t):
         """alpha_t / sigma_t: 0 at pure noise, infinite at clean data."""
@@ -78,8 +112,9 @@ class Scheduler:
         bounds = jnp.zeros_like(alpha), jnp.ones_like(alpha)
         low, high = jax.lax.stop_gradient(jax.lax.fori_loop(0, _BISECTIONS, halve, jax.lax.stop_gradient(bounds)))
         t = 0.5 * (low + high)
-        value, slope = jax.jvp(excess, (t,), (jnp.ones_like(t),))
-        slope = jax.lax.stop_gradient(slope)
+        values = self.at(t)
+        value = values.alpha * sigma - values.sigma * alpha
+        slope = jax.lax.stop_gradient(values.alpha_dot * sigma - values.sigma_dot * alpha)
         # Bisection is already at the last bit: only the derivative of this step is wanted, not its value.
         newton = -value / jnp.where(slope > 0, slope, jnp.inf)
         return t + newton - jax.lax.stop_gradient(newton)

@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from bespoke_jax.flow.flow import PREDICTIONS
+from bespoke_jax.flow.prediction import PREDICTIONS
 from experiments import data, pretrain
 from experiments.pretraining import loop, settings
 from experiments.pretraining.flow_matching import TARGETS, Objective, TrainState, init_state, make_update

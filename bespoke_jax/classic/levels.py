@@ -107,16 +107,9 @@ def level_at_snr(scheduler: Scheduler, snr: float) -> Level:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(scheduler: Scheduler):
-    def with_slope(f):
-        return lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))
-
     def read(t):
-        numbers = []
-        for f in (scheduler.alpha, scheduler.sigma):
-            (value, slope), (_, bend) = with_slope(with_slope(f))(t)
-            numbers.append([jnp.asarray(number, t.dtype) for number in (value, slope, bend)])
-        (alpha, alpha_dot, alpha_ddot), (sigma, sigma_dot, sigma_ddot) = numbers
-        return jnp.stack([alpha, sigma, alpha_dot, sigma_dot, alpha_ddot, sigma_ddot])
+        values, slopes = jax.jvp(scheduler.at, (t,), (jnp.ones_like(t),))
+        return jnp.stack([*values, slopes.alpha_dot, slopes.sigma_dot])
 
     def invert(snr):
         # (alpha, sigma) in proportion to (snr, 1), both of them finite.

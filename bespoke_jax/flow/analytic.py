@@ -95,10 +95,7 @@ def _mixture_velocity(scheduler: Scheduler) -> Callable:
     def velocity(params, t, x):
         dtype = x.dtype
         t = jnp.asarray(t, promote(dtype, jnp.float32))
-        (alpha, alpha_dot), (sigma, sigma_dot) = (
-            tuple(c.astype(dtype) for c in jax.jvp(f, (t,), (jnp.ones_like(t),)))
-            for f in (scheduler.alpha, scheduler.sigma)
-        )
+        alpha, sigma, alpha_dot, sigma_dot = jax.tree.map(lambda value: value.astype(dtype), scheduler.at(t))
         event = params["means"].shape[1:]
         means = params["means"].astype(dtype).reshape(len(params["means"]), -1)
         std, log_weights = params["std"].astype(dtype), params["log_weights"].astype(dtype)

@@ -12,7 +12,8 @@ from safetensors.flax import save_file
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_number, check_shape, check_type
 from bespoke_jax.files.solver_file import load_solver
-from bespoke_jax.flow.flow import PREDICTIONS, Flow
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.prediction import PREDICTIONS
 from bespoke_jax.learned.theta import Theta
 from bespoke_jax.models.denoiser import Denoiser, Preconditioning
 from bespoke_jax.models.labels import labelled, with_labels

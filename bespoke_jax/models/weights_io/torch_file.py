@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bespoke_jax.models.weights_io.safe_pickle import Record, Refused, Storage, Tensor, Unpickler
+from bespoke_jax.models.weights_io.contents import Record, Refused, Storage, Tensor
+from bespoke_jax.models.weights_io.safe_pickle import Unpickler
 
 __all__ = ["Record", "Tensor", "read_torch_file"]
 
