@@ -56,15 +56,11 @@ def _scalar(value: Any) -> Any:
 
 
 def check_count(name: str, value: Any, least: int = 1, most: int = _LARGEST) -> int:
-    """`value`, if it is an integer from `least` to `most`.
+    """`value`, if it is an integer from `least` to `most`. Raises ValueError otherwise.
 
     Args:
-        name: of the argument, in errors; the same in all checks.
-        value: the argument, anything; the same in all checks.
+        name, value: the argument's name, with which errors begin, and its value; likewise in all checks.
         least, most: the range.
-
-    Raises:
-        ValueError: otherwise.
 
     Examples:
         >>> check_count("num_paths", 2.5)
@@ -87,15 +83,12 @@ def check_order(value: Any, highest: int) -> int:
 def check_number(
     name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: bool = False
 ) -> float:
-    """`value`, if it is a finite number from `least` to `most`.
+    """`value`, if it is a finite number from `least` to `most`. Raises ValueError otherwise.
 
     Args:
         name, value: the argument.
         least, most: the range.
         above: exclude `least` itself.
-
-    Raises:
-        ValueError: otherwise.
 
     Examples:
         >>> check_number("scaling", float("nan"), 0, 1)

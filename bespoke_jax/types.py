@@ -18,6 +18,7 @@ __all__ = [
     "Array",
     "ArrayLike",
     "DTypeLike",
+    "Device",
     "GridLike",
     "KeyArray",
     "Labels",
@@ -37,6 +38,9 @@ Number: TypeAlias = float | int | np.number
 
 Scalar: TypeAlias = Number | Real[Array, ""]
 """One real number, such as a time: of Python or NumPy, or an array without axes, traced or not."""
+
+Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]  # a class, which JAX's stubs export as a variable
+"""A device of JAX."""
 
 ArrayLike: TypeAlias = Number | Num[Array, "..."]
 """A number or an array of any shape."""

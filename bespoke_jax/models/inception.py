@@ -7,12 +7,13 @@ the pixels of the image, not over padding; the last block has a maximum in place
 
 import dataclasses
 import functools
+from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float, Real
 
 from bespoke_jax.checks import check_choice
@@ -68,7 +69,7 @@ class InceptionV3(nn.Module):
 def _conv(x, name, width, kernel, stride=1, padding="SAME"):
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     # Full float32 precision, on GPUs too: a distance should not depend on the machine.
-    options = dict(use_bias=False, precision=jax.lax.Precision.HIGHEST, name=f"{name}.conv")
+    options: dict[str, Any] = dict(use_bias=False, precision=jax.lax.Precision.HIGHEST, name=f"{name}.conv")
     x = nn.Conv(width, kernel, stride, padding, **options)(x)
     return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=f"{name}.bn")(x))
 
@@ -191,7 +192,7 @@ class InceptionFeatures:
         ValueError: for another convention.
     """
 
-    variables: dict
+    variables: Any
     convention: str = "pytorch-fid"
 
     def __post_init__(self):
@@ -231,15 +232,15 @@ def load(path: PathLike, convention: str = "pytorch-fid") -> InceptionFeatures:
 
 
 @functools.cache
-def _shapes():
+def _shapes() -> dict[tuple[str, ...], Any]:
     x = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
-    return flax.traverse_util.flatten_dict(jax.eval_shape(InceptionV3().init, jax.random.key(0), x))
+    return dict(flatten_dict(jax.eval_shape(InceptionV3().init, jax.random.key(0), x)))
 
 
 _LEAVES = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
 
 
-def variables_from_state(state: dict[str, np.ndarray], source: str = "state") -> dict:
+def variables_from_state(state: dict[str, np.ndarray], source: str = "state") -> dict[str, Any]:
     """The variables of `InceptionV3` from a state dictionary in PyTorch's layout; its classes and counters are ignored.
 
     Raises:
@@ -256,4 +257,4 @@ def variables_from_state(state: dict[str, np.ndarray], source: str = "state") ->
             hint = f"Is it pytorch-fid's InceptionV3? Found {some(state)}."
             raise ValueError(f"{source}: {key} is {got}, wanted {leaf.shape}. {hint}")
         variables[path] = jnp.asarray(array)
-    return flax.traverse_util.unflatten_dict(variables)
+    return unflatten_dict(variables)

@@ -8,8 +8,8 @@ import numpy as np
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_count, check_number, check_positive
-from bespoke_jax.models.denoiser import Preconditioning
 from bespoke_jax.models.diffusers.folder import read_json
+from bespoke_jax.models.preconditioning import Preconditioning
 from bespoke_jax.schedulers import Scheduler
 
 __all__ = ["preconditioning_of"]
