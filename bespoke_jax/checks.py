@@ -1,17 +1,23 @@
-"""Checks of arguments, before anything runs: one function for each kind of argument, one dialect for every error.
+"""Checks of arguments before anything runs: one function for each kind of argument, one dialect for all errors.
 
-An error names the argument, what was wanted and what came: ``num_paths: wanted an integer >= 1, got -3.`` A value of the wrong
-kind that a number could have (a float where an integer belongs, NaN) is a ValueError; an object of the wrong type a TypeError.
-Each check returns the value as the plain Python type that it stands for, so that what is static stays hashable.
+An error names the argument, what was wanted and what came: ``num_paths: wanted an integer >= 1, got -3.`` A number of the wrong
+kind or range (a float for an integer, NaN) raises a ValueError, an object of the wrong type a TypeError. Each check returns the
+value, numbers as plain Python types, so that static arguments stay hashable.
 """
 
 import math
 import numbers
 import operator
+from collections.abc import Collection
+from typing import Any, TypeGuard, TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
+
+from bespoke_jax.types import DTypeLike, KeyArray
 
 __all__ = [
     "check_array",
@@ -31,21 +37,30 @@ __all__ = [
 ]
 
 
-def _is_integer(value) -> bool:
+T = TypeVar("T")
+_LARGEST = 2**31 - 1  # integers count things in XLA, in 32 bits
+
+
+def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _scalar(value):
-    """The number in an array of no axes whose number is known; anything else as it is."""
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+
+
+def _scalar(value: Any) -> Any:
+    """The number in an array without axes, if it is `known`; anything else unchanged."""
     numbers_of = known(value)
     return numbers_of[()] if numbers_of is not None and numbers_of.ndim == 0 else value
 
 
-_LARGEST = 2**31 - 1  # of the integers that XLA counts with
+def check_count(name: str, value: Any, least: int = 1, most: int = _LARGEST) -> int:
+    """`value`, if it is an integer from `least` to `most`. Raises ValueError otherwise.
 
-
-def check_count(name: str, value, least: int = 1, most: int = _LARGEST) -> int:
-    """`value`, if it is an integer from `least` to `most`.
+    Args:
+        name, value: the argument's name, with which errors begin, and its value; likewise in all checks.
+        least, most: the range.
 
     Examples:
         >>> check_count("num_paths", 2.5)
@@ -60,13 +75,20 @@ def check_count(name: str, value, least: int = 1, most: int = _LARGEST) -> int:
     return int(value)
 
 
-def check_order(value, highest: int) -> int:
-    """`value`, if it is one of the orders 1..highest."""
+def check_order(value: Any, highest: int) -> int:
+    """`value`, if it is an order 1..highest. Raises ValueError otherwise."""
     return check_count("order", value, 1, highest)
 
 
-def check_number(name: str, value, least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> float:
-    """`value`, if it is a finite number from `least` to `most`; with `above`, one above `least`.
+def check_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: bool = False
+) -> float:
+    """`value`, if it is a finite number from `least` to `most`. Raises ValueError otherwise.
+
+    Args:
+        name, value: the argument.
+        least, most: the range.
+        above: exclude `least` itself.
 
     Examples:
         >>> check_number("scaling", float("nan"), 0, 1)
@@ -74,8 +96,7 @@ def check_number(name: str, value, least: float = -math.inf, most: float = math.
         ValueError: scaling: wanted a number from 0 to 1, got nan.
     """
     value = _scalar(value)
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-    if not number or not math.isfinite(value) or not least <= value <= most or (above and value == least):
+    if not _is_real(value) or not math.isfinite(value) or not least <= value <= most or (above and value == least):
         if most < math.inf:
             wanted = f"a number above {least} and up to {most}" if above else f"a number from {least} to {most}"
         elif least > -math.inf:
@@ -86,47 +107,59 @@ def check_number(name: str, value, least: float = -math.inf, most: float = math.
     return float(value)
 
 
-def check_positive(name: str, value) -> float:
-    """`value`, if it is a positive finite number."""
+def check_positive(name: str, value: Any) -> float:
+    """`value`, if it is a positive finite number. Raises ValueError otherwise."""
     return check_number(name, value, 0, above=True)
 
 
-def check_choice(name: str, value, choices) -> str:
-    """`value`, if it is one of these strings."""
+def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """`value`, if it is one of these strings. Raises ValueError otherwise."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: wanted one of {sorted(choices)}, got {value!r}.")
     return value
 
 
-def check_flag(name: str, value) -> bool:
-    """`value`, if it is True or False."""
+def check_flag(name: str, value: Any) -> bool:
+    """`value`, if it is True or False. Raises ValueError otherwise."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name}: wanted True or False, got {value!r}.")
     return bool(value)
 
 
-def check_type(name: str, value, kinds, wanted: str):
-    """`value`, if it is an instance of `kinds`; a TypeError says that `wanted` was wanted.
+def check_type(name: str, value: Any, kind: type[T], wanted: str) -> T:
+    """`value`, if it is an instance of `kind`.
+
+    Args:
+        name, value: the argument.
+        kind: a class.
+        wanted: the class in words, for the error.
+
+    Raises:
+        TypeError: otherwise.
 
     Examples:
         >>> check_type("flow", 3, str, "a bespoke_jax.Flow")
         Traceback (most recent call last):
         TypeError: flow: wanted a bespoke_jax.Flow, got int.
     """
-    if not isinstance(value, kinds):
+    if not isinstance(value, kind):
         raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}.")
     return value
 
 
-def check_numeric(name: str, value) -> tuple[tuple[int, ...], np.dtype]:
-    """(shape, dtype) of `value`, if it is an array of numbers, of JAX or NumPy, or a number; traced ones and shapes too.
+def check_numeric(name: str, value: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of `value`, if it is a number, or an array of numbers: JAX's, NumPy's, traced, or a ShapeDtypeStruct.
+
+    Raises:
+        TypeError: if it is something else.
+        ValueError: if it is an integer of more than 32 bits.
 
     Examples:
         >>> check_numeric("x0", [1.0, 2.0])
         Traceback (most recent call last):
         TypeError: x0: wanted an array, got list.
     """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    number = _is_real(value)
     if not number and not (hasattr(value, "shape") and hasattr(value, "dtype")):
         raise TypeError(f"{name}: wanted an array, got {type(value).__name__}.")
     if not number and not (jnp.issubdtype(value.dtype, jnp.number) or jnp.issubdtype(value.dtype, jnp.bool_)):
@@ -136,8 +169,12 @@ def check_numeric(name: str, value) -> tuple[tuple[int, ...], np.dtype]:
     return jnp.shape(value), jnp.result_type(value)
 
 
-def check_shape(name: str, value) -> tuple[int, ...]:
-    """`value`, if it is a tuple or list of positive integers: the shape of an array that holds something.
+def check_shape(name: str, value: Any) -> tuple[int, ...]:
+    """`value` as a tuple, if it is a tuple or list of positive integers: the shape of a non-empty array.
+
+    Raises:
+        TypeError: if it is something else.
+        ValueError: if a size is not positive.
 
     Examples:
         >>> check_shape("event_shape", [32, 32, 3])
@@ -145,8 +182,8 @@ def check_shape(name: str, value) -> tuple[int, ...]:
     """
     if isinstance(value, dict):
         raise TypeError(
-            f"{name}: wanted a tuple of integers, got a dict. A state is one array: flatten a tree into one, "
-            "and take it apart in the velocity (jax.flatten_util.ravel_pytree)."
+            f"{name}: wanted a tuple of integers, got a dict. A state is one array: flatten a tree into one with "
+            "jax.flatten_util.ravel_pytree, and unravel it in the velocity."
         )
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         remedy = f"; did you mean ({value!r},)?" if _is_integer(value) else ""
@@ -162,37 +199,45 @@ def check_shape(name: str, value) -> tuple[int, ...]:
     return shape
 
 
-def check_array(name: str, value, shape: tuple[int | str, ...]):
-    """`value`, if it is a floating array of this shape, NumPy's or JAX's, whose numbers are finite where they are `known`.
+def check_array(name: str, value: T, shape: tuple[int | str, ...]) -> T:
+    """`value`, if it is a floating array of this shape, of NumPy or JAX, whose numbers are finite if `known`.
 
     Args:
         name, value: the argument.
-        shape: its sizes; a letter stands for any size of at least 1.
+        shape: its sizes; a string stands for any size of at least 1.
+
+    Raises:
+        TypeError: if it is not a floating array.
+        ValueError: if it has another shape, NaN or infinity.
 
     Examples:
         >>> check_array("table.t", np.zeros((2, 4)), ("m",))
         Traceback (most recent call last):
         ValueError: table.t: wanted shape [m], got [2, 4].
     """
+    array: Any = value
     wanted = f"[{', '.join(map(str, shape))}]"
-    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
-        got = f"dtype {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+    if not hasattr(array, "dtype") or not jnp.issubdtype(array.dtype, jnp.floating):
+        got = f"dtype {array.dtype}" if hasattr(array, "dtype") else type(array).__name__
         raise TypeError(f"{name}: wanted a floating array of shape {wanted}, got {got}.")
-    pairs = zip(value.shape, shape, strict=False)
-    if len(value.shape) != len(shape) or any(n < 1 if isinstance(size, str) else n != size for n, size in pairs):
-        raise ValueError(f"{name}: wanted shape {wanted}, got {list(value.shape)}.")
-    numbers_now = known(value)
+    pairs = zip(array.shape, shape, strict=False)
+    if len(array.shape) != len(shape) or any(n < 1 if isinstance(size, str) else n != size for n, size in pairs):
+        raise ValueError(f"{name}: wanted shape {wanted}, got {list(array.shape)}.")
+    numbers_now = known(array)
     if numbers_now is not None and not np.all(np.isfinite(numbers_now)):
         raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity.")
     return value
 
 
-def check_numbers(name: str, values, shape: tuple[int | str, ...]) -> np.ndarray:
+def check_numbers(name: str, values: Any, shape: tuple[int | str, ...]) -> Float[np.ndarray, "..."]:
     """`values` in float64, if they are finite real numbers of this shape: an array, or lists of numbers.
 
     Args:
         name, values: the argument.
         shape: as for `check_array`.
+
+    Raises:
+        ValueError: otherwise.
 
     Examples:
         >>> check_numbers("grid", [0, 0.5, 1], ("n",)).tolist()
@@ -210,8 +255,8 @@ def check_numbers(name: str, values, shape: tuple[int | str, ...]) -> np.ndarray
     return check_array(name, array.astype(np.float64), shape)
 
 
-def known(value) -> np.ndarray | None:
-    """The numbers of an array; None where there are none to look at: of a tracer, a shape, or parts on other machines.
+def known(value: Any) -> np.ndarray | None:
+    """The numbers of an array if they can be read now; None for a tracer, random keys, parts on other machines, or no array.
 
     Examples:
         >>> known(jnp.ones(2)).tolist(), jax.eval_shape(lambda x: jnp.sum(x) if known(x) is None else x, jnp.ones(2)).shape
@@ -226,8 +271,11 @@ def known(value) -> np.ndarray | None:
     return np.asarray(value)
 
 
-def check_float_dtype(name: str, value) -> np.dtype:
-    """`value` as a dtype, if it is that of floating-point numbers.
+def check_float_dtype(name: str, value: DTypeLike | None) -> np.dtype:
+    """`value` as a dtype, if it is a dtype of floating-point numbers.
+
+    Raises:
+        TypeError: otherwise.
 
     Examples:
         >>> check_float_dtype("dtype", int)
@@ -235,17 +283,15 @@ def check_float_dtype(name: str, value) -> np.dtype:
         TypeError: dtype: wanted a floating dtype such as float32, got <class 'int'>.
     """
     try:
-        is_dtype = value is not None and not isinstance(value, jax.Array | np.ndarray)
-        floating = is_dtype and jnp.issubdtype(value, jnp.floating)
+        if value is not None and not isinstance(value, jax.Array | np.ndarray) and jnp.issubdtype(value, jnp.floating):
+            return jnp.dtype(value)
     except TypeError:
-        floating = False
-    if not floating:
-        raise TypeError(f"{name}: wanted a floating dtype such as float32, got {value!r}.")
-    return jnp.dtype(value)
+        pass
+    raise TypeError(f"{name}: wanted a floating dtype such as float32, got {value!r}.")
 
 
-def check_key(key, name: str = "key"):
-    """`key`, if it is one JAX random key: typed, or the raw pair of uint32."""
+def check_key(key: Any, name: str = "key") -> KeyArray:
+    """`key`, if it is one JAX random key: typed, or raw (a vector of uint32). Raises TypeError otherwise."""
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
     raw = dtype == jnp.uint32 and key.ndim == 1

@@ -1,13 +1,16 @@
-"""Dtypes: one rule, said once."""
+"""Dtypes: the one rule by which they are promoted."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from bespoke_jax.types import DTypeLike
 
 __all__ = ["promote"]
 
 
-def promote(*dtypes):
-    """The narrowest dtype that holds all of these, whatever promotion the caller has set (JAX's may be "strict").
+def promote(*dtypes: DTypeLike) -> np.dtype:
+    """The narrowest dtype that holds all of these, even where the caller has set JAX's promotion to "strict".
 
     Examples:
         >>> promote(jnp.bfloat16, jnp.float32)

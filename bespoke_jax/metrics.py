@@ -1,23 +1,29 @@
-"""How far two batches of samples are apart: RMSE, PSNR (Sec. 4)."""
+"""Distances between two batches of samples: RMSE and PSNR (Sec. 4)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_numeric, check_positive, known
+from bespoke_jax.types import Array, ArrayLike
 
 __all__ = ["psnr", "rmse"]
 
 
-def rmse(x, y, event_ndim: int):
+def rmse(x: Float[Array, "*shape"], y: Float[Array, "*shape"], event_ndim: int) -> Float[jax.Array, "..."]:
     """||x - y|| = sqrt(mean_j (x_j - y_j)^2) of each sample, over the last `event_ndim` axes.
 
     Args:
-        x, y: [*batch, *event], floating; of integers the difference may wrap around.
-        event_ndim: how many axes one sample has.
+        x, y: [*batch, *event]. Integers are refused, because their difference may wrap around.
+        event_ndim: the number of axes of one sample.
+
+    Returns:
+        The errors, [*batch].
 
     Raises:
         TypeError: for arrays that are not floating.
-        ValueError: for two shapes, or more axes than there are.
+        ValueError: for arrays of different shapes, or an `event_ndim` larger than their number of axes.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -29,35 +35,37 @@ def rmse(x, y, event_ndim: int):
             got = getattr(value, "dtype", type(value).__name__)
             raise TypeError(f"{name}: wanted a floating array, got {got}.")
     if jnp.shape(x) != jnp.shape(y):
-        raise ValueError(f"rmse: wanted two arrays of one shape, got {jnp.shape(x)} and {jnp.shape(y)}.")
+        raise ValueError(f"y: wanted the shape of x, {jnp.shape(x)}, got {jnp.shape(y)}.")
     return jnp.sqrt(mean_square(x - y, check_count("event_ndim", event_ndim, 0, x.ndim)))
 
 
-def mean_square(x, event_ndim: int):
-    """mean_j x_j^2 over the last `event_ndim` axes."""
+def mean_square(x: Float[Array, "*shape"], event_ndim: int) -> Float[jax.Array, "..."]:
+    """mean_j x_j^2 over the last `event_ndim` axes of x [*batch, *event]: an array [*batch]."""
     return jnp.mean(jnp.square(x), axis=tuple(range(x.ndim - event_ndim, x.ndim)))
 
 
-def psnr(error, data_range: float = 2.0):
-    """Peak signal-to-noise ratio in dB of an RMSE: 20 log10(data_range / error); 2.0 for data in [-1, 1].
+def psnr(error: ArrayLike, data_range: float = 2.0) -> Float[jax.Array, "..."]:
+    """Peak signal-to-noise ratio in dB of an RMSE: 20 log10(data_range / error).
 
     Args:
-        error: >= 0, of any shape; infinite dB for 0.
-        data_range: the largest value less the smallest, of the data.
+        error: RMSEs >= 0, of any shape; 0 gives infinite dB.
+        data_range: the largest value of the data minus the smallest; 2.0 for data in [-1, 1].
+
+    Returns:
+        An array of error's shape.
 
     Raises:
-        ValueError: for errors below 0 or no real numbers, or a range that is no positive number.
+        TypeError: for errors that are no numbers.
+        ValueError: for errors that are negative or complex, or a range that is no positive number.
 
     Examples:
         >>> round(float(psnr(0.02)), 4)
         40.0
     """
-    data_range, error = (
-        check_positive("data_range", data_range),
-        error if hasattr(error, "dtype") else np.asarray(error),
-    )
-    check_numeric("error", error)
-    error = jnp.asarray(error)
-    if jnp.iscomplexobj(error) or (known(error) is not None and np.any(known(error) < 0)):
-        raise ValueError(f"error: wanted numbers >= 0, got {error}.")
-    return 20 * jnp.log10(data_range / error)
+    data_range = check_positive("data_range", data_range)
+    check_numeric("error", error if hasattr(error, "dtype") else np.asarray(error))
+    errors = jnp.asarray(error)
+    numbers = known(errors)
+    if jnp.iscomplexobj(errors) or (numbers is not None and np.any(numbers < 0)):
+        raise ValueError(f"error: wanted numbers >= 0, got {errors}.")
+    return 20 * jnp.log10(data_range / errors)

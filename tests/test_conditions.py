@@ -180,15 +180,15 @@ def test_classes_of_a_network():
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: bj.given(3, CENTRES), TypeError, "given: flow must be"),
+        (lambda: bj.given(3, CENTRES), TypeError, "flow: wanted a bespoke_jax.Flow, got int"),
         (
             lambda: bj.given(bj.Flow(lambda p, t, x: x, None, (2,)), CENTRES),
             ValueError,
-            "given: .*'condition', got None",
+            "flow: .*'condition', got None",
         ),
-        (lambda: bj.given(FLOW, CENTRES), ValueError, r"given: conditions must be like .*\(2,\)"),
-        (lambda: bj.given(FLOW, {"centre": CENTRES[0]}), ValueError, "given: conditions"),
-        (lambda: bj.given(FLOW, {"centre": CENTRES[:0]}), ValueError, "given: conditions"),
+        (lambda: bj.given(FLOW, CENTRES), ValueError, r"conditions: wanted the shapes of the flow's own, .*\(2,\)"),
+        (lambda: bj.given(FLOW, {"centre": CENTRES[0]}), ValueError, "conditions: wanted the shapes"),
+        (lambda: bj.given(FLOW, {"centre": CENTRES[:0]}), ValueError, "conditions: wanted the shapes"),
         (lambda: given([0, 1])(0.5, jnp.ones((3, 2))), ValueError, "x: .* conditions for 2 samples, got 3"),
         (lambda: bj.solve(given([0, 1]), bj.classic.euler(2), jnp.ones((3, 2))), ValueError, "x0: .* for 2 .* got 3"),
         (lambda: bj.ground_truth(given([0, 1]), jnp.ones((3, 2))), ValueError, "x0: .* for 2 .* got 3"),
@@ -202,8 +202,8 @@ def test_bad_input(call, error, message):
 @pytest.mark.parametrize(
     "own, conditions, message",
     [
-        (np.int32(0), [1.7, 2.0], "wanted an integer for each sample, as the flow's own is, got a float"),
-        (np.int8(0), [1, 300], "wanted integers that int8 holds"),
+        (np.int32(0), [1.7, 2.0], "wanted an integer for each sample, like the flow's own, got a float"),
+        (np.int8(0), [1, 300], "wanted integers that int8 can hold"),
         (np.bool_(True), [0.3, 1.0], "wanted a boolean for each sample"),
     ],
 )

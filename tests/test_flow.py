@@ -171,10 +171,14 @@ def test_t_with_an_axis():
 @pytest.mark.parametrize(
     "velocity, error, message",
     [
-        (lambda p, t, x: x[..., :2], ValueError, r"velocity: .* returned shape \(4, 2\)"),
-        (lambda p, t, x: x[0], ValueError, r"velocity: .* returned shape \(3,\)"),
-        (lambda p, t, x: x.astype(jnp.float64), TypeError, "velocity: .* returned float64"),
-        (lambda p, t, x: jnp.ones(x.shape, jnp.int32), TypeError, "velocity: .* returned int32"),
+        (lambda p, t, x: x[..., :2], ValueError, r"velocity: wanted the shape of x, \(4, 3\), got \(4, 2\)"),
+        (lambda p, t, x: x[0], ValueError, r"velocity: wanted the shape of x, \(4, 3\), got \(3,\)"),
+        (lambda p, t, x: x.astype(jnp.float64), TypeError, "velocity: wanted the dtype of x, float32, .* got float64"),
+        (
+            lambda p, t, x: jnp.ones(x.shape, jnp.int32),
+            TypeError,
+            "velocity: wanted the dtype of x, float32, .* got int32",
+        ),
         (lambda p, t, x: (x, x), TypeError, "velocity: wanted one array .* got tuple"),
         (lambda p, t, x: None, TypeError, "velocity: wanted one array .* got NoneType"),
     ],

@@ -66,7 +66,7 @@ def test_times_may_be_given(kind):
         ("uniform", 0, "num_steps: wanted an integer >= 1, got 0"),
         ("uniform", 2.0, "num_steps: wanted an integer >= 1, got 2.0"),
         ("uniform", True, "num_steps: .* got True"),
-        ("log_snr", 4, "scheduler: the grid 'log_snr' needs a bespoke_jax.schedulers.Scheduler, got None"),
+        ("log_snr", 4, "scheduler: wanted a bespoke_jax.schedulers.Scheduler for the grid 'log_snr', got None"),
     ],
 )
 def test_bad_grids(grid, n, words):

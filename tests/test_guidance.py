@@ -165,7 +165,7 @@ def test_flows_with_one_function_share_what_is_compiled():
         ({"text": jnp.zeros(4)}, r"unconditional: wanted the shapes of one sample's condition, .*'mask': \(8,\)"),
         (
             {"text": jnp.zeros((3, 4)), "mask": MASK},
-            "what belongs to each sample is said by a function of its condition",
+            "for a value that depends on the sample, give a function of its condition",
         ),
         (lambda c: c["text"], "unconditional: wanted the shapes of one sample's condition"),
         (lambda c: c | {"mask": jnp.zeros(8)}, r"unconditional\['mask'\]: wanted a boolean, got a float"),

@@ -35,7 +35,7 @@ def test_halving_the_error_is_6_db():
 
 
 def test_rmse_of_two_shapes():
-    with pytest.raises(ValueError, match=r"rmse: wanted two arrays of one shape, got \(2, 3\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"y: wanted the shape of x, \(2, 3\), got \(3,\)"):
         rmse(jnp.zeros((2, 3)), jnp.zeros(3), 1)
 
 

@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from bespoke_jax.flow.flow import PREDICTIONS
+from bespoke_jax.flow.prediction import PREDICTIONS
 from experiments import data, pretrain
 from experiments.pretraining import loop, settings
 from experiments.pretraining.flow_matching import TARGETS, Objective, TrainState, init_state, make_update
@@ -136,7 +136,7 @@ def test_a_file_keeps_prediction_and_class(tmp_path):
         bj.models.load_flow(path, labels=2)
     each = bj.models.load_flow(path, labels=[0, 1])(t, x[:2])
     np.testing.assert_allclose(each, [one(t, x[0]), two(t, x[1])], rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match=r"prediction must be one of .*'velocity'.* got 'epsilon'"):
+    with pytest.raises(ValueError, match=r"prediction: wanted one of .*'velocity'.* got 'epsilon'"):
         bj.models.save_flow(path, network, variables, (4, 4, 1), "vp", prediction="epsilon")
     assert set(TARGETS) < set(PREDICTIONS)
 

@@ -101,8 +101,11 @@ def test_a_searched_solver_step_by_step():
         (lambda s: classic.times_of_sigmas([0.0], s), "sigmas: wanted decreasing"),
         (lambda s: classic.times_of_sigmas("AYS", s), r"sigmas: wanted numbers of shape \[n\], got 'AYS'"),
         (lambda s: classic.times_of_sigmas([2.0, np.nan], s), "sigmas: wanted finite numbers, got NaN"),
-        (lambda s: classic.times_of_sigmas([2.0, 1.0], None), "scheduler: times_of_sigmas needs"),
-        (lambda s: classic.times_of_sigmas([1e9, 1e8, 1.0], bj.schedulers.EDM()), "sigmas: .* must increase"),
+        (lambda s: classic.times_of_sigmas([2.0, 1.0], None), "scheduler: wanted .* for times_of_sigmas"),
+        (
+            lambda s: classic.times_of_sigmas([1e9, 1e8, 1.0], bj.schedulers.EDM()),
+            "sigmas: wanted levels with increasing times",
+        ),
         (lambda s: classic.times_of_sigmas([2.0, 1.0], s, 0), "num_steps: wanted an integer >= 1, got 0"),
         (lambda s: classic.sigmas_of_steps([1000], STABLE_DIFFUSION), "steps: wanted steps from 0 to 999"),
         (lambda s: classic.sigmas_of_steps([10], [0.1, 1.5]), "betas: wanted a list of numbers within"),

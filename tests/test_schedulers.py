@@ -110,7 +110,7 @@ def test_the_same_call_gives_an_equal_scheduler():
 @pytest.mark.parametrize("argument", ["alpha", "sigma"])
 def test_a_number_is_no_function(argument):
     functions = dict(alpha=lambda t: t, sigma=lambda t: 1 - t) | {argument: 0.5}
-    with pytest.raises(TypeError, match=f"{argument} must be a function of t"):
+    with pytest.raises(TypeError, match=f"{argument}: wanted a function of t"):
         bj.schedulers.Scheduler(**functions)
 
 
@@ -125,7 +125,7 @@ def test_a_number_is_no_function(argument):
         ("edm", dict(sigma_max="80"), "sigma_max: wanted a finite number > 0, got '80'"),
         ("edm", dict(rho=0), "rho: wanted a finite number > 0, got 0"),
         ("edm", dict(rho=np.nan), "rho: wanted a finite number > 0, got nan"),
-        ("edm", dict(rho=0.01), r"rho: wanted sigma\^\(1/rho\) to be a number of float32, got rho=0.01"),
+        ("edm", dict(rho=0.01), r"rho: wanted sigma\^\(1/rho\) within the range of float32, got rho=0.01"),
         ("edm", dict(sigma_maximum=80), r"scheduler: wanted one of \['sigma_min', 'sigma_max', 'rho'\] of 'edm'"),
         ("vp", dict(beta_min=20.0, beta_max=0.1), "beta_min: wanted a number from 0 to 0.1, got 20.0"),
         ("vp", dict(beta_min=np.nan), "beta_min: wanted a number from 0 to 20.0, got nan"),

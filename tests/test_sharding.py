@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import bespoke_jax as bj
+from bespoke_jax.files.fingerprint import fingerprint
 from bespoke_jax.fitting import gauss_newton, stages
 from bespoke_jax.fitting.losses import Endpoint
 from bespoke_jax.flow import kernels
@@ -223,5 +224,5 @@ def test_split_parameters_give_the_same_numbers(split, wide, wide_paths, wide_fi
     found = fit(split, wide_paths)
     np.testing.assert_allclose(found.theta.raw, wide_fitted.theta.raw, atol=2e-4)
     assert found.cost == wide_fitted.cost
-    stored, here = (bj.fingerprint.fingerprint(flow) for flow in (split, wide))
+    stored, here = (fingerprint(flow) for flow in (split, wide))
     np.testing.assert_allclose(stored["projections"], here["projections"], atol=1e-4)

@@ -294,9 +294,9 @@ def test_a_number_of_samples_that_is_none(flow, num_samples):
 @pytest.mark.parametrize(
     "broken, error, message",
     [
-        (lambda p, t, x: x[..., :1], ValueError, "velocity: .* returned shape"),
-        (lambda p, t, x: x.astype(jnp.float64), TypeError, "velocity: .* returned float64"),
-        (lambda p, t, x: jnp.zeros(x.shape, int), TypeError, "velocity: .* returned int"),
+        (lambda p, t, x: x[..., :1], ValueError, "velocity: wanted the shape of x"),
+        (lambda p, t, x: x.astype(jnp.float64), TypeError, "velocity: wanted the dtype of x, .* got float64"),
+        (lambda p, t, x: jnp.zeros(x.shape, int), TypeError, "velocity: wanted the dtype of x, .* got int"),
         (lambda p, t, x: (x,), TypeError, "velocity: wanted one array"),
     ],
 )

@@ -90,7 +90,7 @@ def test_another_solver_compiles_no_network(x0):
     for nfe in (2, 3, 4):
         trace = adjoint.run(flow, bj.classic.euler(nfe, dtype=jnp.float64), x0)
         adjoint.table_gradients(flow, bj.classic.euler(nfe, dtype=jnp.float64), trace, x0[None])
-        traced = len(traces) if nfe == 2 else traced  # noqa: F821
+        traced = len(traces) if nfe == 2 else traced
     assert len(traces) == traced
 
 

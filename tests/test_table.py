@@ -124,7 +124,7 @@ def test_classical_methods_converge_at_their_order(name, flow):
 @pytest.mark.parametrize("name", CLASSIC)
 @pytest.mark.parametrize("nfe", [0, -4, 2.5, True, "4", None])
 def test_a_number_of_evaluations_that_is_none(name, nfe):
-    with pytest.raises(ValueError, match=f"nfe: {name} takes a positive multiple of {CLASSIC[name][0]}"):
+    with pytest.raises(ValueError, match=f"nfe: wanted a positive multiple of {CLASSIC[name][0]} for {name}"):
         getattr(bj.classic, name)(nfe)
 
 

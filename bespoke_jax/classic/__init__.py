@@ -1,7 +1,7 @@
-"""Dedicated solvers, each a function that returns a `SolverTable`; and GENIE, which none can hold.
+"""Dedicated solvers, each a function that returns a `SolverTable`; and GENIE, which does not fit into a table.
 
-All take the number of velocity evaluations, most the flow's scheduler, and a time grid. Whatever is wrong with these is
-a ValueError that names argument, value and wish, before anything runs. They are made in float64 and cast at the end.
+All take the number of velocity evaluations and a time grid, most of them the flow's scheduler. A wrong argument raises a
+ValueError before anything runs. Tables are computed in float64 and cast at the end.
 """
 
 from bespoke_jax.classic.adams import deis, ipndm

@@ -1,7 +1,7 @@
-"""Adams-Bashforth methods, one evaluation a step: DEIS and iPNDM.
+"""Adams-Bashforth methods with one evaluation a step: DEIS and iPNDM.
 
-Both integrate dy = X0 d(rho), y = x / alpha, rho = sigma / alpha, with X0 = E[x0 | x] a polynomial through its last values;
-they differ in the variable of the polynomial. A step from snr 0 (within 1e-5), where y is infinite, is DDIM's.
+Both integrate dy = X0 d(rho), y = x / alpha, rho = sigma / alpha, with a polynomial through the last values of X0 = E[x0 | x];
+they differ in the polynomial's variable. A step from snr 0 (within 1e-5), where y is infinite, is DDIM's.
 """
 
 import math
@@ -17,10 +17,11 @@ from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import Unrolling, data_step
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import SolverTable
+from bespoke_jax.types import DTypeLike, GridLike
 
 __all__ = ["deis", "ipndm"]
 
-_FIXED = {  # the weights of equal steps, newest first
+_FIXED = {  # order -> the weights for equal steps, newest value first
     1: [1.0],
     2: [3 / 2, -1 / 2],
     3: [23 / 12, -16 / 12, 5 / 12],
@@ -34,22 +35,32 @@ _VARIABLES = {
 
 
 def deis(
-    nfe: int, scheduler: Scheduler, order: int = 3, *, grid="quadratic", variable: str = "t", dtype=jnp.float32
+    nfe: int,
+    scheduler: Scheduler,
+    order: int = 3,
+    *,
+    grid: GridLike = "quadratic",
+    variable: str = "t",
+    dtype: DTypeLike = jnp.float32,
 ) -> SolverTable:
     """DEIS (Zhang & Chen 2022, arXiv:2204.13902): exponential Adams-Bashforth, one evaluation a step.
 
     x_t = alpha_t / alpha_s x_s + alpha_t sum_j C_j X0_j, C_j the integral of the j-th Lagrange polynomial over d(sigma / alpha).
-    The paper's tAB-r has polynomials of degree r in time, and here order r + 1; order 1 is `ddim`. The first steps
-    have order 1, 2, ...
+    The paper's tAB-r, with polynomials of degree r in time, has order r + 1 here; order 1 is `ddim`. The first steps have
+    order 1, 2, ...
 
     Args:
         nfe: velocity evaluations, at least 1.
         scheduler: the flow's.
-        order: 1 to 4, the number of values.
+        order: 1 to 4, the number of values of X0 used.
         grid: a name or the nfe + 1 times between which it steps, see `time_grid`. The paper's best is "quadratic".
-        variable: of the polynomials: "t" (tAB), "rho" (rhoAB; sigma / alpha) or "log_rho", which others ship as DEIS (there a
-            step to an infinite log-SNR has order 1).
+        variable: of the polynomials: "t" (tAB), "rho" (rhoAB; sigma / alpha) or "log_rho", the DEIS of other libraries (in which
+            a step to an infinite log-SNR has order 1).
         dtype: of the table.
+
+    Raises:
+        TypeError: for a dtype that is not floating.
+        ValueError: for another wrong argument.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -60,7 +71,7 @@ def deis(
     check_choice("variable", variable, _VARIABLES)
     points = levels(check_scheduler(scheduler, "deis"), time_grid(grid, nfe, scheduler))
 
-    def rho_of(v):
+    def rho_of(v: np.ndarray) -> np.ndarray:
         if variable == "t":
             return np.array([level.noise_to_signal for level in levels(scheduler, v)])
         return v if variable == "rho" else np.exp(v)
@@ -72,25 +83,29 @@ def ipndm(
     nfe: int,
     order: int = 4,
     *,
-    grid="uniform",
+    grid: GridLike = "uniform",
     scheduler: Scheduler | None = None,
     coefficients: str = "variable",
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> SolverTable:
-    """iPNDM (Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902): Adams-Bashforth, begun with lower orders.
+    """iPNDM (Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902): Adams-Bashforth, one evaluation a step.
 
-    Without a scheduler it is applied to the velocity: x_{i+1} = x_i + (t_{i+1} - t_i) sum_k c_k u_{i-k}. With one it is
-    applied to the noise prediction, in a step of DDIM, as in the papers. One evaluation a step.
+    The first steps have lower orders. Without a scheduler the method is applied to the velocity,
+    x_{i+1} = x_i + (t_{i+1} - t_i) sum_k c_k u_{i-k}; with one, to the noise prediction in a step of DDIM, as in the papers.
 
     Args:
         nfe: velocity evaluations, at least 1.
-        order: 1 to 4, the number of values.
+        order: 1 to 4, the number of values used.
         grid: a name or the nfe + 1 times between which it steps, see `time_grid`.
-        scheduler: the flow's: for noise prediction, and for the grids that need one.
-        coefficients: "variable": those of the grid's own steps, in t or in sigma / alpha (then the same as rhoAB-DEIS; often
-            called iPNDM_v), with full order on every grid. "fixed": the papers', those of equal steps whatever the grid,
-            such as 55/24, -59/24, 37/24, -9/24. On a uniform grid and the velocity the two are the same.
+        scheduler: the flow's, for noise prediction and for grids that need one; None for the velocity.
+        coefficients: "variable" for those of the grid's own steps, in t or in sigma / alpha (the latter is rhoAB-DEIS, often
+            called iPNDM_v), with full order on every grid; "fixed" for the papers', those of equal steps on any grid, such as
+            55/24, -59/24, 37/24, -9/24. The two agree for the velocity on a uniform grid.
         dtype: of the table.
+
+    Raises:
+        TypeError: for a dtype that is not floating.
+        ValueError: for another wrong argument.
 
     Examples:
         >>> ipndm(2).b.tolist()
@@ -103,7 +118,7 @@ def ipndm(
     if scheduler is not None:
         points = levels(check_scheduler(scheduler, "ipndm"), times)
         if fixed:
-            # Any finite variable will do: the weights do not look at it.
+            # The weights do not depend on the variable; any finite one will do.
             return _on_noise(points, order, _VARIABLES["t"], lambda v, end: np.array(_FIXED[len(v)]), dtype)
         return _on_noise(points, order, _VARIABLES["rho"], _step_weights, dtype)
     run = Unrolling(nfe)
@@ -116,8 +131,17 @@ def ipndm(
     return run.table(x, dtype)
 
 
-def _on_noise(points: list[Level], order: int, variable: Callable, weights: Callable, dtype) -> SolverTable:
-    """Adams-Bashforth on dy = X0 d(rho). `weights(nodes, end)`: of the values at the nodes, newest first, adding up to 1."""
+def _on_noise(
+    points: list[Level],
+    order: int,
+    variable: Callable[[Level], float],
+    weights: Callable[[np.ndarray, float], np.ndarray],
+    dtype: DTypeLike,
+) -> SolverTable:
+    """Adams-Bashforth on dy = X0 d(rho).
+
+    `weights(nodes, end)` are those of the values at the nodes, newest first, of sum 1.
+    """
     run = Unrolling(len(points) - 1)
     x, known = run.x0, []
     for s, t in pairwise(points):
@@ -133,14 +157,14 @@ def _on_noise(points: list[Level], order: int, variable: Callable, weights: Call
 
 
 def _step_weights(nodes: np.ndarray, end: float) -> np.ndarray:
-    """Of the values at the nodes in the mean of their polynomial from nodes[0] to the end."""
+    """The weights of the values at the nodes in the mean of their polynomial from nodes[0] to the end."""
     return _weights(nodes, end, 1 / np.arange(1, len(nodes) + 1))
 
 
-def _lagrange_weights(nodes: np.ndarray, end: float, rho_of: Callable) -> np.ndarray:
-    """The same for the mean over rho = rho_of(variable) of a polynomial in another variable."""
+def _lagrange_weights(nodes: np.ndarray, end: float, rho_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The same for the mean over rho = rho_of(variable) of a polynomial in that variable."""
     rho_start, *rho, rho_end = rho_of(nodes[0] + (end - nodes[0]) * np.concatenate([[0.0], _NODES, [1.0]]))
-    # Integrals of z^k over d(rho), z from 0 to 1, by parts: rho may be steep, as at clean data, but it is bounded.
+    # Integrals of z^k over d(rho), z from 0 to 1, by parts, because rho is bounded but may be steep, as at clean data.
     k = np.arange(1, len(nodes))
     moments = rho_end - k * (_NODES ** (k[:, None] - 1) @ (_WEIGHTS * rho))
     return _weights(nodes, end, np.concatenate([[1.0], moments / (rho_end - rho_start)]))
@@ -152,7 +176,7 @@ def _weights(nodes: np.ndarray, end: float, moments: np.ndarray) -> np.ndarray:
 
 
 def _tanh_sinh(step: float = 0.1, reach: float = 3.2) -> tuple[np.ndarray, np.ndarray]:
-    """Quadrature on [0, 1] that roots and logarithms at an end do not spoil (Takahasi & Mori 1974)."""
+    """(nodes, weights) of a quadrature on [0, 1], accurate despite roots and logarithms at an end (Takahasi & Mori 1974)."""
     w = np.arange(-reach, reach + step / 2, step)
     nodes = 1 / (1 + np.exp(-math.pi * np.sinh(w)))
     weights = nodes * (1 - nodes) * math.pi * np.cosh(w)

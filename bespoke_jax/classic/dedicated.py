@@ -1,4 +1,4 @@
-"""All dedicated solvers at one number of evaluations: to compare with, and to start a fit from the best."""
+"""All dedicated solvers at one number of evaluations, for comparisons, and for starting a fit from the best."""
 
 from functools import partial
 
@@ -14,10 +14,11 @@ from bespoke_jax.classic.runge_kutta import euler, heun, midpoint, rk4
 from bespoke_jax.classic.singlestep import dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, edm_heun
 from bespoke_jax.schedulers import CondOT, Scheduler
 from bespoke_jax.table import SolverTable
+from bespoke_jax.types import DTypeLike
 
 __all__ = ["dedicated"]
 
-# name -> (solver, its fewest evaluations, of which it takes multiples only)
+# name -> (solver, its fewest evaluations, the number of which it takes multiples)
 _ON_VELOCITY = {
     "euler": (euler, 1, 1),
     "midpoint": (midpoint, 2, 2),
@@ -39,19 +40,26 @@ _WITH_SCHEDULER = {
 }
 
 
-def dedicated(nfe: int, scheduler: Scheduler | None, dtype=jnp.float32) -> dict[str, SolverTable]:
-    """Every dedicated solver on every time grid, at this number of evaluations: {"solver/grid": table}.
+def dedicated(nfe: int, scheduler: Scheduler | None, dtype: DTypeLike = jnp.float32) -> dict[str, SolverTable]:
+    """Every dedicated solver on every time grid, at this number of evaluations.
 
-    Solvers on the velocity: "euler", "midpoint", "heun", "rk4", "ipndm-2", "-3", "-4" (variable coefficients). With the
-    scheduler: "ddim", "dpm_solver-2", "-3", "dpm_solver_pp-2s", "-2m", "-3m", "unipc-2", "-3" (bh2, with corrector), "deis-2",
-    "-3", "-4" (in time), "ipndm_noise-2", "-3", "-4" (fixed coefficients, noise prediction), "edm_heun"; for CondOT flows
-    "solver_search". Left out: those that cannot make `nfe` evaluations, and orders above it. Grids: those of `time_grid`;
-    "edm_heun/karras" has EDM's own levels, and "solver_search/published" the times that were found with it.
+    Solvers on the velocity: "euler", "midpoint", "heun", "rk4", "ipndm-2", "-3", "-4" (variable coefficients). With a scheduler
+    also: "ddim", "dpm_solver-2", "-3", "dpm_solver_pp-2s", "-2m", "-3m", "unipc-2", "-3" (bh2, with corrector), "deis-2", "-3",
+    "-4" (in time), "ipndm_noise-2", "-3", "-4" (fixed coefficients, noise prediction), "edm_heun"; for CondOT flows
+    "solver_search". Solvers that cannot make `nfe` evaluations and orders above `nfe` are left out. The grids are those of
+    `time_grid`; "edm_heun/karras" has EDM's own levels, and "solver_search/published" its published times.
 
     Args:
         nfe: velocity evaluations, at least 1.
-        scheduler: the flow's; with None there are only the solvers on the velocity, and the grids that need none.
+        scheduler: the flow's; None for only the solvers on the velocity, on the grids that need no scheduler.
         dtype: of the tables.
+
+    Returns:
+        {"solver/grid": table}.
+
+    Raises:
+        TypeError: for a dtype that is not floating.
+        ValueError: for another wrong argument.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -69,7 +77,7 @@ def dedicated(nfe: int, scheduler: Scheduler | None, dtype=jnp.float32) -> dict[
     for name, (solver, fewest, multiple) in _ON_VELOCITY.items():
         if nfe >= fewest and nfe % multiple == 0:
             on_velocity = partial(solver, nfe, dtype=dtype)
-            # `ipndm` takes a scheduler as a wish for noise prediction, so that it is given the times instead.
+            # A scheduler would make `ipndm` use noise prediction, so it is given times instead.
             tables |= {
                 f"{name}/{grid}": on_velocity(grid=time_grid(grid, nfe // multiple, scheduler)) for grid in grids
             }

@@ -25,13 +25,13 @@ __all__ = ["TaylorSolver", "genie"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TaylorSolver(Solver):
-    """A solver whose step j is x <- c_j0 x + c_j1 u + c_j2 du/dt, u and its derivative along the path taken at (t_j, x).
+    """The counterpart of a table for solvers that use du/dt; `solve` and `sample` take it.
 
-    What a table is for solvers without derivatives. `solve` and `sample` take it.
+    Step j is x <- c_j0 x + c_j1 u + c_j2 du/dt, with u and its derivative along the path evaluated at (t_j, x).
 
     Attributes:
-        t: [n] times.
-        c: [n, 3] factors.
+        t: [n], times.
+        c: [n, 3], factors.
     """
 
     t: jax.Array
@@ -39,18 +39,18 @@ class TaylorSolver(Solver):
     has_table: ClassVar[bool] = False
 
     def check(self, name: str) -> None:
-        """Raise TypeError or ValueError unless its arrays agree and its times lie within [0, 1]; as `SolverTable.check`."""
+        """Raise TypeError or ValueError unless the arrays agree and the times lie within [0, 1]; as `SolverTable.check`."""
         n = check_times(f"{name}.t", check_array(f"{name}.t", self.t, ("n",))).shape[0]
         check_array(f"{name}.c", self.c, (n, 3))
 
     @property
     def num_steps(self) -> int:
-        """Steps n."""
+        """The number of steps n."""
         return self.t.shape[0]
 
     @property
     def nfe(self) -> int:
-        """2 n: a Jacobian-vector product costs about as much as one more velocity evaluation."""
+        """2 n, because a Jacobian-vector product costs about as much as another velocity evaluation."""
         return 2 * self.num_steps
 
     def program(self, flow, x0) -> Program:
@@ -76,12 +76,12 @@ class TaylorSolver(Solver):
 def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) -> TaylorSolver:
     """GENIE's steps (Dockhorn, Vahdat & Kreis 2022, arXiv:2210.05475): order 2.
 
-    With y = x / alpha and gamma = sigma / alpha, dy = X0 d(gamma) (DDIM's variables); one step of size h in gamma is
-    y + h X0 + h^2 / 2 dX0/dgamma, with dX0/dgamma the total derivative along the path. The paper trains a small head for
-    it; here it is exact, one Jacobian-vector product of the flow with tangent (1, u).
+    In DDIM's variables y = x / alpha and gamma = sigma / alpha, dy = X0 d(gamma); a step of size h in gamma is
+    y + h X0 + h^2 / 2 dX0/dgamma, where dX0/dgamma is the total derivative along the path. The paper trains a small head to
+    predict it; here one Jacobian-vector product of the flow with tangent (1, u) gives it exactly.
 
-    A step that begins at snr 0, where gamma is infinite, is the same on d(x / sigma) = X1 d(alpha / sigma), which is regular
-    there; if it also ends at infinite snr (one step for all), DDIM's.
+    A step that begins at snr 0, where gamma is infinite, is the same step on d(x / sigma) = X1 d(alpha / sigma), which is regular
+    there; if it also ends at infinite snr (a single step), it is DDIM's.
 
     Args:
         nfe: velocity evaluations, even: each step costs two.
@@ -91,7 +91,7 @@ def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) 
 
     Raises:
         TypeError: for a dtype that is not floating.
-        ValueError: if nfe is odd, there is no scheduler, or the grid is none.
+        ValueError: if nfe is odd, or for another wrong argument.
 
     Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -101,7 +101,7 @@ def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) 
     """
     dtype = check_float_dtype("dtype", dtype)
     if check_count("nfe", nfe) % 2:
-        raise ValueError(f"nfe: genie takes an even number, two evaluations a step, got {nfe}.")
+        raise ValueError(f"nfe: wanted an even number, two evaluations a step, got {nfe}.")
     check_scheduler(scheduler, "genie")
     points = levels(scheduler, time_grid(grid, nfe // 2, scheduler))
     rows = np.stack([_coefficients(s, t) for s, t in pairwise(points)])
@@ -111,10 +111,10 @@ def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) 
 
 
 def _coefficients(s: Level, t: Level) -> np.ndarray:
-    """The step from s to t as factors of (x, u, du/dt), du/dt taken along the path."""
+    """The factors of (x, u, du/dt) in the step from s to t, with du/dt along the path."""
     x, u, u_dot = np.eye(3)
     data, noise = s.predictions(x, u)
-    # alpha X1 + sigma X0 = x and its derivative give X0 = (alpha u - alphadot x) / D; differentiate once more.
+    # x = alpha X1 + sigma X0 and its derivative give X0 = (alpha u - alphadot x) / D; differentiate that once more.
     d, d_dot = s.determinant, s.alpha * s.sigma_ddot - s.sigma * s.alpha_ddot
     if math.isfinite(s.log_snr):
         noise_dot = (s.alpha * u_dot - s.alpha_ddot * x - d_dot * noise) / d

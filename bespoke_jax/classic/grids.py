@@ -1,36 +1,38 @@
-"""Time grids: where the steps of a dedicated solver begin and end."""
+"""Time grids: the times between which a dedicated solver steps."""
 
 import math
 
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_choice, check_count, check_numbers
 from bespoke_jax.classic.levels import check_scheduler, levels, times_of_snr
 from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.types import GridLike
 
 __all__ = ["GRIDS", "NEED_NO_SCHEDULER", "karras_snr", "time_grid"]
 
 
-def _uniform(n, scheduler):
+def _uniform(n: int, scheduler) -> np.ndarray:
     return np.arange(n + 1) / n
 
 
-def _quadratic(n, scheduler):
+def _quadratic(n: int, scheduler) -> np.ndarray:
     return 1.0 - (np.arange(n, -1, -1) / n) ** 2
 
 
-def _log_snr(n, scheduler):
-    # The VP scheduler begins at snr 1 / 151 and is by custom left at 95, 1e-3 before its end. Wider limits cost accuracy:
-    # with few steps, those near clean data are wasted (on the shipped flow 1 to 3 dB at 5 to 8 steps if high is 500).
+def _log_snr(n: int, scheduler) -> np.ndarray:
+    # The VP scheduler begins at snr 1 / 151, and sampling customarily stops at 95, 1e-3 before its end. Wider limits waste steps
+    # near clean data (on the shipped flow, a high of 500 costs 1 to 3 dB at 5 to 8 steps).
     low, high = _snr_range(scheduler, 1 / 160, 100.0)
     return times_of_snr(scheduler, np.exp(np.linspace(math.log(low), math.log(high), n + 1)))
 
 
-def _karras(n, scheduler):
+def _karras(n: int, scheduler) -> np.ndarray:
     return times_of_snr(scheduler, karras_snr(n, scheduler))
 
 
-def _cosine(n, scheduler):
+def _cosine(n: int, scheduler) -> np.ndarray:
     low, high = (math.atan(end.snr) for end in levels(scheduler, [0.0, 1.0]))
     return times_of_snr(scheduler, np.tan(np.linspace(low, high, n + 1)))
 
@@ -41,28 +43,31 @@ GRIDS = tuple(_KINDS)
 """The names of the grids."""
 
 
-def time_grid(grid, num_steps: int, scheduler: Scheduler | None = None) -> np.ndarray:
-    """The times between which a solver steps: float64 [num_steps + 1], increasing from exactly 0 to exactly 1.
+def time_grid(grid: GridLike, num_steps: int, scheduler: Scheduler | None = None) -> Float[np.ndarray, "n"]:
+    """The times between which a solver steps, increasing from exactly 0 to exactly 1.
 
     Args:
         grid: the times themselves, or a name (i = 0..n, n = num_steps):
 
             - "uniform": t_i = i / n.
-            - "quadratic": t_i = 1 - (1 - i/n)^2, dense at the data, which is what DDIM's and DPM-Solver's code mean by
-              the word (their time is 1 - t and they square it).
-            - "log_snr": log-SNR in equal steps (Lu et al. 2022, arXiv:2206.00927), from snr 1/160 to 100, drawn in
-              to the scheduler's own ends.
-            - "karras": (sigma_t / alpha_t)^(1/7) in equal steps (Karras et al. 2022, arXiv:2206.00364, eq. 5), from 80 to
-              0.002, drawn in to the scheduler's own ends.
-            - "cosine": the angle arctan(alpha_t / sigma_t) in equal steps between the scheduler's own ends: the times at
-              which equal steps of the cosine path pass the same signal-to-noise ratios.
+            - "quadratic": t_i = 1 - (1 - i/n)^2, dense at the data; the meaning of the word in the code of DDIM and DPM-Solver,
+              which square their time 1 - t.
+            - "log_snr": equal steps in log-SNR (Lu et al. 2022, arXiv:2206.00927), from snr 1/160 to 100, limited to the
+              scheduler's range.
+            - "karras": equal steps in (sigma_t / alpha_t)^(1/7) (Karras et al. 2022, arXiv:2206.00364, eq. 5), from 80 to 0.002,
+              limited to the scheduler's range.
+            - "cosine": equal steps in the angle arctan(alpha_t / sigma_t) over the scheduler's range: the times at which equal
+              steps of the cosine path have the same signal-to-noise ratios.
 
-            The first point is then t = 0 and the last t = 1, whatever the snr there: no solver stops short of the end.
+            The first and last points of a named grid are then set to t = 0 and t = 1, whatever the snr there.
         num_steps: n, at least 1.
-        scheduler: needed by "log_snr", "karras" and "cosine".
+        scheduler: required by "log_snr", "karras" and "cosine".
+
+    Returns:
+        float64 [num_steps + 1].
 
     Raises:
-        ValueError: if the name is none of these, its scheduler is missing, or the times are not as above.
+        ValueError: for another name, if the scheduler is missing, or if given times do not increase from 0 to 1.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -80,11 +85,13 @@ def time_grid(grid, num_steps: int, scheduler: Scheduler | None = None) -> np.nd
     t = np.asarray(_KINDS[grid](n, scheduler), np.float64)
     t[0], t[-1] = 0.0, 1.0
     if not np.all(np.diff(t) > 0):
-        raise ValueError(f"grid: {grid!r} does not increase with num_steps={n} on this scheduler: {t.tolist()}.")
+        raise ValueError(
+            f"grid: wanted increasing times, got {t.tolist()} from {grid!r} with num_steps={n} on this scheduler."
+        )
     return t
 
 
-def _explicit(grid, n: int) -> np.ndarray:
+def _explicit(grid: GridLike, n: int) -> np.ndarray:
     try:
         t = check_numbers("grid", grid, ("n + 1",))
     except ValueError:
@@ -99,10 +106,13 @@ def _explicit(grid, n: int) -> np.ndarray:
 
 def karras_snr(
     n: int, scheduler: Scheduler, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0
-) -> np.ndarray:
-    """n + 1 signal-to-noise ratios 1 / sigma, sigma^(1/rho) in equal steps from sigma_max down to sigma_min (EDM, eq. 5).
+) -> Float[np.ndarray, "n_plus_1"]:
+    """n + 1 signal-to-noise ratios 1 / sigma, with sigma^(1/rho) in equal steps from sigma_max down to sigma_min (EDM, eq. 5).
 
-    Both ends are drawn in to the scheduler's own.
+    Both ends are limited to the scheduler's range.
+
+    Raises:
+        ValueError: if the scheduler's range does not overlap.
     """
     low, high = _snr_range(scheduler, 1 / sigma_max, 1 / sigma_min)
     return np.linspace(low ** (-1 / rho), high ** (-1 / rho), n + 1) ** -rho
@@ -113,7 +123,7 @@ def _snr_range(scheduler, low: float, high: float) -> tuple[float, float]:
     low, high = max(start.snr, low), min(end.snr, high)
     if not low < high:
         raise ValueError(
-            f"scheduler: wanted a signal-to-noise ratio that grows, and through ({low}, {high}) at least in part, got one "
-            f"from {start.snr} to {end.snr}."
+            f"scheduler: wanted a signal-to-noise ratio that grows and overlaps ({low}, {high}), got one from {start.snr} to "
+            f"{end.snr}."
         )
     return low, high

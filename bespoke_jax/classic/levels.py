@@ -1,41 +1,45 @@
-"""A scheduler read in float64: (alpha, sigma) and their derivatives as plain numbers, whatever JAX is set to.
+"""Schedulers in float64: alpha, sigma and their derivatives as plain numbers, whatever precision JAX is set to.
 
-Coefficients of solvers are differences of nearly equal numbers; float32 would leave few digits of them.
+Coefficients of solvers are differences of nearly equal numbers, of which float32 would keep few digits.
 """
 
 import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.experimental
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.types import Numbers
 
 __all__ = ["Level", "check_scheduler", "level_at_snr", "levels", "times_of_snr"]
 
-# Log-SNR beyond this counts as infinite: no polynomial in log-SNR can reach there. It only chooses between methods (the
-# VP scheduler's sigma_1 = 1e-6 stands for 0); alpha and sigma are always used as they are.
+# Log-SNR beyond this counts as infinite, out of reach of a polynomial in log-SNR. It only chooses between methods (the VP
+# scheduler's sigma_1 = 1e-6 stands for 0); alpha and sigma are always used unchanged.
 _INFINITE_LOG_SNR = math.log(1e5)
-_CHUNK = 128  # times go through the compiled functions in chunks of one size, so that they are compiled once
+_CHUNK = 128  # the compiled functions take times in chunks of one size, so that they are compiled once
 
 
-def check_scheduler(scheduler, wanted_by: str) -> Scheduler:
-    """`scheduler`, if it is one."""
+def check_scheduler(scheduler: Any, wanted_by: str) -> Scheduler:
+    """`scheduler`, if it is a `Scheduler`. Raises ValueError otherwise."""
     if not isinstance(scheduler, Scheduler):
-        raise ValueError(f"scheduler: {wanted_by} needs a bespoke_jax.schedulers.Scheduler, got {scheduler!r}.")
+        raise ValueError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler for {wanted_by}, got {scheduler!r}.")
     return scheduler
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """alpha, sigma, their first and second derivatives at time t.
+    """alpha and sigma at time t, with their first and second derivatives.
 
     Attributes:
-        t, alpha, sigma, alpha_dot, sigma_dot, alpha_ddot, sigma_ddot: float64 numbers.
+        t, alpha, sigma, alpha_dot, sigma_dot, alpha_ddot, sigma_ddot: numbers in float64.
     """
 
     t: float
@@ -48,7 +52,7 @@ class Level:
 
     @property
     def snr(self) -> float:
-        """alpha / sigma, infinite at clean data."""
+        """alpha / sigma; infinite at clean data."""
         return self.alpha / self.sigma if self.sigma > 0 else math.inf
 
     @property
@@ -58,17 +62,25 @@ class Level:
 
     @property
     def log_snr(self) -> float:
-        """log(alpha / sigma), lambda in the DPM-Solver papers; -inf or inf where it is out of a polynomial's reach."""
+        """log(alpha / sigma), lambda in the DPM-Solver papers; -inf or inf where no polynomial reaches it."""
         value = -math.inf if self.alpha == 0 else math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
         return value if abs(value) <= _INFINITE_LOG_SNR else math.copysign(math.inf, value)
 
     @property
     def determinant(self) -> float:
-        """alpha sigmadot - sigma alphadot: negative, since the snr grows."""
+        """alpha sigmadot - sigma alphadot, which is negative because the snr grows."""
         return self.alpha * self.sigma_dot - self.sigma * self.alpha_dot
 
-    def predictions(self, x, u):
-        """(X1, X0) = (E[x1 | x], E[x0 | x]) from x = alpha X1 + sigma X0 and u = alphadot X1 + sigmadot X0."""
+    def predictions(self, x: Any, u: Any) -> tuple[Any, Any]:
+        """(X1, X0) = (E[x1 | x], E[x0 | x]) from x = alpha X1 + sigma X0 and u = alphadot X1 + sigmadot X0.
+
+        Args:
+            x: a state, or the vector of its coefficients.
+            u: its velocity, likewise.
+
+        Raises:
+            ValueError: if the scheduler's slopes are not finite here, or its signal-to-noise ratio does not grow.
+        """
         determinant = self.determinant
         if not (math.isfinite(determinant) and determinant != 0):
             raise ValueError(
@@ -80,24 +92,23 @@ class Level:
         return data, noise
 
 
-def levels(scheduler: Scheduler, times) -> list[Level]:
-    """The scheduler at these times.
+def levels(scheduler: Scheduler, times: Numbers) -> list[Level]:
+    """The scheduler at these times, [n].
 
     Examples:
         >>> import bespoke_jax as bj
         >>> levels(bj.schedulers.CondOT(), [0.25])[0].predictions(x=1.0, u=2.0)
         (2.5, 0.5)
     """
-    times = np.asarray(times, np.float64)
-    values = _run(_compiled(scheduler)[0], times)
-    values[:2] = np.maximum(values[:2], 0.0)  # an end that misses 0 by a rounding error below
-    return [Level(float(t), *map(float, column)) for t, column in zip(times, values.T, strict=True)]
+    points = np.asarray(times, np.float64)
+    values = _run(_compiled(scheduler)[0], points)
+    values[:2] = np.maximum(values[:2], 0.0)  # rounding may leave an end slightly below 0
+    return [Level(float(t), *map(float, column)) for t, column in zip(points, values.T, strict=True)]
 
 
-def times_of_snr(scheduler: Scheduler, snr) -> np.ndarray:
-    """The times with these signal-to-noise ratios, in [0, 1]."""
-    snr = np.asarray(snr, np.float64)
-    return _run(_compiled(scheduler)[1], snr)[0]
+def times_of_snr(scheduler: Scheduler, snr: Numbers) -> Float[np.ndarray, "n"]:
+    """The times in [0, 1] with these signal-to-noise ratios, [n]."""
+    return _run(_compiled(scheduler)[1], np.asarray(snr, np.float64))[0]
 
 
 def level_at_snr(scheduler: Scheduler, snr: float) -> Level:
@@ -106,28 +117,23 @@ def level_at_snr(scheduler: Scheduler, snr: float) -> Level:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(scheduler: Scheduler):
-    def with_slope(f):
-        return lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))
+def _compiled(scheduler: Scheduler) -> tuple[Callable, Callable]:
+    """(t -> the rows of `Level` after t, snr -> t), for chunks."""
 
     def read(t):
-        numbers = []
-        for f in (scheduler.alpha, scheduler.sigma):
-            (value, slope), (_, bend) = with_slope(with_slope(f))(t)
-            numbers.append([jnp.asarray(number, t.dtype) for number in (value, slope, bend)])
-        (alpha, alpha_dot, alpha_ddot), (sigma, sigma_dot, sigma_ddot) = numbers
-        return jnp.stack([alpha, sigma, alpha_dot, sigma_dot, alpha_ddot, sigma_ddot])
+        values, slopes = jax.jvp(scheduler.at, (t,), (jnp.ones_like(t),))
+        return jnp.stack([*values, slopes.alpha_dot, slopes.sigma_dot])
 
     def invert(snr):
-        # (alpha, sigma) in proportion to (snr, 1), both of them finite.
+        # (alpha, sigma) proportional to (snr, 1), both finite.
         angle = jnp.arctan(snr)
         return scheduler.time_of(jnp.sin(angle), jnp.cos(angle))[None]
 
     return jax.jit(jax.vmap(read, out_axes=1)), jax.jit(jax.vmap(invert, out_axes=1))
 
 
-def _run(function, values: np.ndarray) -> np.ndarray:
-    """`function` of each value: [rows, len(values)], in float64 and at once even while JAX traces something else."""
+def _run(function: Callable, values: np.ndarray) -> np.ndarray:
+    """`function` of each value, [rows, len(values)], computed in float64 and at once, even while JAX traces something else."""
     size = -(-len(values) // _CHUNK) * _CHUNK
     padded = np.pad(values, (0, size - len(values)), mode="edge").reshape(-1, _CHUNK)
     with _x64(), jax.ensure_compile_time_eval():
@@ -137,4 +143,5 @@ def _run(function, values: np.ndarray) -> np.ndarray:
 
 def _x64() -> contextlib.AbstractContextManager:
     # jax.enable_x64 is the newer name.
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(True)
+    named: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+    return named.enable_x64(True)

@@ -1,4 +1,4 @@
-"""What others publish: step times found by search or theory, and the tables of differentiable solver search."""
+"""Published solvers: step times found by search or theory, and the tables of differentiable solver search."""
 
 import functools
 import importlib.resources
@@ -6,29 +6,35 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_numbers
 from bespoke_jax.classic.levels import check_scheduler, times_of_snr
 from bespoke_jax.classic.unroll import Unrolling
 from bespoke_jax.schedulers import Scheduler, ddpm_levels
 from bespoke_jax.table import SolverTable
+from bespoke_jax.types import DTypeLike, Numbers
 
 __all__ = ["SEARCHED", "multistep", "sigmas_of_steps", "solver_search", "times_of_sigmas"]
 
 
-def times_of_sigmas(sigmas, scheduler: Scheduler, num_steps: int | None = None) -> np.ndarray:
-    """A published list of noise levels as the `grid` of any dedicated solver: float64 [n + 1] from exactly 0 to exactly 1.
+def times_of_sigmas(
+    sigmas: Numbers, scheduler: Scheduler, num_steps: int | None = None
+) -> Float[np.ndarray, "n_plus_1"]:
+    """A published list of noise levels, such as those of Align Your Steps (Sabour et al. 2024, arXiv:2404.14507), as a time grid.
 
-    Such are the lists of Align Your Steps (Sabour et al. 2024, arXiv:2404.14507). A level means the same under every scheduler:
-    a list that was found with one serves a flow with another.
+    A level has the same meaning under every scheduler: a list found with one scheduler serves flows with another.
 
     Args:
-        sigmas: noise levels sigma / alpha, decreasing; a last one of 0 may be there or not.
+        sigmas: noise levels sigma / alpha, [n], decreasing; a final 0 may be present or not.
         scheduler: the flow's.
-        num_steps: n, if not that of the list: the logarithms are interpolated, as the authors of Align Your Steps advise.
+        num_steps: n, if it differs from the list's: logarithms are interpolated, as the authors of Align Your Steps advise.
+
+    Returns:
+        float64 [n + 1], increasing from exactly 0 to exactly 1: the `grid` of any dedicated solver.
 
     Raises:
-        ValueError: if these are no decreasing levels, or two of them are the same time of this scheduler (beyond its ends).
+        ValueError: if the levels do not decrease, or this scheduler has the same time for two of them (beyond its ends).
 
     Examples:
         >>> import bespoke_jax as bj
@@ -39,56 +45,61 @@ def times_of_sigmas(sigmas, scheduler: Scheduler, num_steps: int | None = None) 
         4
     """
     check_scheduler(scheduler, "times_of_sigmas")
-    sigmas = check_numbers("sigmas", sigmas, ("n",))
-    sigmas = sigmas[:-1] if sigmas[-1] == 0 else sigmas
-    if len(sigmas) < 1 or not np.all(sigmas > 0) or not np.all(np.diff(sigmas) < 0):
-        raise ValueError(f"sigmas: wanted decreasing levels > 0, and perhaps a last 0, got {sigmas.tolist()}.")
+    noise = check_numbers("sigmas", sigmas, ("n",))
+    noise = noise[:-1] if noise[-1] == 0 else noise
+    if len(noise) < 1 or not np.all(noise > 0) or not np.all(np.diff(noise) < 0):
+        raise ValueError(f"sigmas: wanted decreasing levels > 0, and perhaps a final 0, got {noise.tolist()}.")
     if num_steps is not None:
-        places = np.linspace(0, len(sigmas) - 1, check_count("num_steps", num_steps))
-        sigmas = np.exp(np.interp(places, np.arange(len(sigmas)), np.log(sigmas)))
-    times = np.append(times_of_snr(scheduler, 1 / sigmas), 1.0)
+        places = np.linspace(0, len(noise) - 1, check_count("num_steps", num_steps))
+        noise = np.exp(np.interp(places, np.arange(len(noise)), np.log(noise)))
+    times = np.append(times_of_snr(scheduler, 1 / noise), 1.0)
     times[0] = 0.0
     if not np.all(np.diff(times) > 0):
         raise ValueError(
-            f"sigmas: {sigmas.tolist()} are the times {times.tolist()} of this scheduler, which must increase."
+            f"sigmas: wanted levels with increasing times under this scheduler, got {noise.tolist()} with the times "
+            f"{times.tolist()}."
         )
     return times
 
 
-def sigmas_of_steps(steps, betas) -> np.ndarray:
-    """Noise levels of a list of training steps, for `times_of_sigmas`: float64 [n].
+def sigmas_of_steps(steps: Numbers, betas: Numbers) -> Float[np.ndarray, "n"]:
+    """Noise levels of a list of training steps, for `times_of_sigmas`.
 
     Args:
-        steps: steps of 0..N-1, fractions allowed, decreasing: [999, 850, ...].
-        betas: [N] the variances added by the training steps: of DDPM `np.linspace(1e-4, 0.02, 1000)`, of Stable Diffusion
-            `np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2`.
+        steps: [n] steps from 0 to N - 1, fractions allowed, decreasing: [999, 850, ...].
+        betas: [N] the variances added by the training steps: `np.linspace(1e-4, 0.02, 1000)` for DDPM,
+            `np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2` for Stable Diffusion.
+
+    Returns:
+        float64 [n].
 
     Raises:
-        ValueError: if a step is not one of 0..N-1, or a variance not within (0, 1).
+        ValueError: if a step is not within 0..N-1, or a variance not within (0, 1).
 
     Examples:
         >>> betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
         >>> sigmas_of_steps([999, 850, 736], betas).round(3).tolist()  # of Align Your Steps
         [14.615, 6.475, 3.864]
     """
-    steps, levels = check_numbers("steps", steps, ("n",)), ddpm_levels(betas)
-    if np.any(steps < 0) or np.any(steps > len(levels) - 1):
-        raise ValueError(f"steps: wanted steps from 0 to {len(levels) - 1}, got {steps.tolist()}.")
-    return np.exp(np.interp(steps, np.arange(len(levels)), np.log(levels)))
+    places, levels = check_numbers("steps", steps, ("n",)), ddpm_levels(betas)
+    if np.any(places < 0) or np.any(places > len(levels) - 1):
+        raise ValueError(f"steps: wanted steps from 0 to {len(levels) - 1}, got {places.tolist()}.")
+    return np.exp(np.interp(places, np.arange(len(levels)), np.log(levels)))
 
 
-def multistep(intervals, coefficients, dtype=jnp.float32) -> SolverTable:
-    """A multistep solver on the velocity, as differentiable solver search writes it (Wang et al. 2025, arXiv:2505.21114).
+def multistep(intervals: Numbers, coefficients: Numbers, dtype: DTypeLike = jnp.float32) -> SolverTable:
+    """A multistep solver on the velocity in the form of differentiable solver search (Wang et al. 2025, arXiv:2505.21114).
 
-    Step i goes on by d_i from t_i = d_0 + ... + d_{i-1}:  x_{i+1} = x_i + d_i (sum_j c_ij u_j + (1 - sum_j c_ij) u_i), j < i.
+    Step i goes from t_i = d_0 + ... + d_{i-1} to t_i + d_i:  x_{i+1} = x_i + d_i (sum_j c_ij u_j + (1 - sum_j c_ij) u_i), j < i.
 
     Args:
-        intervals: d, [m], positive, of sum 1 within 1e-3 (they are published with four digits; used as they are).
-        coefficients: c, [m, m], used below the diagonal.
+        intervals: d, [m], positive, of sum 1 within 1e-3 (published values have four digits; they are not normalised).
+        coefficients: c, [m, m], of which the part below the diagonal is used.
         dtype: of the table.
 
     Raises:
-        ValueError: for other shapes, numbers that are not finite, or intervals that are none of [0, 1].
+        TypeError: for a dtype that is not floating.
+        ValueError: for other shapes, numbers that are not finite, or intervals that do not divide [0, 1].
 
     Examples:
         >>> multistep([0.5, 0.5], [[0, 0], [-0.5, 0]]).b.tolist()  # Adams-Bashforth
@@ -108,11 +119,11 @@ def multistep(intervals, coefficients, dtype=jnp.float32) -> SolverTable:
 
 
 SEARCHED = (5, 6, 7, 8, 9, 10, 15)
-"""The numbers of evaluations of `solver_search`."""
+"""The numbers of evaluations for which `solver_search` has a solver."""
 
 
-def solver_search(nfe: int, dtype=jnp.float32) -> SolverTable:
-    """A solver that Wang et al. (2025, arXiv:2505.21114) found for CondOT flows, by search on a guided flow of 256 x 256 images.
+def solver_search(nfe: int, dtype: DTypeLike = jnp.float32) -> SolverTable:
+    """A solver for CondOT flows that Wang et al. (2025, arXiv:2505.21114) found by search on a guided flow of 256 x 256 images.
 
     The numbers are `FM_DATA` in github.com/MCG-NJU/NeuralSolver (MIT licence).
 
@@ -121,6 +132,7 @@ def solver_search(nfe: int, dtype=jnp.float32) -> SolverTable:
         dtype: of the table.
 
     Raises:
+        TypeError: for a dtype that is not floating.
         ValueError: for another number.
 
     Examples:
@@ -137,5 +149,5 @@ def solver_search(nfe: int, dtype=jnp.float32) -> SolverTable:
 
 
 @functools.cache
-def _searched() -> dict:
-    return json.loads(importlib.resources.files(__package__).joinpath("solver_search.json").read_text())
+def _searched() -> dict[str, dict]:
+    return json.loads(importlib.resources.files("bespoke_jax.classic").joinpath("solver_search.json").read_text())

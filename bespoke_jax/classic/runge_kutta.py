@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta methods on the velocity itself, as tables."""
+"""Tables of explicit Runge-Kutta methods on the velocity itself."""
 
 from itertools import pairwise
 
@@ -10,69 +10,74 @@ from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.unroll import Unrolling
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import SolverTable
+from bespoke_jax.types import DTypeLike, GridLike, Numbers
 
 __all__ = ["euler", "heun", "midpoint", "rk4", "runge_kutta"]
 
 
 def runge_kutta(
     nfe: int,
-    nodes,
-    matrix,
-    weights,
+    nodes: Numbers,
+    matrix: Numbers,
+    weights: Numbers,
     name: str = "runge_kutta",
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     *,
-    grid="uniform",
+    grid: GridLike = "uniform",
     scheduler: Scheduler | None = None,
 ) -> SolverTable:
     """The table of an explicit Runge-Kutta method with Butcher tableau (nodes c, matrix A, weights b).
 
     Args:
         nfe: velocity evaluations, a positive multiple of the number of stages S.
-        nodes: [S] times of the stages within a step, from 0 to 1, the first 0.
-        matrix: [S, S] strictly lower triangular.
+        nodes: [S], times of the stages within a step, in [0, 1], the first 0.
+        matrix: [S, S], strictly lower triangular.
         weights: [S], of sum 1 within 1e-3.
-        name: what error messages call it.
+        name: of the method in error messages.
         dtype: of the table.
         grid: a name or the nfe / S + 1 times between which it steps, see `time_grid`.
-        scheduler: for the grids that need one.
+        scheduler: for grids that need one.
 
     Raises:
         TypeError: for a dtype that is not floating.
-        ValueError: if `nfe` is no positive multiple of S, the tableau is none of an explicit method, or the grid is none.
+        ValueError: if `nfe` is no positive multiple of S, the tableau is not that of an explicit method, or the grid is wrong.
 
     Examples:
         >>> runge_kutta(2, nodes=[0, 0.75], matrix=[[0, 0], [0.75, 0]], weights=[0.25, 0.75], name="mine").b.tolist()
         [[0.75, 0.0], [0.25, 0.75]]
     """
-    nodes = check_numbers("nodes", nodes, ("S",))
-    stages = len(nodes)
-    matrix, weights = check_numbers("matrix", matrix, (stages, stages)), check_numbers("weights", weights, (stages,))
-    if nodes[0] != 0 or not np.all((nodes >= 0) & (nodes <= 1)):
-        raise ValueError(f"nodes: wanted times of a step within [0, 1], the first 0, got {nodes.tolist()}.")
-    if np.any(np.triu(matrix)):
-        raise ValueError(
-            f"matrix: wanted a strictly lower triangular one, for an explicit method, got {matrix.tolist()}."
-        )
-    if abs(weights.sum() - 1) > 1e-3:
-        raise ValueError(f"weights: wanted a sum of 1, got {weights.tolist()} of sum {weights.sum():.4f}.")
+    c = check_numbers("nodes", nodes, ("S",))
+    stages = len(c)
+    a, b = check_numbers("matrix", matrix, (stages, stages)), check_numbers("weights", weights, (stages,))
+    if c[0] != 0 or not np.all((c >= 0) & (c <= 1)):
+        raise ValueError(f"nodes: wanted times of a step within [0, 1], the first 0, got {c.tolist()}.")
+    if np.any(np.triu(a)):
+        raise ValueError(f"matrix: wanted a strictly lower triangular one, for an explicit method, got {a.tolist()}.")
+    if abs(b.sum() - 1) > 1e-3:
+        raise ValueError(f"weights: wanted a sum of 1, got {b.tolist()} of sum {b.sum():.4f}.")
     if isinstance(nfe, bool) or not isinstance(nfe, int | np.integer) or nfe < 1 or nfe % stages:
-        raise ValueError(f"nfe: {name} takes a positive multiple of {stages}, got {nfe!r}.")
+        raise ValueError(f"nfe: wanted a positive multiple of {stages} for {name}, got {nfe!r}.")
     times = time_grid(grid, nfe // stages, scheduler)
     run = Unrolling(nfe)
     x = run.x0
     for start, end in pairwise(times):
         h = end - start
         slopes = []
-        for node, row in zip(nodes, matrix, strict=True):
-            stage = x + h * sum(a * slope for a, slope in zip(row, slopes, strict=False))
+        for node, row in zip(c, a, strict=True):
+            stage = x + h * sum(factor * slope for factor, slope in zip(row, slopes, strict=False))
             slopes.append(run.velocity(start + node * h, stage))
-        x = x + h * sum(b * slope for b, slope in zip(weights, slopes, strict=True))
+        x = x + h * sum(weight * slope for weight, slope in zip(b, slopes, strict=True))
     return run.table(x, dtype)
 
 
-def euler(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
+def euler(
+    nfe: int, dtype: DTypeLike = jnp.float32, *, grid: GridLike = "uniform", scheduler: Scheduler | None = None
+) -> SolverTable:
     """Euler's method: order 1, one evaluation a step.
+
+    Args:
+        nfe: velocity evaluations, at least 1.
+        dtype, grid, scheduler: as for `runge_kutta`.
 
     Examples:
         >>> euler(2, grid="quadratic").b.tolist()
@@ -81,8 +86,14 @@ def euler(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler |
     return runge_kutta(nfe, [0], [[0]], [1], "euler", dtype, grid=grid, scheduler=scheduler)
 
 
-def midpoint(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
+def midpoint(
+    nfe: int, dtype: DTypeLike = jnp.float32, *, grid: GridLike = "uniform", scheduler: Scheduler | None = None
+) -> SolverTable:
     """The midpoint method: order 2, two evaluations a step.
+
+    Args:
+        nfe: velocity evaluations, even.
+        dtype, grid, scheduler: as for `runge_kutta`.
 
     Examples:
         >>> midpoint(2).t.tolist()
@@ -91,8 +102,14 @@ def midpoint(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Schedule
     return runge_kutta(nfe, [0, 0.5], [[0, 0], [0.5, 0]], [0, 1], "midpoint", dtype, grid=grid, scheduler=scheduler)
 
 
-def heun(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
-    """Heun's method (explicit trapezium): order 2, two evaluations a step. On the velocity; EDM's own is `edm_heun`.
+def heun(
+    nfe: int, dtype: DTypeLike = jnp.float32, *, grid: GridLike = "uniform", scheduler: Scheduler | None = None
+) -> SolverTable:
+    """Heun's method (the explicit trapezium rule) on the velocity: order 2, two evaluations a step. EDM's own is `edm_heun`.
+
+    Args:
+        nfe: velocity evaluations, even.
+        dtype, grid, scheduler: as for `runge_kutta`.
 
     Examples:
         >>> heun(2).b.tolist()
@@ -101,8 +118,14 @@ def heun(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | 
     return runge_kutta(nfe, [0, 1], [[0, 0], [1, 0]], [0.5, 0.5], "heun", dtype, grid=grid, scheduler=scheduler)
 
 
-def rk4(nfe: int, dtype=jnp.float32, *, grid="uniform", scheduler: Scheduler | None = None) -> SolverTable:
+def rk4(
+    nfe: int, dtype: DTypeLike = jnp.float32, *, grid: GridLike = "uniform", scheduler: Scheduler | None = None
+) -> SolverTable:
     """The classical Runge-Kutta method: order 4, four evaluations a step.
+
+    Args:
+        nfe: velocity evaluations, a multiple of 4.
+        dtype, grid, scheduler: as for `runge_kutta`.
 
     Examples:
         >>> rk4(8).t.tolist()

@@ -1,1 +1,1 @@
-"""The given model: the velocity field, its conditions and guidance, closed forms, and the devices it lies on."""
+"""The given model: its velocity field, predictions, conditions and guidance, flows in closed form, and placement on devices."""

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_numeric, check_type, known
 from bespoke_jax.flow.conditions import (
     CONDITION,
-    Wrapper,
     condition_of,
     condition_of_one,
     given,
@@ -21,36 +21,38 @@ from bespoke_jax.flow.conditions import (
     velocity_of_one,
 )
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.wrapper import Wrapper
+from bespoke_jax.types import Array, PyTree, Scalar, VelocityFunction
 
 __all__ = ["guided"]
 
 
-def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
+def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flow:
     """The guided flow u = (1 + w) u(x | condition) - w u(x | nothing) of a conditional one.
 
-    Both velocities are one call of the network on a batch of two; NFE counts it as one evaluation, `calls_per_evaluation` as
-    two. Condition and w are parameters: flows of other classes and other scales share what is compiled, and a solver fitted at
-    one scale can be measured at others. All that predictions are turned into is linear in them, so guiding the velocity is
-    guiding the noise, the data or the score.
+    Both velocities come from one call of the network on a batch twice as large; NFE counts it as one evaluation,
+    `calls_per_evaluation` as two. Condition and w are parameters: flows of other classes and scales share compiled programs, and
+    a solver fitted at one scale can be measured at others. The velocity is linear in a prediction of noise, data or score, so
+    guiding the velocity is guiding the prediction.
 
     Args:
-        flow: its parameters are a dictionary, its condition the entry "condition", any pytree of arrays without a batch axis. The
-            conditional networks of `bespoke_jax.models` are such, their label among it. Each sample may be `given` its own.
-        guidance_scale: w, a scalar: 0 for the flow as it is, -1 for the unconditional one, above 0 to follow the condition
-            more than the data does. (Who writes u(x | nothing) + s (u(x | y) - u(x | nothing)) has s = 1 + w.)
+        flow: its parameters are a dictionary whose entry "condition" is a pytree of arrays without a batch axis, as in the
+            conditional networks of `bespoke_jax.models`; or each sample is `given` its own condition.
+        guidance_scale: w, a scalar: 0 for the flow itself, -1 for the unconditional one, above 0 to follow the condition more
+            strongly than the data does. (In the form u(x | nothing) + s (u(x | y) - u(x | nothing)), s = 1 + w.)
         unconditional: what stands for no condition. The network must have been trained with it.
 
-            - A function: a sample's condition -> the same without what guidance is to follow. The rest of it stays, such as which
-              places are padding: `lambda c: c | {"text": jnp.zeros_like(c["text"])}`, but defined once, at module level, for
-              flows with one function share what is compiled.
+            - A function: a sample's condition -> the same without what guidance is to follow. It keeps the rest, such as a
+              padding mask: `lambda c: c | {"text": jnp.zeros_like(c["text"])}`. Define it once, at module level: flows with the
+              same function share compiled programs.
             - A tree like the condition of one sample, the same for all.
-            - None: zeros, as our networks have it. A warning names leaves of booleans and integers, where zeros are an empty mask
+            - None: zeros, as in our networks. A warning names leaves of booleans and integers, where zeros mean an empty mask
               and the first class.
 
     Raises:
-        TypeError: if `flow` is none, or `unconditional` a function that cannot be hashed.
-        ValueError: if the flow's parameters have no condition, `unconditional` is of another structure, other shapes or kinds of
-            numbers, or the scale is not one finite number.
+        TypeError: if `flow` is not a Flow, or `unconditional` is a function that cannot be hashed.
+        ValueError: if the flow's parameters have no condition, if `unconditional` has another structure, other shapes or kinds of
+            numbers, or if the scale is not one finite number.
 
     Warns:
         UserWarning: for `unconditional=None` and a condition with booleans or integers.
@@ -64,7 +66,7 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
         ([1.5, 3.0], 2)
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    condition = condition_of_one(flow, "guided")
+    condition = condition_of_one(flow)
     network = {name: value for name, value in flow.params.items() if name != CONDITION}
     params = {"network": network, "guidance_scale": _check_scale(guidance_scale), CONDITION: condition}
     function = unconditional if callable(unconditional) else None
@@ -82,29 +84,29 @@ def guided(flow: Flow, guidance_scale, unconditional: Any = None) -> Flow:
     return given(found, condition_of(flow)) if is_given(flow) else found
 
 
-def _check_scale(scale):
+def _check_scale(scale: Any) -> jax.Array:
     try:
         check_numeric("guidance_scale", scale)
         array = jnp.asarray(scale)
-        real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     except (TypeError, ValueError):
-        real = False
-    if real and array.ndim == 0:
+        array = jnp.zeros(0)
+    if array.ndim == 0 and (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         array = array.astype(jnp.float32)
-        if known(array) is None or np.isfinite(known(array)):
+        number = known(array)
+        if number is None or np.isfinite(number):
             return array
     raise ValueError(f"guidance_scale: wanted one finite number, got {scale!r}.")
 
 
-def _check_like(condition, unconditional):
-    """Raise ValueError unless it has the condition's structure and shapes, and numbers that its dtypes hold."""
+def _check_like(condition: PyTree, unconditional: PyTree) -> None:
+    """Raise ValueError unless `unconditional` has the condition's structure, shapes and kinds of numbers."""
     for leaf in jax.tree.leaves(unconditional):
         check_numeric("unconditional", leaf)
     wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition, unconditional))
     if got != wanted:
         raise ValueError(
-            f"unconditional: wanted the shapes of one sample's condition, {wanted}, got {got}; what belongs to each sample is "
-            "said by a function of its condition."
+            f"unconditional: wanted the shapes of one sample's condition, {wanted}, got {got}; for a value that depends on the "
+            "sample, give a function of its condition."
         )
     leaves = jax.tree_util.tree_leaves_with_path(condition)
     for (path, own), other in zip(leaves, jax.tree.leaves(unconditional), strict=True):
@@ -113,11 +115,11 @@ def _check_like(condition, unconditional):
             raise ValueError(f"unconditional{jax.tree_util.keystr(path)}: wanted {kinds[0]}, got {kinds[1]}.")
 
 
-def _cast(unconditional, condition):
+def _cast(unconditional: PyTree, condition: PyTree) -> Any:
     return jax.tree.map(lambda other, own: jnp.asarray(other, jnp.result_type(own)), unconditional, condition)
 
 
-def _warn_of_zeros(condition):
+def _warn_of_zeros(condition: PyTree) -> None:
     found = [
         f"condition{jax.tree_util.keystr(path)} ({jnp.result_type(leaf)})"
         for path, leaf in jax.tree_util.tree_leaves_with_path(condition)
@@ -126,7 +128,7 @@ def _warn_of_zeros(condition):
     if found:
         warnings.warn(
             f"unconditional: None puts zeros in the place of {', '.join(found)}: an empty mask, the first class. Give the tree "
-            "that stands for no condition, or a function of a sample's condition that keeps what is to stay.",
+            "that stands for no condition, or a function of a sample's condition that keeps the other parts.",
             UserWarning,
             stacklevel=3,
         )
@@ -136,15 +138,15 @@ def _warn_of_zeros(condition):
 class _Guided(Wrapper):
     """`velocity(params, t, x)` under guidance. Frozen: equal by value."""
 
-    velocity: Callable
-    unconditional: Callable | None  # or the parameters hold what stands for no condition
+    velocity: VelocityFunction
+    unconditional: Callable[[Any], Any] | None  # None: the parameters hold what stands for no condition
 
     @property
     def calls_per_evaluation(self) -> int:
-        """Two of the velocity itself, which may be guided too."""
+        """Twice the wrapped velocity's, which may be guided too."""
         return 2 * getattr(self.velocity, "calls_per_evaluation", 1)
 
-    def __call__(self, params, t, x):
+    def __call__(self, params: dict, t: Scalar, x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
         own = params[CONDITION]
         none = params["unconditional"] if self.unconditional is None else _cast(self.unconditional(own), own)
         pair = jax.tree.map(lambda *values: jnp.stack(values), own, none)
@@ -152,6 +154,6 @@ class _Guided(Wrapper):
         def velocity(condition):
             return self.velocity({**params["network"], CONDITION: condition}, t, x)
 
-        # Batched over the pair, the network is called once, and what does not look at the condition is computed once.
+        # vmap over the pair calls the network once, and computes what does not depend on the condition only once.
         with_condition, without = jax.vmap(velocity)(pair)
         return with_condition + params["guidance_scale"].astype(with_condition.dtype) * (with_condition - without)

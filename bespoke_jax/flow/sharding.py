@@ -1,19 +1,20 @@
-"""Data parallelism: the flow's parameters say on which devices everything is computed.
+"""Data parallelism: the devices of the flow's parameters are those on which everything is computed.
 
-`replicate` copies a flow to all devices; from then on true paths, fits and samples of it have their samples spread over
-them. Nothing else changes: theta and what is reported stay single arrays, and one device or many give the same
-numbers to rounding. `shard_params` splits large parameters over the devices instead of copying them; those that you have sharded
-over a mesh yourself work the same way.
+`replicate` copies a flow to all devices; true paths, fits and samples of it then have their samples spread over these devices.
+Nothing else changes: theta and reported numbers stay single arrays, and the results agree with those of one device to rounding.
+`shard_params` splits large parameters over the devices instead of copying them; parameters that you have sharded over a mesh
+yourself work the same way.
 
 The devices may belong to several processes (`jax.distributed.initialize`). Every process then runs the same program on the same
-numbers, and computes the samples that lie on its own devices. Whatever Python decides by was `gather`ed first, and is the first
-process's: no rounding can lead the processes apart.
+numbers, and computes the samples on its own devices. All numbers on which Python branches are first `gather`ed, which makes them
+the first process's, so rounding cannot lead the processes apart.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
@@ -21,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bespoke_jax.checks import check_count
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.types import Array, Device, PyTree
 
 __all__ = [
     "everywhere",
@@ -35,8 +37,8 @@ __all__ = [
 ]
 
 
-def replicate(flow: Flow, devices: Sequence[jax.Device] | None = None) -> Flow:
-    """The flow with its parameters on each of `devices`, all of them by default.
+def replicate(flow: Flow, devices: Sequence[Device] | None = None) -> Flow:
+    """The flow with a copy of its parameters on each of `devices`; None for all devices.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -47,19 +49,20 @@ def replicate(flow: Flow, devices: Sequence[jax.Device] | None = None) -> Flow:
     return jax.device_put(flow, NamedSharding(_mesh(devices), PartitionSpec()))
 
 
-def shard_params(flow: Flow, devices: Sequence[jax.Device] | None = None, min_size: int = 2**18) -> Flow:
-    """The flow with its large parameters split over `devices`, all of them by default, and the others on each.
+def shard_params(flow: Flow, devices: Sequence[Device] | None = None, min_size: int = 2**18) -> Flow:
+    """The flow with its large parameters split over `devices`, and its small ones copied to each.
 
-    For networks that one device cannot hold: each has its part, and XLA brings together what a layer needs when it needs it.
-    Samples are spread over the same devices, as after `replicate`, which is faster where memory allows it.
+    For networks too large for one device: each device holds its part, and XLA gathers the parameters of a layer when it needs
+    them. Samples are spread over the same devices, as after `replicate`, which is faster where memory allows it.
 
     Args:
         flow: the flow.
-        devices: where to.
-        min_size: numbers in a leaf from which on it is split, along its largest axis that the devices divide, if there is one.
+        devices: the devices; None for all.
+        min_size: the smallest number of entries for which a leaf is split. It is split along its largest axis that the number of
+            devices divides, and copied if there is none.
 
     Raises:
-        ValueError: if `min_size` is no positive integer.
+        ValueError: if `min_size` is not a positive integer.
 
     Examples:
         >>> import jax, jax.numpy as jnp, bespoke_jax as bj
@@ -82,14 +85,14 @@ def shard_params(flow: Flow, devices: Sequence[jax.Device] | None = None, min_si
     return jax.tree.map(place, flow)
 
 
-def _mesh(devices):
+def _mesh(devices: Sequence[Device] | None) -> Mesh:
     return Mesh(np.asarray(jax.devices() if devices is None else devices), ("samples",))
 
 
 def on_one_device(flow: Flow) -> Flow:
-    """The flow on one device of this process: for what one process does alone, as the others would not join in.
+    """The flow on one device of this process, for computations that one process does alone.
 
-    Parameters that are split are put together first: call it in all processes.
+    Split parameters are put together first, so call it in all processes.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -107,24 +110,26 @@ def on_one_device(flow: Flow) -> Flow:
 
 
 def mesh_of(flow: Flow) -> Mesh | None:
-    """The devices that the flow's parameters lie on; None if nobody placed them, or while they are traced."""
+    """The devices of the flow's parameters; None if they have not been placed on a mesh, or are traced."""
     for leaf in jax.tree.leaves(flow):
         placed = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-        if placed and isinstance(leaf.sharding, NamedSharding):  # conditions may be anywhere
-            return leaf.sharding.mesh
+        if placed and isinstance(leaf.sharding, NamedSharding):  # the first such leaf: conditions may lie elsewhere
+            mesh = leaf.sharding.mesh
+            assert isinstance(mesh, Mesh), "an array that is not traced lies on devices"
+            return mesh
     return None
 
 
-def spread(flow: Flow, tree: Any, axis: int = 0) -> Any:
-    """Arrays with their samples, along `axis`, spread over the flow's devices; as they are if it lies on no mesh.
+def spread(flow: Flow, tree: PyTree, axis: int = 0) -> Any:
+    """A tree of arrays with the samples, along `axis`, spread over the flow's devices; unchanged if the flow lies on no mesh.
 
-    A number of samples that the devices do not divide is computed on every one of them: right, but no faster.
+    If the number of devices does not divide that of the samples, every device computes all samples: correct, but no faster.
     """
     return spread_over(mesh_of(flow), tree, axis)
 
 
-def spread_over(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
-    """`spread` for compiled functions, in which the flow no longer knows its devices."""
+def spread_over(mesh: Mesh | None, tree: PyTree, axis: int = 0) -> Any:
+    """`spread` for compiled functions, in which the flow is traced and has no devices."""
     if mesh is None:
         return tree
 
@@ -135,41 +140,41 @@ def spread_over(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
     return jax.tree.map(place, tree)
 
 
-def everywhere(flow: Flow, tree: Any) -> Any:
-    """Arrays with all samples on each of the flow's devices: any of them are taken without a word between devices."""
+def everywhere(flow: Flow, tree: PyTree) -> Any:
+    """A tree of arrays with all samples on each of the flow's devices, so that taking some needs no communication."""
     return everywhere_over(mesh_of(flow), tree)
 
 
-def everywhere_over(mesh: Mesh | None, tree: Any) -> Any:
+def everywhere_over(mesh: Mesh | None, tree: PyTree) -> Any:
     """`everywhere` for compiled functions."""
     return tree if mesh is None else jax.tree.map(lambda array: _placed(array, mesh, PartitionSpec()), tree)
 
 
-def _placed(array, mesh, spec):
+def _placed(array: Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
     sharding = NamedSharding(mesh, spec)
-    if isinstance(array, jax.core.Tracer):  # a device_put in a compiled function is a wish that XLA may pass over
+    if isinstance(array, jax.core.Tracer):  # XLA may ignore a device_put in a compiled function
         return jax.lax.with_sharding_constraint(array, sharding)
     if mesh.is_multi_process and _is_here(array):
-        values = np.asarray(array)  # every process has all, and gives its devices their part
+        values = np.asarray(array)  # every process has all values, and gives its devices their part
         return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
     return jax.device_put(array, sharding)
 
 
-def gather(flow: Flow, tree: Any) -> Any:
-    """Arrays, on one device or on the flow's, as arrays that go with any device, the same on all processes."""
+def gather(flow: Flow, tree: PyTree) -> Any:
+    """A tree of arrays, on one device or on the flow's, as arrays for use with any device, equal on all processes."""
     mesh = mesh_of(flow)
     if mesh is None:
         return tree
     return jax.tree.map(lambda array: jnp.asarray(_agreed(array) if mesh.is_multi_process else np.asarray(array)), tree)
 
 
-def _agreed(array):
-    """An array's values on all processes: its parts put together, or, if each has all of it, those of the first."""
-    if _is_here(array) or array.is_fully_replicated:
+def _agreed(array: Array) -> Any:
+    """An array's values on all processes: its parts put together, or the first process's values if each has them all."""
+    if not isinstance(array, jax.Array) or _is_here(array) or array.is_fully_replicated:
         return multihost_utils.broadcast_one_to_all(np.asarray(array))
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def _is_here(array):
-    """Whether this process holds all of it."""
+def _is_here(array: Array) -> bool:
+    """Whether this process holds the whole array."""
     return not isinstance(array, jax.Array) or array.is_fully_addressable

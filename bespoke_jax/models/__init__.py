@@ -8,7 +8,7 @@ from bespoke_jax.models.classifier import (
     load_classifier,
     save_classifier,
 )
-from bespoke_jax.models.denoiser import Denoiser, Preconditioning
+from bespoke_jax.models.denoiser import Denoiser
 from bespoke_jax.models.flow_file import (
     SHIPPED,
     NetworkVelocity,
@@ -20,6 +20,7 @@ from bespoke_jax.models.flow_file import (
 from bespoke_jax.models.networks.adm import ADM
 from bespoke_jax.models.networks.songunet import SongUNet
 from bespoke_jax.models.networks.unet import UNet
+from bespoke_jax.models.preconditioning import Preconditioning
 
 __all__ = [
     "ADM",

@@ -1,18 +1,19 @@
-"""Image classifiers whose features serve a Frechet distance, for data on which those of InceptionV3 say little.
+"""Image classifiers whose features serve a Frechet distance, for data on which InceptionV3's features say little.
 
-The distance of such features is no FID: it compares solvers and flows of one data set with each other, and nothing with
-published figures.
+Such a distance is no FID: it compares solvers and flows of one data set with each other, not with published figures.
 """
 
 import dataclasses
 import functools
 import json
+from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float, Int, Real
 from safetensors.flax import save_file
 
 from bespoke_jax.checks import check_count
@@ -20,20 +21,25 @@ from bespoke_jax.fid import FeatureStatistics
 from bespoke_jax.models.inception import eight_bits
 from bespoke_jax.models.weights_io.safetensors_file import find_safetensors, read_header, read_safetensors
 from bespoke_jax.models.weights_io.state_dict import check_variables
+from bespoke_jax.types import Array, PathLike
 
 __all__ = ["CLASSIFIERS", "Classifier", "ConvClassifier", "load_classifier", "save_classifier"]
 
 CLASSIFIERS = {
     "fashion_classifier": "Fashion-MNIST 28 x 28 x 1 in [-1, 1], ten classes, 64 features; statistics of its 10,000 test images",
 }
-"""The classifiers that come with the package: name -> what it is."""
+"""The classifiers that come with the package: name -> description."""
 
 
 class ConvClassifier(nn.Module):
     """x [B, H, W, C] in [-1, 1] -> (features [B, channels[-1]], logits [B, num_classes]).
 
-    Convolutions, each of which halves the sides; the features are the last one's, averaged over the image, and the logits are
-    linear in them. No sample is normalised by others.
+    Convolutions that each halve the sides. The features are the average of the last one over the image, and the logits are linear
+    in them. No normalisation couples the samples of a batch.
+
+    Attributes:
+        channels: width of each convolution.
+        num_classes: number of logits.
 
     Examples:
         >>> net = ConvClassifier(channels=(4, 6), num_classes=3)
@@ -46,8 +52,8 @@ class ConvClassifier(nn.Module):
     num_classes: int = 10
 
     @nn.compact
-    def __call__(self, x):
-        # All of float32's digits, on GPUs too: a distance should not depend on the machine.
+    def __call__(self, x: Float[Array, "B H W C"]) -> tuple[Float[jax.Array, "B D"], Float[jax.Array, "B num_classes"]]:
+        # Full float32 precision, on GPUs too: a distance should not depend on the machine.
         for width in self.channels:
             x = nn.relu(nn.Conv(width, (3, 3), 2, precision=jax.lax.Precision.HIGHEST)(x))
         features = x.mean((1, 2))
@@ -56,12 +62,12 @@ class ConvClassifier(nn.Module):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _outputs(network, variables, images):
-    return network.apply(variables, eight_bits(images) / 127.5 - 1)  # what it has learned from
+    return network.apply(variables, eight_bits(images) / 127.5 - 1)  # 8-bit images, as in training
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A trained network, and the statistics of its features on images that it was not trained with.
+    """A trained network, and the statistics of its features on held-out images.
 
     Attributes:
         network: the module.
@@ -71,39 +77,44 @@ class Classifier:
     """
 
     network: ConvClassifier
-    variables: dict
+    variables: Any
     image_shape: tuple[int, int, int]
     statistics: FeatureStatistics | None = None
 
-    def features(self, images):
-        """Images [B, H, W, C] in [-1, 1], which are rounded to 8 bits -> features [B, D].
+    def features(self, images: Real[Array, "B H W C"]) -> Float[jax.Array, "B D"]:
+        """The features of images.
+
+        Args:
+            images: [B, H, W, C] in [-1, 1]; they are rounded to 8 bits.
 
         Raises:
             ValueError: for images of another shape.
         """
         return self._outputs(images)[0]
 
-    def classes(self, images):
-        """Images as for `features` -> the most likely class of each, integers [B].
+    def classes(self, images: Real[Array, "B H W C"]) -> Int[jax.Array, "B"]:
+        """The most likely class of each image.
+
+        Args:
+            images: as for `features`.
 
         Raises:
             ValueError: for images of another shape.
         """
         return jnp.argmax(self._outputs(images)[1], axis=-1)
 
-    def _outputs(self, images):
+    def _outputs(self, images: Array) -> Any:
         images = jnp.asarray(images, jnp.float32)
         if images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"Classifier: wanted images [B, {', '.join(map(str, self.image_shape))}], got {images.shape}."
-            )
+            wanted = f"[B, {', '.join(map(str, self.image_shape))}]"
+            raise ValueError(f"images: wanted shape {wanted}, got {images.shape}.")
         return _outputs(self.network, self.variables, images)
 
 
-def save_classifier(path, classifier: Classifier) -> None:
+def save_classifier(path: PathLike, classifier: Classifier) -> None:
     """Write a classifier to `path` (*.safetensors), its weights rounded to float16, its statistics in float32.
 
-    Give it the statistics of the rounded weights: those of `load_classifier` of a file without any.
+    The statistics should be those of the rounded weights: save without statistics, load, and compute them with the result.
 
     Examples:
         >>> import tempfile
@@ -114,9 +125,9 @@ def save_classifier(path, classifier: Classifier) -> None:
         ...     load_classifier(f"{folder}/it.safetensors").features(jnp.zeros((5, 8, 8, 1))).shape
         (5, 4)
     """
-    flat = flax.traverse_util.flatten_dict(classifier.variables, sep="/")
+    flat: dict[str, Any] = dict(flatten_dict(classifier.variables, sep="/"))
     arrays = {name: jnp.asarray(value, jnp.float16) for name, value in flat.items()}
-    header = dict(
+    header: dict[str, Any] = dict(
         channels=classifier.network.channels,
         num_classes=classifier.network.num_classes,
         image_shape=classifier.image_shape,
@@ -127,11 +138,15 @@ def save_classifier(path, classifier: Classifier) -> None:
     save_file(arrays, path, {"classifier": json.dumps(header)})
 
 
-def load_classifier(name) -> Classifier:
-    """A classifier that comes with the package, by its name (see `CLASSIFIERS`), or one from a file of `save_classifier`.
+def load_classifier(name: PathLike) -> Classifier:
+    """A classifier that comes with the package, or one from a file of `save_classifier`.
+
+    Args:
+        name: a name in `CLASSIFIERS`, or a path.
 
     Raises:
-        ValueError: for another name, or a file that is truncated or no classifier's.
+        TypeError: if `name` is neither a string nor a path.
+        ValueError: for another name, or a file that is truncated or holds no classifier.
         FileNotFoundError: if there is no such file.
 
     Examples:
@@ -141,26 +156,25 @@ def load_classifier(name) -> Classifier:
     """
     path = find_safetensors(name, CLASSIFIERS, "load_classifier")
     flat, metadata = read_safetensors(path)
-    header = read_header(path, metadata, "classifier", "not of a classifier; wanted one of save_classifier")
+    header = read_header(path, metadata, "classifier", "not of a classifier; wanted a file of save_classifier")
     arrays = {key: np.asarray(value, np.float32) for key, value in flat.items()}
     network, image_shape = _described(path, header, arrays)
     statistics = None
     if "count" in header:
         count, width = check_count(f"{path}: count", header["count"], 2), network.channels[-1]
-        for name, shape in (("mu", (width,)), ("sigma", (width, width))):
-            if (found := arrays[name].shape if name in arrays else "missing") != shape:
-                raise ValueError(f"{path}: {name} of the statistics is {found}, wanted {shape}.")
-        mean, covariance = (arrays.pop(name).astype(np.float64) for name in ("mu", "sigma"))
+        for part, shape in (("mu", (width,)), ("sigma", (width, width))):
+            if (found := arrays[part].shape if part in arrays else "missing") != shape:
+                raise ValueError(f"{path}: {part} of the statistics: wanted shape {shape}, got {found}.")
+        mean, covariance = (arrays.pop(part).astype(np.float64) for part in ("mu", "sigma"))
         statistics = FeatureStatistics(count, mean, covariance * (count - 1))
     check_variables(
         path, network, jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape))), arrays
     )
-    variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
-    return Classifier(network, variables, image_shape, statistics)
+    return Classifier(network, unflatten_dict(arrays, sep="/"), image_shape, statistics)
 
 
-def _described(path, header: dict, arrays: dict) -> tuple[ConvClassifier, tuple[int, int, int]]:
-    """(network, image shape) of a header, if they are no larger than the file has numbers for."""
+def _described(path: PathLike, header: dict, arrays: dict) -> tuple[ConvClassifier, tuple[int, int, int]]:
+    """(network, image shape) of a header, if the file's arrays are large enough for them."""
     most = max([1, *(size for array in arrays.values() for size in array.shape)])
 
     def listed(name, least, longest, most):
@@ -171,4 +185,5 @@ def _described(path, header: dict, arrays: dict) -> tuple[ConvClassifier, tuple[
 
     classes = check_count(f"{path}: num_classes", header.get("num_classes"), 1, most)
     network = ConvClassifier(listed("channels", 1, min(32, len(arrays)), most), classes)
-    return network, listed("image_shape", 3, 3, 2**16)
+    height, width, channels = listed("image_shape", 3, 3, 2**16)
+    return network, (height, width, channels)

@@ -1,19 +1,23 @@
 """EDM's published networks (Karras et al. 2022, arXiv:2206.00364; github.com/NVlabs/edm).
 
 Their .pkl files hold modules as objects, with the source code of their classes. Only the tensors are read (see `safe_pickle`);
-what network they belong to is told from their names and shapes.
+their names and shapes determine the network.
 """
 
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_choice
-from bespoke_jax.models.denoiser import Denoiser, Preconditioning
+from bespoke_jax.models.denoiser import Denoiser
 from bespoke_jax.models.networks.adm import ADM
 from bespoke_jax.models.networks.songunet import SongUNet
+from bespoke_jax.models.preconditioning import Preconditioning
+from bespoke_jax.models.weights_io.contents import Record
 from bespoke_jax.models.weights_io.state_dict import (
     check_computation,
     flatten_record,
@@ -22,19 +26,20 @@ from bespoke_jax.models.weights_io.state_dict import (
     variables_from_state,
     weight_shape,
 )
-from bespoke_jax.models.weights_io.torch_file import Record, read_torch_file
+from bespoke_jax.models.weights_io.torch_file import read_torch_file
+from bespoke_jax.types import DTypeLike, PathLike
 
 __all__ = ["from_state", "load"]
 
 _HEAD_CHANNELS = 64  # of ADM's attention
 
 
-def load(path, dtype=None, remat: bool = False) -> Denoiser:
+def load(path: PathLike, dtype: DTypeLike | None = None, remat: bool = False) -> Denoiser:
     """A denoiser from one of EDM's .pkl files: VP, VE or EDM preconditioning; DDPM++, NCSN++ or ADM network.
 
     Args:
         path: the file, on your disk. Nothing in it is run.
-        dtype: what the network computes in, e.g. `jnp.bfloat16`; None for float32.
+        dtype: computation type of the network, e.g. `jnp.bfloat16`; None for float32.
         remat: recompute activations in backward passes.
 
     Raises:
@@ -55,7 +60,7 @@ def load(path, dtype=None, remat: bool = False) -> Denoiser:
         raise ValueError(f"{path}: wanted EDM's network (a dictionary with 'ema'), got {_describe(content)}.")
     kinds = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
     if model.class_name not in kinds:
-        raise ValueError(f"{path}: a network of class {model.class_name[:80]!r}; wanted one of {sorted(kinds)}.")
+        raise ValueError(f"{path}: wanted a network of class {sorted(kinds)}, got {model.class_name[:80]!r}.")
     try:
         preconditioning = _preconditioning(kinds[model.class_name], model.state)
     except (TypeError, ValueError) as error:
@@ -64,15 +69,17 @@ def load(path, dtype=None, remat: bool = False) -> Denoiser:
     return from_state(state, preconditioning, dtype=dtype, remat=remat, source=str(path))
 
 
-def _describe(content) -> str:
+def _describe(content: Any) -> str:
     if isinstance(content, dict):
         return f"a dictionary with {some(content) or 'nothing in it'}"
     return content.class_name[:80] if isinstance(content, Record) else type(content).__name__
 
 
 def _preconditioning(kind: str, attributes: dict) -> Preconditioning:
-    """From the attributes of EDM's module. EDM's own samplers take [0.002, 80] where a network allows all levels."""
-    numbers = {key: attributes[key] for key in ("sigma_data", "beta_min", "beta_d") if key in attributes}
+    """The preconditioning with the attributes of EDM's module. Like EDM's samplers, [0.002, 80] replaces unlimited levels."""
+    numbers: dict[str, Any] = {
+        key: attributes[key] for key in ("sigma_data", "beta_min", "beta_d") if key in attributes
+    }
     if "M" in attributes:
         numbers["steps"] = int(attributes["M"])
     low, high = float(attributes.get("sigma_min", 0.0)), float(attributes.get("sigma_max", math.inf))
@@ -83,15 +90,17 @@ def _preconditioning(kind: str, attributes: dict) -> Preconditioning:
 def from_state(
     state: dict[str, np.ndarray],
     preconditioning: Preconditioning | str = "edm",
-    dtype=None,
+    dtype: DTypeLike | None = None,
     remat: bool = False,
     source: str = "state",
 ) -> Denoiser:
-    """A denoiser from the state dictionary of EDM's network, e.g. saved with numpy: names as in their code, PyTorch's layout.
+    """A denoiser from the state dictionary of EDM's network, e.g. saved with NumPy: names as in their code, PyTorch's layout.
 
     Args:
         state: name -> array, the names beginning with "model.".
-        preconditioning: "edm", "vp", "ve" with their usual constants, or your own.
+        preconditioning: "edm", "vp" or "ve" with their usual constants, or a `Preconditioning`.
+        dtype, remat: as for `load`.
+        source: name of the state in errors.
 
     Raises:
         ValueError: as `load`.
@@ -99,10 +108,10 @@ def from_state(
     check_computation(dtype, remat)
     if isinstance(preconditioning, str):
         check_choice("preconditioning", preconditioning, ("edm", "vp", "ve"))
-        usual = {"vp": dict(sigma_min=1e-3, sigma_max=152.0), "ve": dict(sigma_min=0.02, sigma_max=100.0)}
-        preconditioning = Preconditioning(preconditioning, **usual.get(preconditioning, {}))
+        low, high = {"edm": (0.002, 80.0), "vp": (1e-3, 152.0), "ve": (0.02, 100.0)}[preconditioning]
+        preconditioning = Preconditioning(preconditioning, low, high)
     state = load_arrays(state, source)
-    # The augmentation label is zeros when sampling, and its layer has no bias.
+    # Sampling sets the augmentation label to zeros, and its layer has no bias.
     state.pop("map_augment.weight", None)
     network, image_shape, names = _network(state, source)
     network = network.clone(dtype=dtype, remat=remat)
@@ -111,7 +120,7 @@ def from_state(
         frequencies = jnp.asarray(state.pop("map_noise.freqs"))
         if frequencies.shape != (network.noise_channels // 2,):
             raise ValueError(
-                f"{source}: map_noise.freqs of shape {frequencies.shape}, wanted ({network.noise_channels // 2},)."
+                f"{source}: map_noise.freqs: wanted shape ({network.noise_channels // 2},), got {frequencies.shape}."
             )
         constants = {"constants": {"frequencies": frequencies}}
     for key in list(state):
@@ -119,7 +128,7 @@ def from_state(
             del state[key]
         elif ".qkv." in key:
             heads = 1 if isinstance(network, SongUNet) else max(1, len(state[key]) // (3 * _HEAD_CHANNELS))
-            if len(state[key]) % (3 * heads) == 0:  # if not, the next check says so
+            if len(state[key]) % (3 * heads) == 0:  # otherwise the check of shapes that follows raises
                 # Their channels are [heads, width / heads, 3]; ours are [3, heads, width / heads].
                 split = state[key].reshape(heads, -1, 3, *state[key].shape[1:])
                 state[key] = np.moveaxis(split, 2, 0).reshape(state[key].shape)
@@ -127,7 +136,7 @@ def from_state(
     return Denoiser(network, variables | constants, image_shape, preconditioning)
 
 
-def _network(state, source: str):
+def _network(state: dict[str, np.ndarray], source: str) -> tuple[ADM | SongUNet, tuple[int, int, int], dict[str, str]]:
     """(network, image shape, {our module: the prefix of its tensors}), read off the names and shapes of the state."""
 
     def shape(key):
@@ -141,7 +150,7 @@ def _network(state, source: str):
     stem, image_channels = shape(f"enc.{sizes[0]}_conv.weight")[:2]
     channels = tuple(shape(f"enc.{size}_block0.conv0.weight")[0] for size in sizes)
     attends = tuple(f"enc.{size}_block0.qkv.weight" in state for size in sizes)
-    common = dict(
+    common: dict[str, Any] = dict(
         channels=channels,
         num_blocks=num_blocks,
         num_classes=shape("map_label.weight")[1] if "map_label.weight" in state else 0,
@@ -156,10 +165,10 @@ def _network(state, source: str):
         extra = {found[0] for key in state if (found := re.search(r"_aux_(down|skip|up)", key))}
         if extra:
             raise ValueError(
-                f"{source}: parts {sorted(extra)} of a kind of NCSN++ that EDM did not publish; not supported."
+                f"{source}: parts {sorted(extra)} belong to a kind of NCSN++ that EDM did not publish; not supported."
             )
         residual_input = any("_aux_residual" in key for key in state)
-        if residual_input and "map_noise.freqs" not in state:  # all published networks have both, or neither
+        if residual_input and "map_noise.freqs" not in state:  # published networks have both or neither
             raise ValueError(f"{source}: missing map_noise.freqs, the frequencies of an NCSN++.")
         names |= {"norm_out": f"dec.{sizes[0]}_aux_norm", "conv_out": f"dec.{sizes[0]}_aux_conv"}
         names |= {f"down{level}_input": f"enc.{size}_aux_residual" for level, size in enumerate(sizes)}
@@ -187,8 +196,8 @@ _PARTS = {"norm_0": "norm0", "conv_0": "conv0", "emb": "affine", "norm_1": "norm
 _ATTENTION = {"norm": "norm2", "qkv": "qkv", "proj": "proj"}
 
 
-def _blocks(sizes, num_blocks: int):
-    """(our block, theirs), for all of them."""
+def _blocks(sizes: list[str], num_blocks: int) -> Iterator[tuple[str, str]]:
+    """All pairs (our block, their block)."""
     for level, size in enumerate(sizes):
         yield f"down{level}_resample", f"enc.{size}_down"
         yield f"up{level}_resample", f"dec.{size}_up"
@@ -199,13 +208,13 @@ def _blocks(sizes, num_blocks: int):
         yield f"middle_block{i}", f"dec.{sizes[-1]}_in{i}"
 
 
-def _taps(state, source: str) -> tuple[int, ...]:
-    """The filter of up- and downsampling, in whole numbers, from the 2-D one kept as a buffer beside each of its uses."""
+def _taps(state: dict[str, np.ndarray], source: str) -> tuple[int, ...]:
+    """The filter of up- and downsampling in whole numbers, from the 2-D filter that each layer using it keeps as a buffer."""
     filters = [value for key, value in state.items() if key.endswith("resample_filter")]
     if not filters:
         return (1, 1)
     two_dimensional = filters[0].reshape(filters[0].shape[-2:]) if filters[0].ndim > 1 else filters[0]
     rows = two_dimensional.sum(axis=-1)
     if rows.ndim != 1 or len(rows) not in (2, 4, 6, 8) or not np.all(rows / (rows[0] or np.nan) >= 0.5):
-        raise ValueError(f"{source}: a resample_filter of shape {filters[0].shape} that is none of EDM's.")
+        raise ValueError(f"{source}: resample_filter: wanted one of EDM's filters, got shape {filters[0].shape}.")
     return tuple(round(float(value)) for value in rows / rows[0])

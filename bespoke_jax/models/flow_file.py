@@ -1,32 +1,38 @@
-"""A flow as one safetensors file: the weights, and in its header what network, shape, scheduler and prediction they are for."""
+"""Flows as safetensors files, whose header describes the network, event shape, scheduler and prediction of the weights."""
 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
-import flax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float
 from safetensors.flax import save_file
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_number, check_shape, check_type
 from bespoke_jax.files.solver_file import load_solver
-from bespoke_jax.flow.flow import PREDICTIONS, Flow
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.prediction import PREDICTIONS
 from bespoke_jax.learned.theta import Theta
-from bespoke_jax.models.denoiser import Denoiser, Preconditioning
+from bespoke_jax.models.denoiser import Denoiser
 from bespoke_jax.models.labels import labelled, with_labels
 from bespoke_jax.models.networks.adm import ADM
 from bespoke_jax.models.networks.songunet import SongUNet
 from bespoke_jax.models.networks.unet import UNet
+from bespoke_jax.models.preconditioning import Preconditioning
 from bespoke_jax.models.weights_io.safetensors_file import find_safetensors, read_header, read_safetensors
 from bespoke_jax.models.weights_io.state_dict import check_computation, check_variables, variable_shapes
 from bespoke_jax.table import SolverTable
+from bespoke_jax.types import Array, DTypeLike, Labels, PathLike, PyTree
 
 __all__ = ["SHIPPED", "NetworkVelocity", "load_flow", "save_denoiser", "save_flow", "shipped_solver"]
 
 _NETWORKS = {network.__name__: network for network in (UNet, ADM, SongUNet)}
-_NOT_SAVED = ("parent", "name", "dtype", "remat", "dropout")  # how to compute and to train, not what
+_NOT_SAVED = ("parent", "name", "dtype", "remat", "dropout")  # fields that do not change the function of the weights
 
 _FASHION = "Fashion-MNIST 28 x 28 x 1 in [-1, 1], a U-Net of 0.54 M parameters"
 SHIPPED = {
@@ -35,19 +41,19 @@ SHIPPED = {
     "fashion_cosine_class": f"{_FASHION}, ten classes, FM/v-CS: the velocity under the cosine scheduler",
     "fashion_vp_class": f"{_FASHION}, ten classes, eps-VP: the noise under the variance-preserving scheduler",
 }
-"""The flows that come with the package: name -> what it is."""
+"""The flows that come with the package: name -> description."""
 
 
 def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
-    """The solver that comes with a shipped flow, learned by `experiments.train` as docs/shipped_flow.md says.
+    """A solver that comes with a shipped flow, learned by `experiments.train` as described in docs/shipped_flow.md.
 
     Args:
         flow: name of the flow.
         base: "rk1", "rk2" or "table".
-        num_steps: n; the evaluations of a table.
+        num_steps: n; for a table its number of evaluations.
 
     Raises:
-        ValueError: for another flow or base, or if none was learned for these; names those that there are.
+        ValueError: for another flow or base, or if the package has no such solver; names the available ones.
 
     Examples:
         >>> shipped_solver("fashion_fmot", "rk2", num_steps=5).nfe
@@ -57,7 +63,7 @@ def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
     check_choice("base", base, ("rk1", "rk2", "table"))
     check_count("num_steps", num_steps)
     folder = pathlib.Path(__file__).parent / "solvers" / flow
-    # Bespoke solvers are told from their bases by name; a table has none.
+    # A Bespoke solver's name distinguishes it from its base solver's; a table has no base.
     path = folder / (f"table-n{num_steps}.json" if base == "table" else f"{base}-bespoke-n{num_steps}.json")
     if not path.is_file():
         there = ", ".join(sorted(found.stem for found in folder.glob("*.json")))
@@ -67,35 +73,42 @@ def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkVelocity:
-    """`(params, t, x) -> velocity` of a Flax module, or whatever else it predicts. Equal by value: flows of equal networks share
-    what is compiled."""
+    """`(params, t, x) -> velocity`, or another prediction, of a Flax module.
 
-    network: flax.linen.Module
+    Equal by value, so that flows of equal networks share compiled programs.
+    """
 
-    def __call__(self, params, t, x):
+    network: Any
+
+    def __call__(self, params: PyTree, t: Float[Array, ""], x: Float[Array, "B *event"]) -> Float[Array, "B *event"]:
         return self.network.apply(params, t, x)
 
 
 def save_flow(
-    path,
-    network: flax.linen.Module,
-    params,
-    event_shape,
+    path: PathLike,
+    network: UNet | ADM | SongUNet,
+    params: PyTree,
+    event_shape: Sequence[int],
     scheduler: str | dict,
-    dtype=jnp.bfloat16,
+    dtype: DTypeLike = jnp.bfloat16,
     preconditioning: Preconditioning | None = None,
     prediction: str = "velocity",
 ) -> None:
-    """Write a flow of one of our networks (`UNet`, `ADM`, `SongUNet`) to `path` (*.safetensors), its weights rounded to `dtype`.
+    """Write a flow of one of our networks to a file.
 
     Args:
-        network, params: a network and its variables; of a flow of a velocity network, `flow.velocity.network` and `flow.params`.
-        scheduler: the name of the scheduler it was trained with: "condot", "cosine", "vp" or "edm"; or a dictionary with the name
-            and the constants that are not the usual ones, `{"name": "edm", "sigma_min": 0.02}`.
-        preconditioning: if the network is a denoiser's (see `save_denoiser`, which fills this in).
-        prediction: what the network predicts at the scheduler's times, one of those of `Flow.from_prediction`.
+        path: *.safetensors.
+        network, params: a `UNet`, `ADM` or `SongUNet` and its variables; for a flow of a velocity network,
+            `flow.velocity.network` and `flow.params`.
+        event_shape: (H, W, C).
+        scheduler: the name of the scheduler it was trained with, "condot", "cosine", "vp" or "edm"; or a dictionary with the name
+            and the constants that differ from the defaults, `{"name": "edm", "sigma_min": 0.02}`.
+        dtype: to which the weights are rounded.
+        preconditioning: for the network of a denoiser (`save_denoiser` fills this in).
+        prediction: what the network predicts at the scheduler's times, as for `Flow.from_prediction`.
 
     Raises:
+        TypeError: if `event_shape` is not a tuple of integers.
         ValueError: for a network, scheduler or prediction of another kind.
 
     Examples:
@@ -109,35 +122,42 @@ def save_flow(
         (4, 4, 1)
     """
     if type(network) is not _NETWORKS.get(type(network).__name__):
-        raise ValueError(
-            f"save_flow: wanted a network that is one of {sorted(_NETWORKS)}, got {type(network).__name__}."
-        )
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"save_flow: prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}.")
+        raise ValueError(f"network: wanted one of {sorted(_NETWORKS)}, got {type(network).__name__}.")
+    check_choice("prediction", prediction, PREDICTIONS)
     schedulers.from_config(scheduler)
-    event_shape = check_shape("event_shape", event_shape)
-    fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name not in _NOT_SAVED}
-    header = dict(network=type(network).__name__, fields=fields, event_shape=list(event_shape), scheduler=scheduler)
+    shape = list(check_shape("event_shape", event_shape))
+    fields = {f.name: getattr(network, f.name) for f in _fields(type(network)) if f.name not in _NOT_SAVED}
+    header: dict[str, Any] = dict(network=type(network).__name__, fields=fields, event_shape=shape, scheduler=scheduler)
     if preconditioning is not None:
         header["preconditioning"] = dataclasses.asdict(preconditioning)
     elif prediction != "velocity":
         header["prediction"] = prediction
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    # Weights may be rounded; the label and NCSN++'s frequencies may not.
+    flat: dict[str, Any] = dict(flatten_dict(params, sep="/"))
+    # Weights are rounded; the label and NCSN++'s frequencies are not.
     arrays = {name: np.asarray(value) for name, value in flat.items()}
     arrays = {name: value.astype(dtype) if name.startswith("params/") else value for name, value in arrays.items()}
     save_file({name: jnp.asarray(value) for name, value in arrays.items()}, path, {"flow": json.dumps(header)})
 
 
-def save_denoiser(path, model: Denoiser, scheduler: str | dict | None = None, labels=None, dtype=jnp.float32) -> None:
-    """Write the flow of a denoiser, `model.flow(scheduler, labels)`, for `load_flow`. Its weights are not rounded, unless asked.
+def save_denoiser(
+    path: PathLike,
+    model: Denoiser,
+    scheduler: str | dict | None = None,
+    labels: Labels | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> None:
+    """Write the flow of a denoiser, `model.flow(scheduler, labels)`, for `load_flow`.
 
     Args:
-        scheduler: as for `save_flow`; None for the model's own.
-        labels: the class of the flow, or its weights [num_classes], for a conditional network.
+        path: *.safetensors.
+        model: the denoiser.
+        scheduler: as for `save_flow`; None for `model.usual_scheduler`.
+        labels: for a conditional network, the class of the flow, or weights [num_classes]. A file has one class, or none.
+        dtype: to which the weights are rounded.
 
     Raises:
-        ValueError: as `save_flow`, and for labels of several samples: a file has one class, or none.
+        TypeError: if `model` is not a Denoiser.
+        ValueError: as `save_flow`, and for labels of several samples.
     """
     check_type("model", model, Denoiser, "a Denoiser")
     if labels is not None and (
@@ -149,16 +169,20 @@ def save_denoiser(path, model: Denoiser, scheduler: str | dict | None = None, la
     save_flow(path, model.network, params, model.event_shape, scheduler, dtype, model.preconditioning)
 
 
-def _network_of(path, header: dict, flat: dict) -> flax.linen.Module:
-    """The network that a header describes, if its fields are of the right kinds and no larger than the file has numbers for."""
+def _fields(network: Any) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(network)  # Flax makes dataclasses of modules, which type checkers do not know
+
+
+def _network_of(path: PathLike, header: dict, flat: dict[str, Any]) -> Any:
+    """The network that a header describes, if its fields have the right kinds and are no larger than the file's arrays."""
     network, fields = header.get("network"), header.get("fields")
     kind = _NETWORKS[check_choice(f"{path}: network", network, _NETWORKS)]
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: fields: wanted a dictionary, got {type(fields).__name__}.")
-    usual = {f.name: f.default for f in dataclasses.fields(kind) if f.name not in _NOT_SAVED}
+    usual = {f.name: f.default for f in _fields(kind) if f.name not in _NOT_SAVED}
     if unknown := sorted(fields.keys() - usual.keys()):
-        raise ValueError(f"{path}: fields: a {network} of this version has none that is called {unknown[0][:80]!r}.")
-    # Every width is an axis of some array, and every block and level has arrays of its own.
+        raise ValueError(f"{path}: fields: a {network} of this version has no field {unknown[0][:80]!r}.")
+    # Every width is the size of an axis of some array, and every block and level has its own arrays.
     widest = max([_LEAST_WIDTH, *(size for value in flat.values() for size in value.shape)])
     values = {}
     for name, value in fields.items():
@@ -181,10 +205,11 @@ def _network_of(path, header: dict, flat: dict) -> flax.linen.Module:
     return kind(**values)
 
 
-_MOST_LEVELS, _LEAST_WIDTH = 32, 4096  # of fields that are no axis of an array, such as the number of groups
+_MOST_LEVELS = 32
+_LEAST_WIDTH = 4096  # always allowed, for fields that are no size of an array, such as the number of groups
 
 
-def _event_shape_of(path, header: dict) -> tuple[int, ...]:
+def _event_shape_of(path: PathLike, header: dict) -> tuple[int, ...]:
     shape = header.get("event_shape")
     if not isinstance(shape, list) or len(shape) != 3:
         raise ValueError(f"{path}: event_shape: wanted a list of three integers, got {shape!r:.80}.")
@@ -200,19 +225,19 @@ def _preconditioning_of(header: dict) -> Preconditioning | None:
     return Preconditioning(**{**given, "betas": tuple(betas)})
 
 
-def load_flow(name, dtype=None, labels=None) -> Flow:
-    """A shipped flow by its name (see `SHIPPED`), or one from a file of `save_flow`. Weights are float32.
+def load_flow(name: PathLike, dtype: DTypeLike | None = None, labels: Labels | None = None) -> Flow:
+    """A shipped flow, or one from a file of `save_flow`, with weights in float32.
 
     Args:
-        name: a name or a path.
-        dtype: what the network computes in, e.g. `jnp.bfloat16`; its parameters and the state stay float32.
-        labels: of a conditional network, one class or weights [num_classes]; classes [B] or weights [B, num_classes] for a class
-            of each sample (`bespoke_jax.given`), "all" for every class once; None for what the file has, mostly no class (zeros).
+        name: a name in `SHIPPED`, or a path.
+        dtype: computation type of the network, e.g. `jnp.bfloat16`; its parameters and the state stay float32.
+        labels: for a conditional network, one class or weights [num_classes]; classes [B] or weights [B, num_classes] for a class
+            of each sample (`bespoke_jax.given`); "all" for every class once; None for the file's, usually no class (zeros).
 
     Raises:
-        ValueError: if there is no such shipped flow, if the file is no flow of ours, or not a whole one, or for a class that its
+        ValueError: if there is no such shipped flow, if the file is truncated or holds no flow of ours, or for a class that its
             network does not have.
-        TypeError: if `dtype` is not a floating dtype.
+        TypeError: if `name` is neither a string nor a path, or `dtype` is not a floating dtype.
         FileNotFoundError: if there is no such file.
 
     Examples:
@@ -234,12 +259,12 @@ def load_flow(name, dtype=None, labels=None) -> Flow:
     check_choice(f"{path}: prediction", prediction, PREDICTIONS)
     try:
         wanted = variable_shapes(network, event_shape)
-    except Exception as error:  # of numbers that do not go together, a network may fail in many ways
+    except Exception as error:  # a network may raise anything for fields that do not fit together
         kind = type(network).__name__
         raise ValueError(f"{path}: no {kind} can be made of its fields ({str(error).splitlines()[0][:200]}).") from None
     check_variables(path, network, wanted, flat)
     arrays = {name: jnp.asarray(np.asarray(value).astype(np.float32)) for name, value in flat.items()}
-    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    params = unflatten_dict(arrays, sep="/")
     if preconditioning is not None:
         return Denoiser(network, params, event_shape, preconditioning).flow(scheduler, labels)
     flow = Flow.from_prediction(NetworkVelocity(network), params, event_shape, scheduler, prediction)

@@ -1,9 +1,10 @@
 """torchcfm's image flows (Tong et al. 2023, arXiv:2302.00482; github.com/atong01/conditional-flow-matching).
 
-Their U-Net is that of guided-diffusion (Dhariwal & Nichol 2021), called with t in [0, 1]: t = 0 noise, t = 1 data, as here.
+Their U-Net is guided-diffusion's (Dhariwal & Nichol 2021), called with t in [0, 1]: t = 0 noise, t = 1 data, as here.
 """
 
 import re
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from bespoke_jax.models.weights_io.state_dict import (
     weight_shape,
 )
 from bespoke_jax.models.weights_io.torch_file import read_torch_file
+from bespoke_jax.types import DTypeLike, Labels, PathLike
 
 __all__ = ["load"]
 
@@ -35,7 +37,7 @@ _PARTS = {
 _ATTENTION = {"norm": "norm", "qkv": "qkv", "proj": "proj_out"}
 
 
-# The network of their CIFAR10 script, which has 4 heads of 64 channels and images of side 32.
+# The network of their CIFAR10 script: 4 heads of 64 channels, images of side 32.
 _CIFAR10 = ADM(
     channels=(128, 256, 256, 256),
     num_blocks=2,
@@ -50,33 +52,33 @@ _CIFAR10 = ADM(
 
 
 def load(
-    path,
+    path: PathLike,
     weights: str | None = None,
     image_size: int | None = None,
     scheduler: schedulers.Scheduler | str | None = "condot",
     num_heads: int | None = None,
     head_channels: int | None = None,
     new_attention_order: bool = False,
-    labels=None,
-    dtype=None,
+    labels: Labels | None = None,
+    dtype: DTypeLike | None = None,
     remat: bool = False,
 ) -> Flow:
     """A flow from a checkpoint of torchcfm, e.g. `otcfm_cifar10_weights_step_400000.pt`. Nothing in the file is run.
 
-    What the file does not say has to be given: `image_size`, and `num_heads` or `head_channels`. Only a network of exactly the
-    widths, blocks and attention of their CIFAR10 script is taken for that script's: side 32, heads of 64 channels.
+    The file does not say everything: give `image_size`, and `num_heads` or `head_channels`. Only a network of exactly the
+    widths, blocks and attention of their CIFAR10 script is assumed to have that script's values: side 32, heads of 64 channels.
 
     Args:
         path: the .pt file, on your disk: a dictionary of state dictionaries, or one state dictionary.
-        weights: which of them; None for "ema_model", what their own evaluation takes, or else the "state_dict" of Lightning.
+        weights: which of them; None for "ema_model", which their own evaluation uses, or else the "state_dict" of Lightning.
             "net_model" is the network without averaging.
         image_size: side of the images.
         scheduler: "condot" for models "otcfm", "icfm" and "fm", "cosine" for "si"; None if you do not know.
-        num_heads, head_channels: of the attention. As in their code, `head_channels` counts if it is given and not -1. Their
-            `UNetModelWrapper` has num_heads=1 if not told.
+        num_heads, head_channels: of the attention. As in their code, `head_channels` takes precedence if it is given and not -1.
+            The default of their `UNetModelWrapper` is num_heads=1.
         new_attention_order: their option `use_new_attention_order`.
-        labels: the class, or those of the samples, as for `load_flow`; a class-conditional network wants some.
-        dtype: what the network computes in, e.g. `jnp.bfloat16`; None for float32.
+        labels: the class, or those of the samples, as for `load_flow`; required by a class-conditional network.
+        dtype: computation type of the network, e.g. `jnp.bfloat16`; None for float32.
         remat: recompute activations in backward passes.
 
     Raises:
@@ -90,37 +92,36 @@ def load(
         Traceback (most recent call last):
         FileNotFoundError: nowhere.pt: no such file.
     """
-    if image_size is not None:
-        check_count("image_size", image_size)
-    if num_heads is not None:
-        check_count("num_heads", num_heads)
-    if head_channels not in (None, -1):
-        check_count("head_channels", head_channels)
-    check_flag("new_attention_order", new_attention_order)
+    _check_options(image_size, num_heads, head_channels, new_attention_order)
     check_computation(dtype, remat)
     if isinstance(scheduler, str):
         scheduler = schedulers.by_name(scheduler)
     source, content = str(path), read_torch_file(path)
     state = load_arrays(_chosen(content, weights, source), source)
-    image_size, num_heads, head_channels = _known(state, image_size, num_heads, head_channels, source)
-    network, names = _network(state, num_heads, head_channels, source)
-    for key in [key for key in state if ".qkv." in key]:
-        heads = _heads(len(state[key]) // 3, num_heads, head_channels, source)
-        if not new_attention_order and len(state[key]) % (3 * heads) == 0:  # if not, the next check says so
-            # Their channels are [heads, 3, width / heads]; ours are [3, heads, width / heads].
-            split = state[key].reshape(heads, 3, -1, *state[key].shape[1:])
-            state[key] = np.moveaxis(split, 1, 0).reshape(state[key].shape)
-    image_shape = (image_size, image_size, network.out_channels)
+    heads = _known(state, image_size, num_heads, head_channels, source)
+    network, names = _network(state, heads, source)
+    if not new_attention_order:
+        _reorder_attention(state, heads, source)
     if "label_emb.weight" in state:
-        state["label_emb.weight"] = state["label_emb.weight"].T  # a table of classes, as the layer that reads it
+        state["label_emb.weight"] = state["label_emb.weight"].T  # an embedding table; our layer is a dense one
+    image_shape = (heads.image_size, heads.image_size, network.out_channels)
     variables = variables_from_state(network, image_shape, state, names, source)
     check_labels_given(labels, network.num_classes, source)
     flow = Flow(NetworkVelocity(network.clone(dtype=dtype, remat=remat)), variables, image_shape, scheduler)
     return labelled(flow, labels, network.num_classes)
 
 
-def _chosen(content, weights: str | None, source: str) -> dict:
-    """The state dictionary that is meant, of those in the file."""
+def _check_options(image_size, num_heads, head_channels, new_attention_order) -> None:
+    for name, value in (("image_size", image_size), ("num_heads", num_heads)):
+        if value is not None:
+            check_count(name, value)
+    if head_channels not in (None, -1):
+        check_count("head_channels", head_channels)
+    check_flag("new_attention_order", new_attention_order)
+
+
+def _chosen(content: Any, weights: str | None, source: str) -> dict:
+    """The state dictionary to read, of those in the file."""
     if not isinstance(content, dict):
         raise ValueError(f"{source}: wanted a dictionary of weights, got {type(content).__name__}.")
     inside = [key for key, value in content.items() if isinstance(value, dict)]
@@ -133,40 +134,74 @@ def _chosen(content, weights: str | None, source: str) -> dict:
     raise ValueError(f"{source}: no {names[0]!r} in it; weights= may be one of {some(map(repr, inside))}.")
 
 
-def _known(state, image_size, num_heads, head_channels, source: str) -> tuple[int, int, int]:
-    """(image_size, num_heads, head_channels) with those that are not given, if the network is that of the CIFAR10 script."""
+class _Unsaid(NamedTuple):
+    """What the file does not say: side of the images; number of heads, or channels of each (-1: the number counts)."""
+
+    image_size: int
+    num_heads: int
+    head_channels: int
+
+    def heads(self, width: int, source: str) -> int:
+        """The number of heads of attention of this width."""
+        heads = self.num_heads if self.head_channels == -1 else width // max(self.head_channels, 1)
+        if heads < 1 or width % heads or (self.head_channels != -1 and width != heads * self.head_channels):
+            raise ValueError(
+                f"{source}: attention of {width} channels does not divide into heads by num_heads={self.num_heads}, "
+                f"head_channels={self.head_channels}; give those that it was trained with."
+            )
+        return heads
+
+
+def _known(
+    state: dict, image_size: int | None, num_heads: int | None, head_channels: int | None, source: str
+) -> _Unsaid:
+    """The arguments, with those of the CIFAR10 script for missing ones if the network is that script's."""
     heads_given = num_heads is not None or head_channels not in (None, -1)
     if image_size is None or not heads_given:
-        network, _ = _network(state, 1, -1, source)
+        network, _ = _network(state, _Unsaid(0, 1, -1), source)
         known = network == _CIFAR10.clone(heads=(0, 1, 0, 0), middle_heads=1)
         if not known and not heads_given:
             raise ValueError(
-                f"{source}: how many heads its attention has is not in the file; give num_heads= or head_channels= (where "
-                "their code is told neither, num_heads=1)."
+                f"{source}: the file does not say how many heads its attention has; give num_heads= or head_channels= (the "
+                "default of their code is num_heads=1)."
             )
         if not known:
-            raise ValueError(f"{source}: how large its images are is not in the file; give image_size=.")
+            raise ValueError(f"{source}: the file does not say how large its images are; give image_size=.")
         image_size = 32 if image_size is None else image_size
         head_channels = head_channels if heads_given else 64
-    return image_size, num_heads or 1, -1 if head_channels is None else head_channels
+    return _Unsaid(image_size, num_heads or 1, -1 if head_channels is None else head_channels)
 
 
-def _heads(width: int, num_heads: int, head_channels: int, source: str) -> int:
-    heads = num_heads if head_channels == -1 else width // max(head_channels, 1)
-    if heads < 1 or width % heads or (head_channels != -1 and width != heads * head_channels):
-        raise ValueError(
-            f"{source}: attention of {width} channels does not divide into heads by num_heads={num_heads}, "
-            f"head_channels={head_channels}; give those that it was trained with."
-        )
-    return heads
+def _reorder_attention(state: dict[str, np.ndarray], unsaid: _Unsaid, source: str) -> None:
+    """Their channels of query, key and value are [heads, 3, width / heads]; ours are [3, heads, width / heads]."""
+    for key in [key for key in state if ".qkv." in key]:
+        heads = unsaid.heads(len(state[key]) // 3, source)
+        if len(state[key]) % (3 * heads) == 0:  # otherwise the check of shapes that follows raises
+            split = state[key].reshape(heads, 3, -1, *state[key].shape[1:])
+            state[key] = np.moveaxis(split, 1, 0).reshape(state[key].shape)
 
 
-def _network(state, num_heads: int, head_channels: int, source: str):
-    """(network, {our module: the prefix of its tensors}), read off the names and shapes of the state."""
+class _Plan(NamedTuple):
+    """Levels and blocks of a state, and how it resamples.
 
-    def shape(key):
-        return weight_shape(state, key, source)
+    Attributes:
+        levels: their number.
+        num_blocks: of each level on the way down.
+        up: level it leads to -> the prefix of the tensors that resample up.
+        by_block: whether residual blocks resample, rather than convolutions.
+    """
 
+    levels: int
+    num_blocks: int
+    up: dict[int, str]
+    by_block: bool
+
+    def down_index(self, level: int) -> int:
+        """The number of the level's first block in input_blocks, where resampling lies between levels."""
+        return 1 + level * (self.num_blocks + 1)
+
+
+def _plan(state: dict[str, np.ndarray], source: str) -> _Plan:
     def count(blocks):
         numbers = (re.match(rf"{blocks}\.(\d{{1,4}})\.", key) for key in state)
         return 1 + max((int(found[1]) for found in numbers if found), default=-1)
@@ -182,40 +217,56 @@ def _network(state, num_heads: int, head_channels: int, source: str):
         raise ValueError(
             f"{source}: missing some of input_blocks.*, output_blocks.*, found {some(state)}; it is no whole U-Net of torchcfm."
         )
-    by_block = "in_layers" in {kind for _, kind in resamplers.values()}
+    missing = ("output_blocks.?", "")
+    up = {level - 1: resamplers.get((levels - level) * blocks_up - 1, missing)[0] for level in range(1, levels)}
+    return _Plan(levels, num_blocks, up, "in_layers" in {kind for _, kind in resamplers.values()})
 
+
+def _names(plan: _Plan) -> dict[str, str]:
+    """Our module -> the prefix of its tensors."""
     names = {"conv_in": "input_blocks.0.0", "time_0": "time_embed.0", "time_1": "time_embed.2", "classes": "label_emb"}
     names |= {"norm_out": "out.0", "conv_out": "out.2"}
-    channels, heads = [], []
 
     def add_block(ours, theirs, attention):
         names.update({f"{ours}/{part}": f"{theirs}.{name}" for part, name in _PARTS.items()})
         names.update({f"{ours}_attention/{part}": f"{attention}.{name}" for part, name in _ATTENTION.items()})
 
-    for level in range(levels):
-        first = 1 + level * (num_blocks + 1)  # of this level in input_blocks; between levels there is what resamples
+    for level in range(plan.levels):
+        first = plan.down_index(level)
+        for i in range(plan.num_blocks):
+            add_block(f"down{level}_block{i}", f"input_blocks.{first + i}.0", f"input_blocks.{first + i}.1")
+        for i in range(plan.num_blocks + 1):
+            theirs = f"output_blocks.{(plan.levels - 1 - level) * (plan.num_blocks + 1) + i}"
+            add_block(f"up{level}_block{i}", f"{theirs}.0", f"{theirs}.1")
+        if level:
+            resamples = (
+                (f"down{level}_resample", f"input_blocks.{first - 1}.0", "op"),
+                (f"up{level - 1}_resample", plan.up[level - 1], "conv"),
+            )
+            for ours, theirs, layer in resamples:
+                if plan.by_block:
+                    add_block(ours, theirs, "?")
+                else:
+                    names[ours] = f"{theirs}.{layer}"
+    for i, theirs in enumerate(("middle_block.0", "middle_block.2")):
+        add_block(f"middle_block{i}", theirs, "middle_block.1")
+    return names
+
+
+def _network(state: dict[str, np.ndarray], unsaid: _Unsaid, source: str) -> tuple[ADM, dict[str, str]]:
+    """(network, {our module: the prefix of its tensors}), read off the names and shapes of the state."""
+
+    def shape(key):
+        return weight_shape(state, key, source)
+
+    plan = _plan(state, source)
+    channels, heads = [], []
+    for level in range(plan.levels):
+        first = plan.down_index(level)
         width = shape(f"input_blocks.{first}.0.out_layers.3.weight")[0]
         channels.append(width)
         attends = f"input_blocks.{first}.1.qkv.weight" in state
-        heads.append(_heads(width, num_heads, head_channels, source) if attends else 0)
-        for i in range(num_blocks):
-            add_block(f"down{level}_block{i}", f"input_blocks.{first + i}.0", f"input_blocks.{first + i}.1")
-        for i in range(num_blocks + 1):
-            theirs = f"output_blocks.{(levels - 1 - level) * blocks_up + i}"
-            add_block(f"up{level}_block{i}", f"{theirs}.0", f"{theirs}.1")
-        if level:
-            theirs_up = resamplers.get((levels - level) * blocks_up - 1, ("output_blocks.?", ""))[0]
-            for ours, theirs in (
-                (f"down{level}_resample", f"input_blocks.{first - 1}.0"),
-                (f"up{level - 1}_resample", theirs_up),
-            ):
-                if by_block:
-                    add_block(ours, theirs, "?")
-                else:
-                    names[ours] = f"{theirs}.{'op' if ours.startswith('down') else 'conv'}"
-    for i, theirs in enumerate(("middle_block.0", "middle_block.2")):
-        add_block(f"middle_block{i}", theirs, "middle_block.1")
-
+        heads.append(unsaid.heads(width, source) if attends else 0)
     image_channels = shape("input_blocks.0.0.weight")[1]
     if shape("out.2.weight")[0] != image_channels:
         raise ValueError(
@@ -223,14 +274,14 @@ def _network(state, num_heads: int, head_channels: int, source: str):
         )
     network = ADM(
         channels=tuple(channels),
-        num_blocks=num_blocks,
+        num_blocks=plan.num_blocks,
         heads=tuple(heads),
-        middle_heads=_heads(channels[-1], num_heads, head_channels, source),
+        middle_heads=unsaid.heads(channels[-1], source),
         time_channels=shape("time_embed.0.weight")[1],
         num_classes=shape("label_emb.weight")[0] if "label_emb.weight" in state else 0,
         out_channels=image_channels,
         scale_shift=shape("input_blocks.1.0.emb_layers.1.weight")[0] == 2 * channels[0],
-        resampling="block" if by_block else "conv",
+        resampling="block" if plan.by_block else "conv",
         group_width=1,
     )
-    return network, names
+    return network, _names(plan)

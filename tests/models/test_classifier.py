@@ -73,7 +73,7 @@ def test_it_knows_the_classes_of_images_that_it_was_not_trained_with(classifier)
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (2, 28, 28), (2, 28, 28, 3), (2, 32, 32, 1)])
 def test_images_of_another_shape(classifier, shape):
-    with pytest.raises(ValueError, match=r"wanted images \[B, 28, 28, 1\], got \("):
+    with pytest.raises(ValueError, match=r"images: wanted shape \[B, 28, 28, 1\], got \("):
         classifier.features(np.zeros(shape))
 
 

@@ -319,7 +319,7 @@ def test_weights_in_several_files(tmp_path, published, suffix, variant):
     with pytest.raises(ValueError, match="one of several files of weights; give their folder"):
         diffusers.load(part)
     part.unlink()
-    with pytest.raises(FileNotFoundError, match=r"-00002-of-00003.* is not there"):
+    with pytest.raises(FileNotFoundError, match=r"-00002-of-00003.* is missing"):
         diffusers.load(index)
 
 
@@ -403,7 +403,7 @@ def test_image_sizes(tmp_path, size, given, shape):
 
 def test_an_image_size_that_is_not_known(tmp_path):
     folder = write(tmp_path / "it", {**configs(PUBLISHED), "sample_size": None}, state(PUBLISHED))
-    with pytest.raises(ValueError, match="sample_size is None; say how large the images are by image_size="):
+    with pytest.raises(ValueError, match="sample_size is None; give the size of the images as image_size="):
         diffusers.load(folder)
     for size, message in [
         (0, "image_size: wanted an integer"),

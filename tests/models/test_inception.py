@@ -104,7 +104,7 @@ def test_a_wrapped_state_dictionary(state, tmp_path):
     write_zip(tmp_path / "wrapped.pth", {"state_dict": {f"module.{key}": value for key, value in state.items()}})
     one, two = (inception.load(tmp_path / name).variables for name in ("plain.pth", "wrapped.pth"))
     jax.tree.map(np.testing.assert_array_equal, one, two)
-    with pytest.raises(ValueError, match="convention must be one of"):  # before anything is read
+    with pytest.raises(ValueError, match="convention: wanted one of"):  # before anything is read
         inception.load(tmp_path / "plain.pth", "clean")
 
 
@@ -113,7 +113,7 @@ def test_refusals(state):
         inception.variables_from_state({k: v for k, v in state.items() if k != "Mixed_7c.branch_pool.bn.running_var"})
     with pytest.raises(ValueError, match=r"Conv2d_1a_3x3\.conv\.weight is of shape \(3, 3, 1, 32\)"):
         inception.variables_from_state({**state, "Conv2d_1a_3x3.conv.weight": np.zeros((32, 1, 3, 3))})
-    with pytest.raises(ValueError, match="convention must be one of"):
+    with pytest.raises(ValueError, match="convention: wanted one of"):
         inception.InceptionFeatures({}, "clean")
-    with pytest.raises(ValueError, match=r"wanted images \[B, H, W, 3\] .* got \(2, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images: wanted shape \[B, H, W, 3\] .* got \(2, 3, 8, 8\)"):
         inception.InceptionFeatures({})(np.zeros((2, 3, 8, 8)))

@@ -101,10 +101,13 @@ def test_up_is_four_times_the_transpose_of_down(taps):
 def test_bad_options_are_named():
     x = jnp.zeros((1, 8, 8, 3))
     for network, message in [
-        (NETWORKS["ADM"].clone(resampling="pool"), "resampling must be one of 'block', 'conv', 'conv_end', got 'pool'"),
-        (NETWORKS["ADM"].clone(heads=(2,)), "heads for each of 2 levels"),
-        (NETWORKS["ADM"].clone(groups=5, group_width=1), "16 channels do not divide into 5 groups"),
-        (NETWORKS["ADM"].clone(middle_heads=3), "32 channels do not divide into 3 heads"),
+        (
+            NETWORKS["ADM"].clone(resampling="pool"),
+            r"resampling: wanted one of \['block', 'conv', 'conv_end'\], got 'pool'",
+        ),
+        (NETWORKS["ADM"].clone(heads=(2,)), "heads: wanted a number for each of 2 levels"),
+        (NETWORKS["ADM"].clone(groups=5, group_width=1), "x: wanted channels that divide into 5 groups, got 16"),
+        (NETWORKS["ADM"].clone(middle_heads=3), "x: wanted channels that divide into 3 heads, got 32"),
     ]:
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(network.init, jax.random.key(0), 0.5, x)

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bespoke_jax.models.weights_io.safe_pickle import Storage
+from bespoke_jax.models.weights_io.contents import Storage
 from bespoke_jax.models.weights_io.state_dict import load_arrays
 from bespoke_jax.models.weights_io.torch_file import Record, Tensor, read_torch_file
 from tests.models.common import FILES

@@ -1,1 +1,1 @@
-"""Flax networks."""
+"""The networks, as Flax modules."""

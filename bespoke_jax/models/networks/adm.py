@@ -1,6 +1,6 @@
-"""ADM: the U-Net of Dhariwal & Nichol 2021 (arXiv:2105.05233), and its relatives by option.
+"""ADM, the U-Net of Dhariwal & Nichol 2021 (arXiv:2105.05233), with options for its relatives.
 
-One plan serves three families of published weights, which the importers beside this file translate:
+One architecture serves three families of published weights, which the importers of `bespoke_jax.models` translate:
 
 | | `scale_shift` | `resampling` | `groups`, `group_width` | time |
 |---|---|---|---|---|
@@ -11,10 +11,14 @@ One plan serves three families of published weights, which the importers beside 
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
+from bespoke_jax.checks import check_choice
 from bespoke_jax.models.networks.blocks import Attention, Norm, ResidualBlock, check_sides, frequencies, resample
+from bespoke_jax.types import Array, Scalar
 
 __all__ = ["ADM"]
 
@@ -28,22 +32,22 @@ class ADM(nn.Module):
         channels: width of each level; every level after the first halves the resolution.
         num_blocks: residual blocks of each level on the way down; one more on the way up.
         heads: attention heads after each block of each level, 0 for none.
-        middle_heads: the same for the coarsest level's middle.
-        time_channels: sines and cosines of the time; the embedding is four times as wide.
+        middle_heads: the same in the middle of the coarsest level.
+        time_channels: number of sines and cosines of the time; the embedding is four times as wide.
         num_classes: length of the class label, 0 for an unconditional network.
         out_channels: channels of the result.
-        scale_shift: the embedding enters blocks as scale and shift (True) or is added.
-        resampling: "block" (a residual block that resamples), "conv" (a convolution of stride 2; nearest neighbours and a
-            convolution), or "conv_end": that with its padding at the lower and right edge only.
+        scale_shift: whether the embedding enters blocks as scale and shift, or is added.
+        resampling: "block" (a residual block that resamples), "conv" (down by a convolution of stride 2, up by nearest neighbours
+            and a convolution), or "conv_end" (the same, with padding at the lower and right edges only).
         groups, group_width, eps: of the group normalisations, see `blocks.Norm`.
         frequency_shift: see `blocks.frequencies`.
         dropout: in training, see `blocks.ResidualBlock`.
         dtype: computation type, e.g. `jnp.bfloat16`; parameters and the result stay float32.
-        remat: recompute every block in the backward pass instead of keeping what it computed.
+        remat: recompute every block in the backward pass instead of storing its intermediate results.
 
     Call with `t`, the network's own time, of shape [] or [B], and `x` [B, H, W, C]; H and W must be divisible by
     `2 ** (len(channels) - 1)`. Returns [B, H, W, out_channels] in x's dtype. A conditional network has its label as the variable
-    `condition/label`, [num_classes] or [B, num_classes], zeros (no class) from `init`.
+    `condition/label`, [num_classes] or [B, num_classes]; `init` sets it to zeros (no class).
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -71,10 +75,13 @@ class ADM(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, t, x):
+    def __call__(
+        self, t: Scalar | Float[Array, "B"], x: Float[Array, "B H W C"]
+    ) -> Float[jax.Array, "B H W out_channels"]:
         self._check(x)
         norm = Norm(self.groups, self.group_width, self.eps)
-        Block, Attend = (nn.remat(kind) if self.remat else kind for kind in (ResidualBlock, Attention))
+        kinds: Any = (ResidualBlock, Attention)
+        Block, Attend = (nn.remat(kind) if self.remat else kind for kind in kinds)
         emb = self._embedding(t, len(x))
 
         def block(h, name, width, direction="", heads=0):
@@ -116,16 +123,14 @@ class ADM(nn.Module):
         h = nn.silu(norm(h, "norm_out", self.dtype))
         return conv(h, "conv_out", self.out_channels, kernel_init=nn.initializers.zeros).astype(x.dtype)
 
-    def _check(self, x):
-        if self.resampling not in ("block", *_PADDING):
-            wanted = ", ".join(map(repr, ("block", *_PADDING)))
-            raise ValueError(f"ADM: resampling must be one of {wanted}, got {self.resampling!r}.")
+    def _check(self, x: Array) -> None:
+        check_choice("resampling", self.resampling, ("block", *_PADDING))
         if len(self.heads) != len(self.channels):
-            raise ValueError(f"ADM: wanted heads for each of {len(self.channels)} levels, got {self.heads}.")
+            raise ValueError(f"heads: wanted a number for each of {len(self.channels)} levels, got {self.heads}.")
         check_sides(x, 2 ** (len(self.channels) - 1), "ADM")
 
-    def _embedding(self, t, batch: int):
-        """The embedding of time and class, [B, 4 time_channels], SiLU applied."""
+    def _embedding(self, t: Any, batch: int) -> jax.Array:
+        """The embedding of time and class, [B, 4 time_channels], after SiLU."""
         angles = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (batch,))[:, None] * frequencies(
             self.time_channels // 2, self.frequency_shift
         )

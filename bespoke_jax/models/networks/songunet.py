@@ -1,36 +1,41 @@
-"""DDPM++ and NCSN++: the U-Nets of Song et al. 2021 (arXiv:2011.13456), in the form in which Karras et al. 2022 trained them."""
+"""DDPM++ and NCSN++, the U-Nets of Song et al. 2021 (arXiv:2011.13456), in the form trained by Karras et al. 2022."""
 
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from bespoke_jax.models.networks.blocks import Attention, Norm, ResidualBlock, check_sides, frequencies, resample
+from bespoke_jax.types import Array, Scalar
 
 __all__ = ["SongUNet"]
 
 
 class SongUNet(nn.Module):
-    """DDPM++ (the defaults: EDM's CIFAR10 network, 55.7 M parameters) and, by `fourier`, `residual_input` and `taps`, NCSN++.
+    """DDPM++ and, with `fourier`, `residual_input` and `taps`, NCSN++.
+
+    The defaults are those of EDM's CIFAR10 network, 55.7 M parameters.
 
     Attributes:
         stem_channels: width of the first convolution; the embedding is four times as wide.
         channels: width of each level; every level after the first halves the resolution.
         num_blocks: residual blocks of each level on the way down; one more on the way up.
-        attention_levels: levels with self-attention of one head: after each block down, after the last one up.
-        noise_channels: sines and cosines of the noise level (NCSN++: twice `stem_channels`).
+        attention_levels: levels with self-attention of one head, after each block on the way down and the last on the way up.
+        noise_channels: number of sines and cosines of the noise level (NCSN++: twice `stem_channels`).
         num_classes: length of the class label, 0 for an unconditional network.
         out_channels: channels of the result.
-        fourier: random frequencies (NCSN++) instead of geometric ones. They are the constant `constants/frequencies`.
-        residual_input: every level also gets the downsampled input by a convolution (NCSN++).
+        fourier: use random frequencies (NCSN++), stored as `constants/frequencies`, instead of geometric ones.
+        residual_input: add the downsampled input, after a convolution, at every level (NCSN++).
         taps: the filter of up- and downsampling, (1, 3, 3, 1) for NCSN++.
         dtype: computation type, e.g. `jnp.bfloat16`; parameters and the result stay float32.
-        remat: recompute every block in the backward pass instead of keeping what it computed.
+        remat: recompute every block in the backward pass instead of storing its intermediate results.
 
     Call with `t`, the network's own time (EDM: log(sigma) / 4), of shape [] or [B], and `x` [B, H, W, C]; H and W must be
     divisible by `2 ** (len(channels) - 1)`. Returns [B, H, W, out_channels] in x's dtype. A conditional network has its label as
-    the variable `condition/label`, [num_classes] or [B, num_classes], zeros (no class) from `init`.
+    the variable `condition/label`, [num_classes] or [B, num_classes]; `init` sets it to zeros (no class).
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -54,10 +59,13 @@ class SongUNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, t, x):
+    def __call__(
+        self, t: Scalar | Float[Array, "B"], x: Float[Array, "B H W C"]
+    ) -> Float[jax.Array, "B H W out_channels"]:
         check_sides(x, 2 ** (len(self.channels) - 1), "SongUNet")
         norm = Norm(group_width=4, eps=1e-6)
-        Block, Attend = (nn.remat(kind) if self.remat else kind for kind in (ResidualBlock, Attention))
+        kinds: Any = (ResidualBlock, Attention)
+        Block, Attend = (nn.remat(kind) if self.remat else kind for kind in kinds)
         half = math.sqrt(0.5)
         emb = self._embedding(t, len(x))
 
@@ -94,15 +102,15 @@ class SongUNet(nn.Module):
             x.dtype
         )
 
-    def _smaller_input(self, image, level: int, width: int):
-        """A convolution of `image`, then the filter at stride 2: in this order the filter also sees what lies beyond the edge."""
+    def _smaller_input(self, image: Array, level: int, width: int) -> jax.Array:
+        """A convolution of `image`, then the filter at stride 2; in this order the filter also sees the convolution's margin."""
         margin = (len(self.taps) - 1) // 2
         padding = ((1 + margin, 1 + margin),) * 2
         h = nn.Conv(width, (3, 3), padding=padding, dtype=self.dtype, name=f"down{level}_input")(image)
         return resample(h, "down", self.taps, padded=True)
 
-    def _embedding(self, t, batch: int):
-        """The embedding of noise level and class, [B, 4 stem_channels], SiLU applied."""
+    def _embedding(self, t: Any, batch: int) -> jax.Array:
+        """The embedding of noise level and class, [B, 4 stem_channels], after SiLU."""
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (batch,))
         count = self.noise_channels // 2
         if self.fourier:
@@ -116,7 +124,7 @@ class SongUNet(nn.Module):
         emb = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         if self.num_classes:
             label = self.variable("condition", "label", jnp.zeros, (self.num_classes,)).value
-            # A label is one-hot: times sqrt(L) it has the mean square of the sines and cosines it is added to.
+            # A one-hot label times sqrt(L) has the same mean square as the sines and cosines that it is added to.
             emb = emb + nn.Dense(self.noise_channels, dtype=self.dtype, name="classes")(
                 label * math.sqrt(self.num_classes)
             )

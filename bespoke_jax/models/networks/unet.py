@@ -1,34 +1,37 @@
-"""A small U-Net in Flax: the network of the shipped flows.
+"""A small U-Net, the network of the shipped flows.
 
-The plan is the usual one for diffusion models (residual blocks with group normalisation, the time entering each
-block as a scale and a shift, skip connections, attention at the coarsest level), with one economy for small
-machines: images are folded into `patch_size x patch_size` patches before the first level and unfolded after the
-last, so that no block works at full resolution. A light full-resolution head removes the seams between patches.
+Its architecture is the usual one of diffusion models: residual blocks with group normalisation, the time entering each block as a
+scale and a shift, skip connections, attention at the coarsest level. To be cheap on small machines, it folds images into
+`patch_size x patch_size` patches before the first level and unfolds them after the last, so that no block works at full
+resolution. A light head at full resolution removes the seams between patches.
 """
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from bespoke_jax.models.networks.blocks import check_sides
+from bespoke_jax.types import Array, Scalar
 
 __all__ = ["UNet", "time_embedding"]
 
 
-def time_embedding(t, dim: int, max_frequency: float = 50.0):
+def time_embedding(t: Float[Array, "*shape"], dim: int, max_frequency: float = 50.0) -> Float[jax.Array, "*shape dim"]:
     """Sines and cosines of `t` in [0, 1] at `dim // 2` frequencies, spaced geometrically from 1 to `max_frequency`.
 
-    The customary 1000 lets the velocity wiggle in t at wavelengths that no sampler resolves: on Fashion-MNIST the adaptive
-    solver then needed 300 evaluations for a path, all of equal length. 50 is as much as flows on [0, 1] ask for.
+    The customary 1000 makes the velocity oscillate in t at wavelengths that no sampler resolves: on Fashion-MNIST the adaptive
+    solver then needed 300 evaluations for a path, all of equal length. 50 suffices for flows on [0, 1].
     """
     frequencies = jnp.exp(jnp.linspace(0.0, jnp.log(max_frequency), dim // 2, dtype=jnp.float32))
     angles = jnp.asarray(t, jnp.float32)[..., None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def _norm(dtype):
-    # One group: as good as many groups in networks this narrow, and several times cheaper on a CPU.
+def _norm(dtype: Any) -> nn.GroupNorm:
+    # In networks this narrow, one group is as good as many, and several times cheaper on a CPU.
     return nn.GroupNorm(num_groups=1, dtype=dtype)
 
 
@@ -39,37 +42,39 @@ class ResidualBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x, emb):
+    def __call__(
+        self, x: Float[jax.Array, "B H W C"], emb: Float[jax.Array, "B E"]
+    ) -> Float[jax.Array, "B H W channels"]:
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(nn.silu(_norm(self.dtype)(x)))
         scale, shift = jnp.split(nn.Dense(2 * self.channels, dtype=self.dtype)(emb)[..., None, None, :], 2, axis=-1)
         h = nn.silu(_norm(self.dtype)(h) * (1 + scale) + shift)
-        # The last convolution starts at zero, so that a fresh block is the identity.
+        # The last convolution starts at zero, so that a new block is the identity.
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros)(h)
         skip = x if x.shape[-1] == self.channels else nn.Dense(self.channels, dtype=self.dtype)(x)
         return skip + h
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions of the feature map; added to the input."""
+    """Self-attention over all positions of the feature map, added to the input."""
 
     num_heads: int
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B H W C"]:
         height, width, channels = x.shape[-3:]
         h = _norm(self.dtype)(x).reshape(*x.shape[:-3], height * width, channels)
         h = nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype, out_kernel_init=nn.initializers.zeros)(h)
         return x + h.reshape(x.shape)
 
 
-def _fold(x, p: int):
-    """[B, H, W, C] -> [B, H/p, W/p, p*p*C]: space to depth."""
+def _fold(x: Array, p: int) -> Array:
+    """Space to depth, [B, H, W, C] -> [B, H/p, W/p, p*p*C]."""
     b, h, w, c = x.shape
     return x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // p, w // p, p * p * c)
 
 
-def _unfold(x, p: int):
+def _unfold(x: Array, p: int) -> Array:
     """The inverse of `_fold`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, p, p, c // (p * p)).transpose(0, 1, 3, 2, 4, 5)
@@ -77,7 +82,7 @@ def _unfold(x, p: int):
 
 
 class UNet(nn.Module):
-    """A network of images and times: a velocity, or another prediction.
+    """A network of images and times, for a velocity or another prediction.
 
     Attributes:
         channels: width of each level; every level after the first halves the resolution.
@@ -90,7 +95,7 @@ class UNet(nn.Module):
 
     Call with `t` of shape [] or [B] in [0, 1] and `x` of shape [B, H, W, C]; H and W must be divisible by
     `patch_size * 2 ** (len(channels) - 1)`. Returns an array of x's shape. A conditional network has its label as the variable
-    `condition/label`, [num_classes] or [B, num_classes], zeros (no class) from `init`.
+    `condition/label`, [num_classes] or [B, num_classes]; `init` sets it to zeros (no class).
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -109,7 +114,7 @@ class UNet(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, t, x):
+    def __call__(self, t: Scalar | Float[Array, "B"], x: Float[Array, "B H W C"]) -> Float[jax.Array, "B H W C"]:
         check_sides(x, self.patch_size * 2 ** (len(self.channels) - 1), "UNet")
         batch, _, _, out_channels = x.shape
         emb_dim = 4 * self.channels[0]

@@ -1,23 +1,32 @@
-"""Files of safetensors: names, arrays and a dictionary of strings."""
+"""Files of safetensors, which hold named arrays and a dictionary of strings."""
 
 import json
 import os
 import pathlib
 from collections.abc import Collection
+from typing import Any, NoReturn
 
+import jax
 import safetensors
 from safetensors.flax import load_file
+
+from bespoke_jax.types import PathLike
 
 __all__ = ["find_safetensors", "read_header", "read_safetensors"]
 
 _WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"
 
 
-def find_safetensors(name, shipped: Collection[str], caller: str) -> pathlib.Path:
-    """The file of what is shipped under this name, or at this path.
+def find_safetensors(name: Any, shipped: Collection[str], caller: str) -> pathlib.Path:
+    """The file that is shipped under this name, or lies at this path.
+
+    Args:
+        name: a name or a path.
+        shipped: the names that are shipped.
+        caller: with which errors begin.
 
     Raises:
-        ValueError: for a name that is neither; begins with `caller`.
+        ValueError: if it is neither a shipped name nor the path of a *.safetensors file.
         TypeError: if it is neither a string nor a path.
         FileNotFoundError: if there is no such file.
     """
@@ -33,11 +42,11 @@ def find_safetensors(name, shipped: Collection[str], caller: str) -> pathlib.Pat
     return path
 
 
-def read_safetensors(path) -> tuple[dict, dict]:
+def read_safetensors(path: PathLike) -> tuple[dict[str, jax.Array], dict[str, str]]:
     """(name -> array, the file's metadata).
 
     Raises:
-        ValueError: if the file is truncated or of another kind, or has numbers of a kind that JAX has not.
+        ValueError: if the file is truncated or of another kind, or has numbers of a dtype that JAX does not have.
     """
     try:
         with safetensors.safe_open(path, "flax") as file:
@@ -46,17 +55,23 @@ def read_safetensors(path) -> tuple[dict, dict]:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: truncated, or not a safetensors file ({str(error)[:200]}).") from None
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: tensors of a kind that JAX has not ({str(error)[:200]}).") from None
+        raise ValueError(f"{path}: tensors of a kind that JAX does not have ({str(error)[:200]}).") from None
 
 
-def read_header(path, metadata: dict, key: str, wanted: str) -> dict:
-    """The dictionary that we wrote in JSON under `key` of a file's metadata.
+def read_header(path: PathLike, metadata: dict[str, str], key: str, remedy: str) -> dict[str, Any]:
+    """The dictionary that we wrote as JSON under `key` of a file's metadata.
+
+    Args:
+        path: of the file, for errors.
+        metadata: of the file.
+        key: its entry.
+        remedy: what to do if there is none, for the error.
 
     Raises:
-        ValueError: if there is none, which is a file of another kind than `wanted`, or it is no dictionary.
+        ValueError: if there is no such entry, as in files of other kinds, or it is no dictionary.
     """
     if key not in metadata:
-        raise ValueError(f"{path}: a safetensors file without our header: {wanted}.")
+        raise ValueError(f"{path}: a safetensors file without our header: {remedy}.")
     try:
         header = json.loads(metadata[key], parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -66,5 +81,5 @@ def read_header(path, metadata: dict, key: str, wanted: str) -> dict:
     return header
 
 
-def _refuse_constant(name: str):
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name}, which is no number")

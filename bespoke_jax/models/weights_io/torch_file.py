@@ -1,6 +1,6 @@
-"""Weights out of pickles (.pkl, .pt, .bin) without running anything in them (see `safe_pickle`), and without torch.
+"""Reading weights from pickles (.pkl, .pt, .bin) without torch, and without running anything in them (see `safe_pickle`).
 
-Formats: zip files of torch >= 1.6, the older stream of `torch.save`, and plain pickles with tensors in them.
+Formats: zip files of torch >= 1.6, the older stream of `torch.save`, and plain pickles that contain tensors.
 """
 
 import functools
@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from bespoke_jax.models.weights_io.safe_pickle import Record, Refused, Storage, Tensor, Unpickler
+from bespoke_jax.models.weights_io.contents import Record, Refused, Storage, Tensor
+from bespoke_jax.models.weights_io.safe_pickle import Unpickler
+from bespoke_jax.types import PathLike
 
 __all__ = ["Record", "Tensor", "read_torch_file"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_MOST_UNPACKED, _FREE = 16, 2**24  # a zip file may unpack to so many times its size, and so many bytes more
+_MOST_UNPACKED, _FREE = 16, 2**24  # a zip file may unpack to this multiple of its size, plus this number of bytes
 
 
-def _read_legacy(data: bytes):
-    """What `torch.save` wrote before torch 1.6, and still writes inside of pickles: pickles, then the storages."""
+def _read_legacy(data: bytes) -> Any:
+    """The format of `torch.save` before torch 1.6, still used for tensors inside pickles: pickles, then the storages."""
     file = io.BytesIO(data)
     if Unpickler(file, _read_legacy).load() != _LEGACY_MAGIC:
         raise ValueError("tensors in no known format")
@@ -28,7 +30,7 @@ def _read_legacy(data: bytes):
         Unpickler(file, _read_legacy).load()
     found, dtypes = {}, {}
 
-    @functools.cache  # tensors that share one are known by it
+    @functools.cache  # tensors that share a storage get the same object
     def storage(key, dtype):
         dtypes.setdefault(key, np.dtype(dtype))
         return Storage(dtype, lambda: len(found[key]), lambda start, stop: found[key][start:stop])
@@ -40,7 +42,7 @@ def _read_legacy(data: bytes):
     return content
 
 
-def _read_zip(path):
+def _read_zip(path: pathlib.Path) -> Any:
     archive = zipfile.ZipFile(path)
     (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl")
     folder = pickled.removesuffix("data.pkl")
@@ -49,9 +51,9 @@ def _read_zip(path):
         raise Refused(f"its {packed} bytes unpack to {unpacked} (torch.save does not compress)")
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
         raise ValueError("numbers in big-endian order")
-    # Numbers stay in the file until `Tensor.numpy` wants them: a checkpoint holds the optimiser's state too.
+    # Numbers stay in the file until `Tensor.numpy` reads them, because a checkpoint also holds the optimiser's state.
 
-    @functools.cache  # tensors that share one are known by it
+    @functools.cache  # tensors that share a storage get the same object
     def storage(key, dtype):
         name = f"{folder}data/{key}"
 
@@ -65,13 +67,13 @@ def _read_zip(path):
     return Unpickler(io.BytesIO(archive.read(pickled)), _read_legacy, storage).load()
 
 
-def read_torch_file(path) -> Any:
+def read_torch_file(path: PathLike) -> Any:
     """The content of a pickle of tensors: dictionaries, lists, numbers, `Tensor`s and `Record`s. Nothing in it is run.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated or foreign, or asks for a function or class that is not one of a few harmless
-            ones (the error names it), or for more memory or time than its size gives reason to.
+        ValueError: if the file is truncated or foreign, asks for a function or class other than a few harmless ones (the error
+            names it), or for more memory or time than its size justifies.
 
     Examples:
         >>> import os, pickle, tempfile
@@ -102,7 +104,7 @@ def read_torch_file(path) -> Any:
             f"{path}: refused: {error}. Nothing was run. If you trust the file, save its tensors from its own framework "
             "as a plain state dictionary."
         ) from None
-    except Exception as error:  # bytes that are no pickle fail in every way there is
+    except Exception as error:  # bytes that are no pickle may raise anything
         raise ValueError(
             f"{path}: truncated, or no pickle of tensors ({type(error).__name__}: {str(error)[:200]})."
         ) from None

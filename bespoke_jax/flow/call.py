@@ -1,0 +1,69 @@
+"""Calling a velocity or prediction of the user's, and checking that it returns one array like x."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from bespoke_jax.dtypes import promote
+from bespoke_jax.types import Array, PyTree, VelocityFunction
+
+__all__ = ["call"]
+
+
+def call(
+    name: str,
+    function: VelocityFunction,
+    params: PyTree,
+    t: Float[Array, ""],
+    x: Float[Array, "B *event"],
+    what: str = "the velocity",
+) -> Float[Array, "B *event"]:
+    """`function(params, t, x)` in x's dtype.
+
+    Args:
+        name: of the function, in errors.
+        function: the user's.
+        params: its parameters.
+        t: the time.
+        x: the states.
+        what: what it returns, in errors.
+
+    Raises:
+        TypeError: if it returns something other than one floating array no wider than x.
+        ValueError: if it returns another shape, or takes a time for each sample instead of one.
+    """
+    try:
+        out = function(params, t, x)
+    except Exception as error:
+        if not _takes_times(function, params, t, x):
+            raise
+        raise ValueError(
+            f"{name}: wanted a function of a scalar t, got one of a time for each sample ({type(error).__name__} on a "
+            f"scalar). Give it as lambda params, t, x: {name}(params, jnp.full(x.shape[0], t), x)."
+        ) from error
+    return _like(x, out, name, what)
+
+
+def _takes_times(function: VelocityFunction, params: PyTree, t: Array, x: Array) -> bool:
+    """Whether a function that failed on a scalar time accepts one time for each sample."""
+    times = jax.ShapeDtypeStruct(x.shape[:1], t.dtype)
+    try:
+        out = jax.eval_shape(function, params, times, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    except Exception:  # the user's code may raise anything
+        return False
+    return getattr(out, "shape", None) == x.shape and jnp.issubdtype(out.dtype, jnp.floating)
+
+
+def _like(x: Array, out: Any, name: str, what: str) -> Array:
+    """`out`, returned by the function called `name`, in x's dtype, after checking that it is one array like x."""
+    if not hasattr(out, "shape") or not hasattr(out, "dtype"):
+        raise TypeError(f"{name}: wanted one array of shape {x.shape}, {what}, got {type(out).__name__}.")
+    if out.shape != x.shape:
+        raise ValueError(f"{name}: wanted the shape of x, {x.shape}, got {out.shape}.")
+    if not jnp.issubdtype(out.dtype, jnp.floating) or promote(out.dtype, x.dtype) != x.dtype:
+        raise TypeError(
+            f"{name}: wanted the dtype of x, {x.dtype}, or a narrower float, got {out.dtype}; cast the network's output."
+        )
+    return jnp.asarray(out).astype(x.dtype)
