@@ -1,4 +1,4 @@
-"""Learn the solvers of a run one after the other; what is done is skipped, what was interrupted goes on."""
+"""Learn the solvers of a run one after the other: finished ones are skipped, interrupted ones continue."""
 
 import math
 from typing import NamedTuple
@@ -16,7 +16,7 @@ __all__ = ["Learned", "check_budget", "learn", "learn_all"]
 
 
 class Learned(NamedTuple):
-    """A learned solver, a record per validation of its fit, and the cost in velocity evaluations of single samples."""
+    """A learned solver, the record of every validation of its fit, and its cost in velocity evaluations of single samples."""
 
     theta: bj.Theta
     history: list[dict]
@@ -24,20 +24,20 @@ class Learned(NamedTuple):
 
 
 def learn_all(flow: bj.Flow, plan: Plan, truth: Truth, run: Run) -> tuple[dict[Job, Learned], dict[Job, str]]:
-    """(learned solvers, reasons of those that failed). A loss that is not finite ends its own solver only."""
+    """(learned solvers, reasons of those that failed). A loss that is not finite ends only its own solver's fit."""
     learned, failed = {}, {}
     for number, job in enumerate(plan.jobs, 1):
         try:
             learned[job] = learn(flow, job, plan, truth, run, label=f"{job.name} [{number}/{len(plan.jobs)}]")
         except FitError as error:
             failed[job] = f"{error} {_keep_best(flow, job, run, error.state)}"
-            processes.say(f"{job.name} failed, going on with the others. {failed[job]}")
+            processes.say(f"{job.name} failed; the others are still learned. {failed[job]}")
         stopping.stop_if_asked()
     return learned, failed
 
 
 def check_budget(flow: bj.Flow, plan: Plan):
-    """Raise ValueError if the plan's budget does not suffice for one of its solvers."""
+    """Raise ValueError if the plan's budget is too small for one of its solvers."""
     for job in plan.jobs if plan.budget else ():
         try:
             bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
@@ -46,7 +46,7 @@ def check_budget(flow: bj.Flow, plan: Plan):
 
 
 def _how(flow, job, plan, truth) -> dict:
-    """Arguments for `bj.fit` that say how, and to which paths."""
+    """The arguments of `bj.fit` that say how to learn, and from which paths."""
     if plan.budget:
         return bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
     return dict(
@@ -59,17 +59,17 @@ def _how(flow, job, plan, truth) -> dict:
 
 
 def _keep_best(flow, job, run, state) -> str:
-    """Write the best theta of a fit that failed; says where it is and how good."""
+    """Write the best theta of a fit that failed. Returns a sentence that says where it is and how good."""
     rmse, psnr = float(state.best_rmse), float(bj.metrics.psnr(state.best_rmse))
     if not math.isfinite(rmse):
         return "No theta of this fit was finite on the held-out paths."
     info = dict(iteration=int(state.iteration), validation=dict(rmse=rmse, psnr=psnr))
-    path = run.finish(job.name, _as_kept(state.best), info, flow, folder="failed")
+    path = run.keep_solver(job.name, _as_kept(state.best), info, flow, folder="failed")
     return f"The best theta before that is in {path}: PSNR {psnr:.2f} dB on the held-out paths."
 
 
 def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: str) -> Learned:
-    """Learn one solver, from its last checkpoint if there is one; at once if it is finished."""
+    """Learn one solver, continuing from its last checkpoint; a finished one is read from its file."""
     how = _how(flow, job, plan, truth)
     num_iterations = sum(stage.num_iterations for stage in how["stages"])
     bar = processes.bar(total=num_iterations, desc=label, unit="it")
@@ -88,12 +88,12 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
         with run.scalars(job.name, 0 if state is None else done + 1) as scalars:
 
             def keep(state, record):
-                # The checkpoint last: what it knows nothing of is written again, or void, when it is gone on from.
+                # The checkpoint comes last: a run that continues from an older one writes the rest again.
                 shown = {name: record[name] for name in ("loss", "rmse", "psnr") if math.isfinite(record[name])}
                 scalars.add(record["iteration"], shown)
                 if np.all(np.isfinite(state.theta.raw)):
                     kept, folder = _as_kept(state.theta), f"validations/{job.name}"
-                    run.finish(f"{record['iteration']}", kept, _for_json(record), folder=folder)
+                    run.keep_solver(f"{record['iteration']}", kept, _for_json(record), folder=folder)
                 checkpoints.save(record["iteration"], state)
                 bar.update(record["iteration"] - bar.n)
                 best = float(bj.metrics.psnr(state.best_rmse))
@@ -106,20 +106,20 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
     best = _best(history, how["best_by"])
     info = dict(cost=result.cost, start=result.start, validation=best, truth=truth, history=history)
     theta = _as_kept(result.theta)
-    run.finish(job.name, theta, info, flow)
+    run.keep_solver(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)
 
 
 def _for_json(record: dict) -> dict:
-    """JSON has no NaN: the loss of the start is None."""
+    """The record for JSON, which has no NaN: the loss of the start becomes None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 def _as_kept(theta):
-    """A learned table is kept as the table that it has become."""
+    """The solver as it is kept: a learned table as a plain table."""
     return theta if isinstance(theta, bj.Theta) else bj.to_table(theta)
 
 
 def _best(history: list[dict], by: str) -> dict:
-    """The record whose theta is the one kept."""
+    """The record of the theta that is kept."""
     return max((record for record in history if record[by] is not None), key=lambda record: record[by])
