@@ -40,15 +40,19 @@ def check_budget(flow: bj.Flow, plan: Plan):
     """Raise ValueError if the plan's budget is too small for one of its solvers."""
     for job in plan.jobs if plan.budget else ():
         try:
-            bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
+            _frugal(flow, job, plan)
         except ValueError as error:
             raise ValueError(f"config.fit.{error} It is {job.name}.") from None
+
+
+def _frugal(flow, job, plan) -> dict:
+    return bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
 
 
 def _how(flow, job, plan, truth) -> dict:
     """The arguments of `bj.fit` that say how to learn, and from which paths."""
     if plan.budget:
-        return bj.frugal(flow, job.start, plan.budget, choose_start=plan.choose_start)
+        return _frugal(flow, job, plan)
     return dict(
         stages=plan.stages,
         choose_start=plan.choose_start,
