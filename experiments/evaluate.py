@@ -1,25 +1,34 @@
-"""Is the learned solver better than what I would otherwise use? At my NFE, on my model.
+"""Is the learned solver better than what I would otherwise use, at my NFE and on my model?
 
-`python -m experiments.evaluate --config=experiments/configs/fashion_fmot.py --workdir=W`, W being the folder of a run of
+`python -m experiments.evaluate --config=experiments/configs/fashion_fmot.py --workdir=W`. W is the folder of a run of
 `experiments.train` with this config, or a new one.
 """
 
 import bespoke_jax as bj
-from experiments import train
 from experiments.learning import compare, measure, truth
+from experiments.learning.prepare import prepare
 from experiments.report import plots
 from experiments.run import command_line, processes
+from experiments.run.launch import launch
 
 
-def evaluate(plan, flow, run, learned, where):
-    """Solve the true paths unless the run has them, measure, write evaluate.csv and the picture."""
+def evaluate(plan, flow, learned, where, run):
+    """Solve the true paths unless the run has them, measure, and write evaluate.csv and the picture.
+
+    Args:
+        plan: what to compare: its test set and the NFE of its jobs.
+        flow: the velocity field.
+        learned: (name, solver) of each learned solver.
+        where: where these come from, for the text.
+        run: the run.
+    """
     test = truth.test_set(flow, plan, run)
     found = compare.compare(truth.dealt(flow, plan, "test"), (job.nfe for job in plan.jobs), learned, test.x0, test.x1)
     processes.from_first(lambda: publish(found, run, where))
 
 
 def publish(found, run, where):
-    """The tables, the picture, and the text."""
+    """Write the tables and the picture, and print the text."""
     run.write_table("evaluate.csv", measure.Row._fields, found.rows)
     run.write_table("evaluate_screening.csv", measure.Row._fields, found.screened)
     learned, plain = compare.curves(found.learned), compare.curves(found.plain)
@@ -28,14 +37,16 @@ def publish(found, run, where):
     print(f"Picture: {run.folder / 'figures' / 'evaluate.png'}")
 
 
-def main(config, workdir):
-    """What is wrong with the input is said without a stack."""
-    with command_line.without_stack():
-        plan, flow, run = train.prepare(config, workdir)
+def main(config, workdir) -> int:
+    """Returns the exit status."""
+
+    def prepared():
+        plan, flow, run = prepare(config, workdir)
         here = bj.sharding.on_one_device(flow)
         learned, where = processes.from_first(lambda: compare.learned_solvers(run, here, config.flow.name, plan.jobs))
-    with run:
-        evaluate(plan, flow, run, learned, where)
+        return plan, flow, learned, where, run
+
+    return launch(prepared, evaluate)
 
 
 if __name__ == "__main__":

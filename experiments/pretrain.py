@@ -1,24 +1,27 @@
 """Pre-train a flow: `python -m experiments.pretrain --config=experiments/configs/fashion_fmot_pretrain.py --workdir=W`."""
 
 from experiments import data
-from experiments.pretraining import loop, settings
+from experiments.pretraining import flow, loop, settings
 from experiments.run import command_line, processes, runs
+from experiments.run.launch import launch
 
 
 def prepare(config, workdir):
-    """(plan, data set, run) of a config. Whatever is wrong with the user's input is an error here, before any work."""
+    """(plan, data set, run) of a config. Every mistake in the user's input is an error here, before any work."""
     dataset = data.load(config.data)
     plan = settings.read(config, dataset)
     return plan, dataset, runs.open_run(workdir, settings.stamp(config))
 
 
-def main(config, workdir):
-    """What is wrong with the input is said without a stack."""
-    with command_line.without_stack(FloatingPointError):
-        plan, dataset, run = prepare(config, workdir)
-        with run:
-            state = loop.train(plan, dataset, run)
-            processes.from_first(lambda: loop.finish(plan, dataset, run, state))
+def pretrain(plan, dataset, run):
+    """Train the network, and write the flow."""
+    state = loop.train(flow.training_of(plan, dataset), run)
+    processes.from_first(lambda: flow.finish(plan, dataset, run, state))
+
+
+def main(config, workdir) -> int:
+    """Returns the exit status. A loss that is not finite and an image that cannot be read are reported without a stack."""
+    return launch(lambda: prepare(config, workdir), pretrain, ends=(FloatingPointError, ValueError))
 
 
 if __name__ == "__main__":

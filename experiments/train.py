@@ -1,22 +1,15 @@
 """Learn Bespoke solvers: `python -m experiments.train --config=experiments/configs/fashion_fmot.py --workdir=W`."""
 
 import bespoke_jax as bj
-from experiments.learning import flows, learn, measure, settings, truth
+from experiments.learning import learn, measure, truth
+from experiments.learning.prepare import prepare
 from experiments.report import page
-from experiments.run import command_line, processes, runs
-
-
-def prepare(config, workdir):
-    """(plan, flow, run) of a config. Whatever is wrong with the user's input is an error here, before any work."""
-    plan = settings.read(config)
-    flow = flows.load(config.flow)
-    learn.check_budget(flow, plan)
-    stamp = settings.stamp(config, flows.fingerprint(flow))
-    return plan, flow, runs.open_run(workdir, stamp)
+from experiments.run import command_line, processes
+from experiments.run.launch import launch
 
 
 def train(plan, flow, run) -> int:
-    """Solve the paths, learn the solvers, measure them, report. The number of solvers that failed."""
+    """Solve the paths, learn the solvers, measure them, report. Returns the number of solvers that failed."""
     paths = truth.solve(flow, plan, run)
     learned, failed = learn.learn_all(flow, plan, paths, run)
     thetas = {job: result.theta for job, result in learned.items()}
@@ -34,11 +27,8 @@ def train(plan, flow, run) -> int:
 
 
 def main(config, workdir) -> int:
-    """Exit status 1 if a solver failed; what is wrong with the input is said without a stack."""
-    with command_line.without_stack():
-        plan, flow, run = prepare(config, workdir)
-    with run:
-        return min(train(plan, flow, run), 1)
+    """Returns the exit status, 1 if a solver failed."""
+    return launch(lambda: prepare(config, workdir), train)
 
 
 if __name__ == "__main__":

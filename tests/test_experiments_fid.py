@@ -10,7 +10,7 @@ import bespoke_jax as bj
 from bespoke_jax.models import inception
 from experiments import fid, train
 from experiments.configs import fashion_fmot_class, tiny
-from experiments.learning import flows, measure, settings
+from experiments.learning import flows, frechet, measure, settings
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def reference(config, tmp_path):
 def pixels(monkeypatch, reference):
     """The statistic of the pixels, as it comes from the command line."""
     monkeypatch.setattr(inception, "load", lambda *_: lambda images: np.reshape(images, (len(images), -1)))
-    return functools.partial(fid.statistic_of, "inception", reference, "weights", "tensorflow")
+    return functools.partial(frechet.statistic_of, "inception", reference, "weights", "tensorflow")
 
 
 def rows_of(path):
@@ -67,13 +67,13 @@ def test_better_solvers_have_smaller_distances(config, pixels, tmp_path, capsys)
 def test_the_iteration_of_the_smallest_distance_may_be_another_than_that_of_the_smallest_rmse(config, pixels, tmp_path):
     flow = flows.load(config.flow)
     with train.prepare(config, tmp_path / "run")[2] as run:
-        run.finish("rk1-bespoke-n4", bj.classic.euler(4), {}, flow)  # what RMSE had chosen
+        run.keep_solver("rk1-bespoke-n4", bj.classic.euler(4), {}, flow)  # what RMSE had chosen
         for iteration, table in [
             (0, bj.classic.euler(4)),
             (5, bj.classic.rk4(4)),
             (10, bj.classic.euler(4, grid="quadratic")),
         ]:
-            run.finish(f"{iteration}", table, {}, folder="validations/rk1-bespoke-n4")
+            run.keep_solver(f"{iteration}", table, {}, folder="validations/rk1-bespoke-n4")
     fid.main(config, run.folder, pixels, 128, "fid")
     distances = {int(row["iteration"]): float(row["fid"]) for row in rows_of(run.folder / "fid_by_iteration.csv")}
     assert list(distances) == [0, 5, 10]
@@ -89,8 +89,8 @@ def test_a_solver_whose_samples_are_not_finite_does_not_stop_the_others(config, 
     _, flow, run = train.prepare(config, tmp_path / "run")
     fair = bj.classic.euler(4)
     with run:
-        run.finish("a_wild", bj.SolverTable(fair.t, fair.a * 1e30, fair.b), {}, flow)
-        run.finish("fair", fair, {}, flow)
+        run.keep_solver("a_wild", bj.SolverTable(fair.t, fair.a * 1e30, fair.b), {}, flow)
+        run.keep_solver("fair", fair, {}, flow)
     fid.main(config, run.folder, pixels, 64)
     distances = {row["solver"]: float(row["fid"]) for row in rows_of(run.folder / "fid.csv")}
     assert distances["a_wild"] == np.inf and 0 < distances["fair"] < np.inf
@@ -100,7 +100,7 @@ def test_a_solver_whose_samples_are_not_finite_does_not_stop_the_others(config, 
 def test_true_paths_and_base_solvers_are_measured_beside_them(config, pixels, tmp_path):
     _, flow, run = train.prepare(config, tmp_path / "run")
     with run:
-        run.finish("fine", bj.classic.rk4(64), {}, flow)
+        run.keep_solver("fine", bj.classic.rk4(64), {}, flow)
     fid.main(config, run.folder, pixels, 64, baselines=True)
     rows = rows_of(run.folder / "fid.csv")
     assert [(row["solver"], row["nfe"], row["selected_by"]) for row in rows] == [
@@ -117,13 +117,13 @@ def test_samples_are_those_of_the_solver_and_of_fresh_noise(config):
     flow, plan = flows.load(config.flow), settings.read(config)
     solver = bj.classic.euler(2)
     key, ends = plan.key("test", 1), lambda flow, x0: measure.end_points(flow, solver, x0)
-    seen = [images for _, images in fid.samples(flow, ends, key, 70, "")]
+    seen = [images for _, images in frechet.samples(flow, ends, key, 70, "")]
     full, rest = divmod(70, measure.BATCH_SIZE)
     assert [len(x) for x in seen] == [measure.BATCH_SIZE] * full + [rest]
     assert len(np.unique(np.concatenate(seen).round(6), axis=0)) == 70
     x0 = flow.noise(plan.key("test"), (len(seen[0]),))
     assert not np.allclose(bj.adjoint.end_points(flow, solver, x0), seen[0])
-    assert all(np.array_equal(a, b) for a, (_, b) in zip(seen, fid.samples(flow, ends, key, 70, ""), strict=True))
+    assert all(np.array_equal(a, b) for a, (_, b) in zip(seen, frechet.samples(flow, ends, key, 70, ""), strict=True))
 
 
 def said(*arguments):
@@ -143,20 +143,20 @@ def said(*arguments):
         (("fashion_classifier", "none.npz", ""), "--features=fashion_classifier has its own statistics"),
         (("fashion", "", ""), "wanted one of ['fashion_classifier'] or a *.safetensors file, got 'fashion'"),
         (("none.safetensors", "", ""), "no file none.safetensors"),
-        (("fashion_classifier", "", ""), "wants images (28, 28, 1), the flow's are (4, 4, 1)"),
+        (("fashion_classifier", "", ""), "the flow's images (4, 4, 1), got fashion_classifier, of images (28, 28, 1)"),
     ],
 )
 def test_what_is_missing_is_said_without_a_stack(config, reference, tmp_path, arguments, message):
     features, given, weights = arguments
     given = reference if given is None else given
-    load = functools.partial(fid.statistic_of, features, given, weights, "tensorflow")
+    load = functools.partial(frechet.statistic_of, features, given, weights, "tensorflow")
     assert message in said(config, tmp_path / "run", load, 10)
 
 
 def test_a_run_without_solvers_and_another_distance_than_that_of_the_features_are_refused(config, pixels, tmp_path):
     assert "no learned solvers" in said(config, tmp_path / "run", pixels, 10)
     assert "no validations in " in said(config, tmp_path / "other", pixels, 10, "fid")
-    assert "got 'classifier_distance', wanted 'rmse' or 'fid'" in said(
+    assert "wanted 'rmse' or 'fid', which these features measure, got 'classifier_distance'" in said(
         config, tmp_path / "third", pixels, 10, "classifier_distance"
     )
 
@@ -165,7 +165,7 @@ def test_a_run_without_solvers_and_another_distance_than_that_of_the_features_ar
 def test_the_shipped_solvers_of_a_flow_with_classes_need_no_files(tmp_path, capsys):
     config = fashion_fmot_class.get_config()
     config.solvers = dict(table=(6,))
-    load = functools.partial(fid.statistic_of, "fashion_classifier", "", "", "tensorflow")
+    load = functools.partial(frechet.statistic_of, "fashion_classifier", "", "", "tensorflow")
     fid.main(config, tmp_path, load, 20)
     (row,) = rows_of(tmp_path / "classifier_distance.csv")
     assert list(row)[2:5] == ["classifier_distance", "num_samples", "features"] and "fid" not in str(row).lower()
@@ -178,8 +178,8 @@ def test_the_shipped_solvers_of_a_flow_with_classes_need_no_files(tmp_path, caps
 
 
 def test_the_wanted_class_is_that_of_the_condition(config):
-    assert fid._wanted_classes(flows.load(config.flow)) is None
-    assert fid._wanted_classes(bj.models.load_flow("fashion_fmot_class")) is None
-    assert fid._wanted_classes(bj.models.load_flow("fashion_fmot_class", labels=3)) == 3
+    assert frechet._wanted_classes(flows.load(config.flow)) is None
+    assert frechet._wanted_classes(bj.models.load_flow("fashion_fmot_class")) is None
+    assert frechet._wanted_classes(bj.models.load_flow("fashion_fmot_class", labels=3)) == 3
     flow = bj.guided(bj.models.load_flow("fashion_fmot_class", labels=[3, 0, 9]), 1.0)
-    assert fid._wanted_classes(flow).tolist() == [3, 0, 9]
+    assert frechet._wanted_classes(flow).tolist() == [3, 0, 9]

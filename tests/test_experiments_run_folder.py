@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from experiments import ablate
-from experiments.learning import flows, settings, truth
+from experiments.learning import costs, flows, settings, truth
 from experiments.run import runs
 from experiments.run.errors import ReadError, WriteError
 from tests.small_run import small_config
@@ -85,7 +84,7 @@ def test_litter_of_a_kill_is_swept_and_nothing_else(tmp_path):
 
 class TestSolvers:
     def keep(self, run, info, steps=2, flow=None):
-        return run.finish("rk1-bespoke-n2", bj.init_theta("rk1", steps), info, flow)
+        return run.keep_solver("rk1-bespoke-n2", bj.init_theta("rk1", steps), info, flow)
 
     RECORD = dict(rmse=0.5, psnr=12.0, iteration=0)  # noqa: RUF012
     INFO = dict(cost=7, history=[RECORD], validation=RECORD)  # noqa: RUF012
@@ -129,7 +128,7 @@ class TestSolvers:
         flow = bj.analytic.gaussian(np.zeros(2), 0.5)
         self.keep(run, self.INFO, flow=flow)
         for steps in (10, 9, 2):
-            run.finish(f"{steps}", bj.init_theta("rk1", steps), {}, folder="validations/rk1-bespoke-n2")
+            run.keep_solver(f"{steps}", bj.init_theta("rk1", steps), {}, folder="validations/rk1-bespoke-n2")
         for name in ("solvers/._rk1.json", "validations/rk1-bespoke-n2/._2.json"):  # macOS's
             (run.folder / name).write_text("")
         (found,) = run.validations(flow).values()
@@ -238,9 +237,9 @@ class TestPaths:
 )
 def test_costs_that_are_damaged_are_not_known(run, content):
     (run.folder / "costs.json").write_text(content)
-    assert ablate._costs(run) == {}
+    assert costs.read_costs(run) == {}
     (run.folder / "costs.json").write_text('{"a": 3, "b": {"seconds": null, "memory": 2.0}}')
-    assert ablate._costs(run) == {"b": dict(seconds=None, memory=2.0)}
+    assert costs.read_costs(run) == {"b": dict(seconds=None, memory=2.0)}
 
 
 def test_scalars_that_cannot_be_written_are_said(run):

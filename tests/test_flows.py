@@ -158,10 +158,12 @@ class TestFiles:
 
     def test_options_of_another_kind(self, torchcfm_file):
         with pytest.raises(
-            ValueError, match=r"'edm' has .* may have scheduler, labels, guidance_scale; got .*num_heads"
+            ValueError, match=r"for 'edm', and optionally scheduler, labels, guidance_scale, got .*num_heads"
         ):
             flows.load(section("edm", torchcfm_file, num_heads=4))
-        with pytest.raises(ValueError, match=r"'torchcfm' has the fields name, path, missing, remedy, and may have"):
+        with pytest.raises(
+            ValueError, match=r"wanted the fields name, path, missing, remedy for 'torchcfm', and optionally"
+        ):
             flows.load(ConfigDict(dict(name="torchcfm", path="x")))
 
 

@@ -18,6 +18,7 @@ import bespoke_jax as bj
 from bespoke_jax.files import atomic
 from experiments import train
 from experiments.run import runs, stopping
+from experiments.run.errors import WriteError
 from tests.small_run import small_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -187,7 +188,7 @@ class TestDamagedFiles:
 
         monkeypatch.setattr(runs.Checkpoints, "save", count)
         assert train.main(config, run) == 0
-        assert capsys.readouterr().err.count("going on from the one before") == how_many
+        assert capsys.readouterr().err.count("continuing from the one before") == how_many
         assert saved == ([5], [0, 1, 2, 3, 4, 5])[how_many - 1]
         aside = ["4.unreadable", "5.unreadable"][2 - how_many :]
         assert sorted(path.name for path in checkpoints.iterdir()) == sorted(["4", "5", *aside])
@@ -207,7 +208,7 @@ class TestFullDisk:
         target.unlink()
         with monkeypatch.context() as patch:
             patch.setattr(atomic, "open", lambda *_: open("/dev/full", "wb"), raising=False)
-            with pytest.raises(runs.WriteError, match=rf"{target}: cannot be written \(No space left on device\)"):
+            with pytest.raises(WriteError, match=rf"{target}: cannot be written \(No space left on device\)"):
                 train.main(config, run)
         assert not target.exists()
         assert train.main(config, run) == 0
@@ -220,7 +221,7 @@ class TestFullDisk:
         target = path.with_name(path.name.removeprefix(".part."))
         target.unlink()
         path.symlink_to("/dev/full")
-        with pytest.raises(runs.WriteError, match=rf"{target}: cannot be written \(No space left on device\)"):
+        with pytest.raises(WriteError, match=rf"{target}: cannot be written \(No space left on device\)"):
             train.main(config, run)
         assert not target.exists()
         path.unlink(missing_ok=True)
@@ -233,7 +234,7 @@ class TestFullDisk:
         for folder in ("checkpoints", "tensorboard"):
             shutil.rmtree(run / folder)
         (run / name).touch()  # a file where a folder has to be: nothing can be written below
-        with pytest.raises(runs.WriteError, match=rf"{run}/{name}/rk1-bespoke-n2.*: cannot be written"):
+        with pytest.raises(WriteError, match=rf"{run}/{name}/rk1-bespoke-n2.*: cannot be written"):
             train.main(config, run)
         (run / name).unlink()
         assert train.main(config, run) == 0

@@ -31,7 +31,7 @@ class TestOne:
             (dict(coordinator_address="127.0.0.1:1", process_id=0), "--num_processes: missing"),
             (
                 dict(coordinator_address="127.0.0.1:1", num_processes=2, process_id=2),
-                "--process_id: got 2, wanted 0 to 1",
+                "--process_id: wanted 0 to 1, one below --num_processes, got 2",
             ),
         ],
     )
@@ -109,7 +109,7 @@ def test_the_launcher(tmp_path):
         pair[1].send_signal(signal.SIGTERM)
 
     codes, said = both([*arguments, f"--workdir={two}"], tmp_path, interrupt)
-    assert codes == [75, 75] and "The same command goes on" in said[0], said
+    assert codes == [75, 75] and "The same command continues" in said[0], said
     assert not (two / "solvers").exists()
 
     def start_a_second_pair(pair):

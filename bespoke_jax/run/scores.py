@@ -1,4 +1,4 @@
-"""How near a solver ends to the truth: RMSE of each sample, and the two PSNRs that are made of them."""
+"""How near a solver ends to the truth: the RMSE of each sample, and the figures made of them."""
 
 from typing import NamedTuple
 
@@ -15,17 +15,23 @@ _LEAST = 1e-12  # of the scale of the truth: no distance in float32 is less, and
 
 
 class Score(NamedTuple):
-    """How near a solver ends to the truth, in dB.
+    """How near a solver ends to the truth.
 
     Attributes:
         name: of the solver, "solver/grid" for a dedicated one.
-        psnr: of the samples' mean RMSE, which a few bad samples can rule.
-        mean_psnr: the mean of the samples' own PSNR.
+        psnr: of `rmse`, in dB; a few bad samples can dominate it.
+        mean_psnr: the mean of the samples' own PSNR, in dB.
+        rmse: the mean of the samples' RMSE.
+        geometric_mean: that of the samples' RMSE; its PSNR is `mean_psnr`.
+        standard_error: of `rmse`.
     """
 
     name: str
     psnr: float
     mean_psnr: float
+    rmse: float
+    geometric_mean: float
+    standard_error: float
 
 
 def distances(flow: Flow, x, x1) -> np.ndarray:
@@ -54,15 +60,22 @@ def size(flow: Flow, x) -> float:
 
 
 def score(name: str, distances, data_range: float) -> Score:
-    """The score of a solver whose samples are this far from the truth.
+    """The score of a solver from the RMSE of each of its samples, [B]. One that is not finite counts as infinite.
 
     Examples:
         >>> score("mine", np.array([0.02, 0.0002]), data_range=2.0).mean_psnr
         60.0
+        >>> score("mine", np.array([0.02, np.nan]), data_range=2.0).psnr
+        -inf
     """
     distances = np.asarray(distances, np.float64)
-    with np.errstate(divide="ignore"):
-        return Score(name, *(float(np.mean(20 * np.log10(data_range / d))) for d in (np.mean(distances), distances)))
+    distances = np.where(np.isfinite(distances), distances, np.inf)
+    rmse = distances.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        psnr, mean_psnr = (float(np.mean(20 * np.log10(data_range / d))) for d in (rmse, distances))
+    geometric_mean = np.exp(np.log(np.maximum(distances, _LEAST)).mean())
+    spread = distances.std() if np.isfinite(rmse) else np.inf
+    return Score(name, psnr, mean_psnr, float(rmse), float(geometric_mean), float(spread / len(distances) ** 0.5))
 
 
 @jax.jit

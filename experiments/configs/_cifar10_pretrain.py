@@ -1,7 +1,7 @@
-"""What the three pre-trainings on CIFAR10 share: the paper's three kinds of model, unconditional, 32 x 32 x 3.
+"""The common part of the three pre-trainings on CIFAR10: the paper's three kinds of model, unconditional, 32 x 32 x 3.
 
-Network and schedule are those of the CIFAR10 example of torchcfm: an ADM of 35.7 M parameters with dropout, 400,000 steps of 128.
-Never run to its end by us, so no FID is known; meant for a GPU, or several.
+Network and schedule are those of torchcfm's CIFAR10 example: an ADM of 35.7 M parameters with dropout, 400,000 steps of 128
+images. Cost and expected FID: not measured, as we never ran it to its end; meant for one or several GPUs.
 
   curl -LO https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz
   python -m experiments.pretrain --config=experiments/configs/cifar10_fmot_pretrain.py --config.data.folder=cifar-10-python.tar.gz

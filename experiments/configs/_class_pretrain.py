@@ -1,6 +1,6 @@
-"""What the three class-conditional pre-trainings on Fashion-MNIST share: the paper's three kinds of model, in small.
+"""The common part of the three class-conditional pre-trainings on Fashion-MNIST: small versions of the paper's kinds of model.
 
-A U-Net of 0.54 M parameters that knows the ten classes, and is not told for one sample in ten: so it has both velocities of
+A U-Net of 0.54 M parameters that is given the class, which is withheld for one sample in ten: so it learns both velocities of
 classifier-free guidance. 3,000 steps of 64 images.
 """
 

@@ -1,4 +1,4 @@
-"""What the three class-conditional Fashion-MNIST flows share: one solver each for all ten classes."""
+"""The common part of the three class-conditional Fashion-MNIST flows: each solver serves all ten classes."""
 
 from experiments.configs import fashion_fmot
 

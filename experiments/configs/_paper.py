@@ -1,16 +1,17 @@
-"""What the configs of the paper's experiments (arXiv:2310.19075, Sec. 4) share.
+"""The common part of the configs of the paper's experiments (arXiv:2310.19075, Sec. 4).
 
-The paper's own weights are not public. Each config takes the nearest published ones that an importer reads, or your own; so the
-published FID beside it says what the paper's network reached, not what these weights will. None was measured here, and for
-rk1-bespoke none is given: the paper's figures for it could not be verified.
+The paper's own weights are not public. Each config takes the nearest published ones that an importer reads, or your own. So the
+FID that it quotes is what the paper's network reached, not what these weights will; none was measured here. For rk1-bespoke none
+is quoted: the paper's figures for it could not be verified.
 
-From nothing to a row: download the weights that the config's remedy names, then
+To reproduce a row, download the weights that the config names, then run
 
     python -m experiments.train --config=experiments/configs/NAME.py --workdir=W --config.flow.path=FILE
     python -m experiments.evaluate --config=experiments/configs/NAME.py --workdir=W --config.flow.path=FILE
 
-The first learns both families at every n and reports RMSE and PSNR, the second sets them beside every dedicated solver. One row
-alone: add --config.solver.base=rk2 --config.solver.num_steps=5. FID of what was learned: `experiments.fid`, docs/fid.md.
+The first command learns both families at every n and reports RMSE and PSNR; the second compares them with every dedicated
+solver. For one row alone, add --config.solver.base=rk2 --config.solver.num_steps=5. For the FID of the learned solvers, see
+`experiments.fid` and docs/fid.md.
 """
 
 from experiments.configs import fashion_fmot
@@ -30,18 +31,18 @@ def _config(name: str, flow: dict, **num_paths: int):
 
 
 def _published(what: str, url: str) -> dict:
-    """The fields that say what is missing without a published file."""
+    """The fields that say what is missing, and how to get it, if there is no file."""
     return dict(path="", missing=what, remedy=f"curl -LO {url} and add --config.flow.path={url.rsplit('/', 1)[1]}")
 
 
 def cifar10_edm(name: str, scheduler: str, file: str = "edm-cifar10-32x32-uncond-vp.pkl"):
-    """CIFAR-10 by one of EDM's files, unconditional, under a scheduler."""
+    """CIFAR-10 with one of EDM's files, unconditional, under a scheduler."""
     missing = "EDM's denoiser of CIFAR-10 (55.7 M parameters), which the library does not ship."
     return _config(name, dict(name="edm", scheduler=scheduler) | _published(missing, _EDM + file))
 
 
 def cifar10_torchcfm(name: str):
-    """CIFAR-10 by torchcfm's OT-CFM file."""
+    """CIFAR-10 with torchcfm's OT-CFM file."""
     missing = "torchcfm's OT-CFM weights of CIFAR-10 (35.7 M parameters), which the library does not ship."
     return _config(
         name, dict(name="torchcfm") | _published(missing, f"{_TORCHCFM}otcfm_cifar10_weights_step_400000.pt")
@@ -49,14 +50,14 @@ def cifar10_torchcfm(name: str):
 
 
 def imagenet64(name: str, scheduler: str):
-    """ImageNet-64 by EDM's conditional ADM, all classes, under a scheduler."""
+    """ImageNet-64 with EDM's conditional ADM, all classes, under a scheduler."""
     missing = "EDM's denoiser of ImageNet-64 (295.9 M parameters), which the library does not ship."
     flow = dict(name="edm", scheduler=scheduler, labels="all")
     return _config(name, flow | _published(missing, f"{_EDM}edm-imagenet-64x64-cond-adm.pkl"), num_test=256)
 
 
 def own(name: str, what: str, **num_paths: int):
-    """A data set of whose flows no importer reads published weights: a file of the user's own."""
+    """A data set without published weights that an importer reads: the user's own file."""
     flow = dict(
         name="checkpoint",
         path="",

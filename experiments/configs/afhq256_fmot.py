@@ -1,11 +1,11 @@
-"""AFHQ-256 (256 x 256 x 3), FM-OT. Its weights are the user's own.
+"""AFHQ-256 (256 x 256 x 3), FM-OT: solvers for a flow of your own.
 
-Paper: Sec. 4, AFHQ-256, row FM-OT. Its published figures could not be verified, so none is given. Cost: not measured; meant
-for a GPU. Few paths: three states of 0.8 MB are kept for each of their steps.
+Paper: Sec. 4, AFHQ-256, row FM-OT. Its published figures could not be verified, so none is quoted. Cost: not measured; meant
+for a GPU. There are few paths, since each keeps three states of 0.8 MB for each of its steps.
 
   python -m experiments.train --config=experiments/configs/afhq256_fmot.py --config.flow.path=FILE.safetensors
 
-The file is one of `bespoke_jax.models.save_flow`: see docs/models.md. Then as `_paper` says.
+The file is written by `bespoke_jax.models.save_flow`: see docs/models.md. Then continue as `_paper` says.
 """
 
 from experiments.configs import _paper

@@ -6,7 +6,7 @@ Cost: not measured; meant for a GPU.
   curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/baseline/baseline-cifar10-32x32-uncond-vp.pkl
   python -m experiments.train --config=experiments/configs/cifar10_vp.py --config.flow.path=baseline-cifar10-32x32-uncond-vp.pkl
 
-Then as `_paper` says.
+Then continue as `_paper` says.
 """
 
 from experiments.configs import _paper

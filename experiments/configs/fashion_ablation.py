@@ -1,7 +1,7 @@
 """The ablation of the paper's App. K.1 on the shipped flow, for `experiments.ablate`: losses, optimisers, time or scale alone.
 
-All fits begin at the base solver and spend about the same velocity evaluations. `fashion_ablation.py:endpoint-lm,rmse-lm` has
-these two alone. Cost and table: docs/ablation.md.
+All fits begin at the base solver and spend about the same number of velocity evaluations. A suffix selects fits by name:
+`fashion_ablation.py:endpoint-lm,rmse-lm`. Cost and table: docs/ablation.md.
 """
 
 import ml_collections
@@ -16,7 +16,7 @@ _FITS = {
     **{f"{loss}-lm": dict(loss=loss, batch_size=8, num_iterations=27, **_LM) for loss in ("rmse_bound", "local")},
     **{f"{loss}-lm": dict(loss=loss, batch_size=16, num_iterations=36, **_LM) for loss in ("rmse", "endpoint")},
 }
-_PARTS = ("rmse_bound-adam", "endpoint-lm")  # also with time or scale alone
+_PARTS = ("rmse_bound-adam", "endpoint-lm")  # learned with time or scale alone, too
 
 
 def get_config(names: str = ""):

@@ -1,14 +1,14 @@
-"""Solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), trained by `pretrain` with fashion_fmot_pretrain.py.
+"""Solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), which fashion_fmot_pretrain.py trained.
 
 Cost: 3 minutes on 2 AMD EPYC cores.
-Expect: at NFE 8 PSNR 34.6 dB from rk2-bespoke and 38.3 from a learned table, where rk2 has 28.3; rk4 at NFE 16 has 33.2.
+Expect: at NFE 8 a PSNR of 34.6 dB for rk2-bespoke and 38.3 for a learned table, against 28.3 for rk2; rk4 has 33.2 at NFE 16.
 """
 
 import ml_collections
 
 
 def get_config():
-    # Many steps of few paths: a quadratic holds no further than a step.
+    # Many steps on few paths each: the quadratic model of the loss holds for a step only.
     stage = dict(
         loss="endpoint", optimizer="lm", learning_rate=1e-2, batch_size=16, chunk_size=16, probes=1, validate_every=4
     )
@@ -17,21 +17,21 @@ def get_config():
             workdir="runs/fashion_fmot",
             seed=0,
             flow=dict(name="fashion_fmot"),
-            # num_steps > 0: learn this solver only.
+            # num_steps > 0: learn only this solver.
             solver=dict(base="rk2", num_steps=0),
-            # Steps n; NFE is 2n for rk2, else n.
+            # Numbers of steps n; NFE is 2n for rk2, n for the others.
             solvers=dict(rk1=(4, 8), rk2=(4, 5, 8, 10), table=(8,)),
             paths=dict(num_train=96, num_validation=64, num_test=128, rtol=1e-5, atol=1e-5),
-            # stage1, stage2, ... in this order; num_iterations=0 leaves one out.
+            # stage1, stage2, ... in this order; num_iterations=0 skips one.
             # loss: rmse_bound (the paper's), local, rmse or endpoint.
-            # optimizer: adam, which heeds learning_rate, or lm (Levenberg-Marquardt in small steps), which heeds probes.
-            # validate_every: iterations between two looks at the validation paths, each of which leaves a checkpoint.
-            # learned: of rk1 and rk2 "both", or the "time" or "scale" part alone.
+            # optimizer: adam, which uses learning_rate, or lm (Levenberg-Marquardt in small steps), which uses probes.
+            # validate_every: iterations between validations, each of which writes a checkpoint.
+            # learned: for rk1 and rk2 "both", or the "time" or "scale" part alone.
             fit=dict(
                 learned="both",
                 choose_start=True,
-                # > 0: learn each solver for so many velocity evaluations, true ends included, by bj.frugal. It needs neither the
-                # stages nor the training and validation paths.
+                # > 0: learn each solver by bj.frugal with this many velocity evaluations, true ends included. The stages and the
+                # training and validation paths are not used then.
                 budget=0,
                 stage1=dict(num_iterations=32, **stage),
                 stage2=dict(num_iterations=0, **stage),

@@ -1,8 +1,8 @@
 """FM-OT pre-training of the shipped Fashion-MNIST flow: 28 x 28 x 1 in [-1, 1], a U-Net of 0.54 M parameters.
 
 Data: the Debian package dataset-fashion-mnist (or `--config.data.folder=` with the idx files). 5,400 steps of 64 images,
-6 epochs; 0.4 s a step on 2 CPU cores with nothing else running, so 36 minutes. A kill costs at most 250 steps: start it again.
-Writes workdir/flow.safetensors, which `bespoke_jax.models.load_flow` reads, and workdir/samples.png.
+6 epochs. Cost: 36 minutes on 2 idle CPU cores, 0.4 s a step. A kill loses at most 250 steps: start it again. Writes
+workdir/flow.safetensors, which `bespoke_jax.models.load_flow` reads, and workdir/figures/samples.png.
 """
 
 import ml_collections

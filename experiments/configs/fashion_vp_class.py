@@ -1,4 +1,4 @@
-"""Solvers for the class-conditional Fashion-MNIST flow that is shipped, eps-VP. See `_fashion_class.py`."""
+"""Solvers for the shipped class-conditional Fashion-MNIST flow, eps-VP. See `_fashion_class.py`."""
 
 from experiments.configs import _fashion_class
 

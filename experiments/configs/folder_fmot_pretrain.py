@@ -1,9 +1,9 @@
-"""FM-OT on images of your own: a folder or a .zip of them, cropped to 64 x 64, unconditional.
+"""FM-OT pre-training on images of your own: a folder or a .zip of them, cropped to 64 x 64, unconditional.
 
   python -m experiments.pretrain --config=experiments/configs/folder_fmot_pretrain.py --config.data.folder=FOLDER
 
-The U-Net is that of Fashion-MNIST, wider and one level deeper; of other images, start from these figures and look at samples. For
-classes, those of dataset.json or the sub-folders: --config.network.num_classes=COUNT --config.label_dropout=0.1.
+The U-Net is that of Fashion-MNIST, wider and one level deeper. The settings are a place to start: judge by the samples. To use
+the classes of dataset.json or of the sub-folders, add --config.network.num_classes=COUNT --config.label_dropout=0.1.
 """
 
 from experiments.configs import fashion_fmot_pretrain

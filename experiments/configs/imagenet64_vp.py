@@ -2,13 +2,13 @@
 
 Paper: Sec. 4, ImageNet-64, row eps-pred. FID of rk2-bespoke as published, at NFE 8, 10, 16, 20, 24 (n = 4, 5, 8, 10, 12):
 3.63, 2.96, 2.14, 1.93, 1.84; of the true paths 1.83 at NFE 229.
-One solver for all classes, learned on paths of as many as there are paths (--config.flow.labels=207 for one class). Cost: not
+One solver for all classes, learned on paths with as many classes as paths (--config.flow.labels=207 for one class). Cost: not
 measured; meant for a GPU.
 
   curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-imagenet-64x64-cond-adm.pkl
   python -m experiments.train --config=experiments/configs/imagenet64_vp.py --config.flow.path=edm-imagenet-64x64-cond-adm.pkl
 
-Then as `_paper` says.
+Then continue as `_paper` says.
 """
 
 from experiments.configs import _paper

@@ -1,6 +1,6 @@
-"""A trial of the whole launcher: four small solvers for a closed-form mixture of 8 x 8 blobs. Proves nothing else.
+"""A trial of the whole launcher: five small solvers for a closed-form mixture of 8 x 8 blobs. Its figures mean nothing.
 
-Cost: some two minutes on 2 CPU cores, nearly all of it compiling.
+Cost: about two minutes on 2 CPU cores, mostly compiling.
 """
 
 from experiments.configs import fashion_fmot

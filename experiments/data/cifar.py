@@ -1,4 +1,4 @@
-"""CIFAR10: 32 x 32 x 3, ten classes, in its Python or its binary version, unpacked or as the archive that one downloads."""
+"""CIFAR10: 32 x 32 x 3, ten classes, in its Python or its binary version, unpacked or as the downloaded archive."""
 
 import io
 import pathlib
@@ -18,7 +18,7 @@ _REMEDY = "curl -LO https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz and 
 
 
 def load(folder: str) -> DataSet:
-    """The training set: five batches of one version, from a folder that holds them or from a .tar.gz."""
+    """The training set: five batches of one version, from their folder or from a .tar.gz."""
     path = pathlib.Path(folder).expanduser()
     if not folder or not path.exists():
         state = f"is {folder!r}, where there is nothing" if folder else "is empty"
@@ -41,7 +41,7 @@ def _from_folder(path, names) -> dict[str, bytes]:
 
 
 def _from_archive(path, names) -> dict[str, bytes]:
-    """Read in one pass, in memory: nothing is unpacked."""
+    """The batches in an archive, read in one pass in memory: nothing is unpacked to disk."""
     contents = {}
     try:
         with tarfile.open(path) as archive:
@@ -50,7 +50,9 @@ def _from_archive(path, names) -> dict[str, bytes]:
                 if member.isfile() and name.removesuffix(".bin") in names:
                     contents[name] = archive.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: a truncated archive, or none ({error}); download it again.") from None
+        raise ValueError(
+            f"{path}: wanted an archive, got a truncated or another file ({error}); download it again."
+        ) from None
     return contents
 
 
@@ -61,15 +63,15 @@ def _read_pickle(content: bytes, source: str):
         pixels, labels = batch[b"data"].value, np.asarray(batch[b"labels"])
     except Refused as error:
         raise ValueError(f"{source}: refused: {error}. Nothing was run.") from None
-    except Exception as error:  # bytes that are no pickle fail in every way there is
-        raise ValueError(f"{source}: truncated, or no batch of CIFAR10 ({type(error).__name__}: {error}).") from None
+    except Exception as error:  # bytes that are not a pickle raise any type
+        raise ValueError(f"{source}: truncated, or not a batch of CIFAR10 ({type(error).__name__}: {error}).") from None
     if pixels.ndim != 2 or pixels.shape[1] != 3 * _SIDE**2 or pixels.dtype != np.uint8:
         raise ValueError(f"{source}: wanted images of 3 x 32 x 32 bytes, got {pixels.dtype} {pixels.shape[1:]}.")
     return pixels, labels
 
 
 def _read_records(content: bytes, source: str):
-    """(pixels [N, 3072], labels [N]) of a batch of the binary version: a byte of the label, then those of the image."""
+    """(pixels [N, 3072], labels [N]) of a batch of the binary version: the label's byte, then the image's."""
     size = 1 + 3 * _SIDE**2
     if not content or len(content) % size:
         raise ValueError(f"{source}: truncated; wanted records of {size} bytes, got {len(content)} bytes.")

@@ -1,4 +1,4 @@
-"""What every data set is, wherever its images lie."""
+"""What every data set provides, wherever its images are stored."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,16 +29,18 @@ class DataSet:
 
     @classmethod
     def in_memory(cls, images, labels, num_classes: int, source) -> "DataSet":
-        """Of arrays: `images` uint8 [N, H, W, C] and `labels` [N]; `source` is what an error names.
+        """A data set of arrays: `images` uint8 [N, H, W, C] and `labels` [N]. `source` is what an error names.
 
         Raises:
-            ValueError: if there are no images, not as many labels, or a label is out of range.
+            ValueError: if there are no images, if the number of labels differs, or if a label is out of range.
         """
         labels = np.asarray(labels)
         if not len(images):
-            raise ValueError(f"{source}: no images in it.")
+            raise ValueError(f"{source}: wanted images, got none.")
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"{source}: {len(images)} images, but labels of shape {labels.shape}.")
+            raise ValueError(
+                f"{source}: wanted a label for each of {len(images)} images, got labels of shape {labels.shape}."
+            )
         if labels.min() < 0 or labels.max() >= num_classes:
             wrong = labels.min() if labels.min() < 0 else labels.max()
             raise ValueError(f"{source}: wanted labels from 0 to {num_classes - 1}, got {wrong}.")

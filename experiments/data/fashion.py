@@ -15,8 +15,10 @@ _FOLDERS = ("/usr/share/datasets/fashion-mnist", "~/.cache/fashion-mnist", "data
 
 
 def load(folder: str, part: str = "train") -> DataSet:
-    """The training set ("train") or the test set ("t10k"), from a folder with the idx files, gzipped or not; "" looks where they
-    usually are."""
+    """The training set ("train") or the test set ("t10k"), from a folder with the idx files, gzipped or not.
+
+    `folder` "" stands for the usual places.
+    """
     images, labels = (_read_idx(_find(folder, f"{part}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1"))
     return DataSet.in_memory(images[..., None], labels, 10, source="config.data.folder")
 

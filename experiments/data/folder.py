@@ -1,7 +1,7 @@
-"""Images of any size and format in a folder or a .zip. ImageNet, AFHQ and the data sets of EDM and StyleGAN come so.
+"""Images of any size and format in a folder or a .zip, as ImageNet, AFHQ and the data sets of EDM and StyleGAN are distributed.
 
-Classes are those that a dataset.json says, {"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null} for none, as EDM's
-and StyleGAN's tools write it. Without one the sub-folders are the classes, unless they are those tools' buckets.
+Classes come from dataset.json, {"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null} for none, as EDM's and
+StyleGAN's tools write it. Without that file the sub-folders are the classes, unless they are those tools' buckets.
 """
 
 import io
@@ -25,27 +25,28 @@ __all__ = ["cropped", "load"]
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _LABELS = "dataset.json"
 _BUCKETED = re.compile(r"\d{5}/img\d{8}\.\w+")  # EDM's and StyleGAN's names: a thousand images a folder
-_LARGEST = 2**28  # bytes of a file in a .zip, unpacked: a few bytes may claim to be many
+_LARGEST = 2**28  # bytes of an unpacked file of a .zip: a few bytes may claim to be many
 
 
 class _Files(NamedTuple):
-    """What lies below a folder, wherever that is."""
+    """The files below a folder, on disk or in a .zip."""
 
     source: pathlib.Path
     names: list[str]  # of the files, with / between folders
-    folders: set[str]  # in the folder itself
+    folders: set[str]  # those directly in the folder
     read: Callable[[str], bytes]  # name -> bytes; OSError or ValueError if it cannot be read
 
 
 def load(folder: str, image_size: int) -> DataSet:
-    """All images below a folder or in a .zip, read when they are wanted: RGB, `image_size` x `image_size`.
+    """All images below a folder or in a .zip, read when they are needed: RGB, `image_size` x `image_size`.
 
-    An image's class is what dataset.json says, or else the sub-folder it is in, however deep, in alphabetical order; images in
-    the folder itself have none. Files and folders that are hidden, or macOS's own (__MACOSX), are passed over.
+    An image's class is the one in dataset.json, or else the number, in alphabetical order, of the sub-folder that it is in,
+    however deep. If all images are in the folder itself, there are no classes. Hidden files and folders, and macOS's own
+    (__MACOSX), are skipped.
 
     Raises:
-        ValueError: if there are no images, or names and classes do not fit together; names the file.
-        FileNotFoundError: if there is nothing.
+        ValueError: if there are no images, or names and classes are inconsistent; names the file.
+        FileNotFoundError: if there is no such folder or file.
     """
     root = pathlib.Path(folder).expanduser()
     if not folder or not root.exists():
@@ -84,13 +85,13 @@ def _in_folder(root: pathlib.Path) -> _Files:
 
 
 def _in_zip(path: pathlib.Path) -> _Files:
-    """Nothing is unpacked. The folder is that of the only dataset.json, for some zip the folder and some what is in it."""
+    """The files of a .zip, which is not unpacked. Some zips hold the folder and some its contents: dataset.json tells."""
     try:
         archive = zipfile.ZipFile(path)
         entries = [entry for entry in archive.infolist() if _is_visible(entry.filename.rstrip("/"))]
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(
-            f"{path}: a truncated .zip, or none ({reason_of(error)}); wanted a folder or a .zip."
+            f"{path}: wanted a folder or a .zip, got a truncated or another file ({reason_of(error)})."
         ) from None
     of_labels = [entry.filename for entry in entries if entry.filename.rsplit("/", 1)[-1] == _LABELS]
     top = of_labels[0].removesuffix(_LABELS) if len(of_labels) == 1 else ""
@@ -104,7 +105,7 @@ def _in_zip(path: pathlib.Path) -> _Files:
         try:
             with archive.open(entry) as file:
                 return file.read(_LARGEST)
-        except Exception as error:  # of the kinds that zipfile has for damage, passwords and packings it does not know
+        except Exception as error:  # zipfile has many kinds for damage, passwords and unknown packings
             raise ValueError(reason_of(error)) from None
 
     names = [name for name, entry in found if not entry.is_dir()]
@@ -112,14 +113,14 @@ def _in_zip(path: pathlib.Path) -> _Files:
 
 
 def _labels_of_file(files: _Files, images: list[str]) -> tuple[list[int], int]:
-    """(class of each image, number of classes) by dataset.json; zeros and 0 if it knows of none."""
+    """(class of each image, number of classes) from dataset.json; zeros and 0 if it lists none."""
     where = f"{files.source}: {_LABELS}"
     try:
         content = json.loads(files.read(_LABELS))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: wanted JSON, got a damaged file or none of it ({reason_of(error)}).") from None
+        raise ValueError(f"{where}: wanted JSON, got a damaged or another file ({reason_of(error)}).") from None
     if not isinstance(content, dict) or "labels" not in content:
-        raise ValueError(f'{where}: wanted an object with "labels", a list or null.')
+        raise ValueError(f'{where}: wanted an object with "labels", a list or null, got {content!r:.100}.')
     pairs = content["labels"]
     if pairs is None:
         return [0] * len(images), 0
@@ -143,7 +144,7 @@ def _labels_of_file(files: _Files, images: list[str]) -> tuple[list[int], int]:
 
 
 def _labels_of_folders(files: _Files, images: list[str]) -> tuple[list[int], int]:
-    """(class of each image, number of classes) by the sub-folders; zeros and 0 if there are none, or they are buckets."""
+    """(class of each image, number of classes) from the sub-folders; zeros and 0 if there are none, or they are buckets."""
     if deeper := [name for name in files.names if name.endswith(f"/{_LABELS}")]:
         raise ValueError(
             f"{files.source}: wanted {_LABELS} beside the folders of its images, got {min(deeper)}; name its folder."
@@ -169,14 +170,19 @@ def _read(files: _Files, name: str, size: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
             return np.asarray(cropped(_as_rgb(image), size))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's ways to say damaged
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow raises all of these for damage
         path = files.source / name if files.source.is_dir() else f"{files.source}: {name}"
         raise ValueError(f"{path}: cannot be read as an image ({error}); replace or delete it.") from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """An image in 8 bits a colour. Greys of 16 bits lose the lower 8, and what is transparent is on white."""
-    if image.mode.startswith("I"):  # Pillow's own conversion makes all but the darkest white
+    """The image in 8 bits a colour. Greys of 16 bits lose the lower 8; transparent parts become white."""
+    if image.mode.startswith("I"):  # Pillow's own conversion turns all but the darkest white
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() >= 2**16:
             raise ValueError("wanted greys of 16 bits, got more")
@@ -190,9 +196,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def cropped(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of an image, `size` x `size`, as Dhariwal & Nichol 2021 (arXiv:2105.05233) take it of ImageNet.
+    """The middle square of an image, `size` x `size`, as Dhariwal & Nichol 2021 (arXiv:2105.05233) crop ImageNet.
 
-    Halved by averages as often as the shorter side stays above `size`, brought to it by cubic interpolation, and cropped.
+    The image is halved by averaging while its shorter side stays at least `size`, resized to that by cubic interpolation, and
+    cropped.
 
     Examples:
         >>> cropped(Image.new("RGB", (100, 70)), 32).size

@@ -16,7 +16,7 @@ _NUM_CLASSES = 1000
 def load(folder: str, side: int) -> DataSet:
     """The training set of `side` x `side` images, from a folder with train_data_batch_*.npz.
 
-    In memory: 15.7 GB for all 1,281,167 images of 64 x 64. Fewer files are fewer images.
+    All images are kept in memory: 15.7 GB for all 1,281,167 of 64 x 64. Leave out files to load fewer.
     """
     path = pathlib.Path(folder).expanduser()
     files = sorted(path.glob("train_data_batch_*.npz"), key=lambda file: (len(file.name), file.name)) if folder else []
@@ -24,14 +24,14 @@ def load(folder: str, side: int) -> DataSet:
         state = f"is {folder!r}, where there is no train_data_batch_*.npz" if folder else "is empty"
         raise FileNotFoundError(
             f"config.data.folder {state}; missing: downsampled ImageNet {side} x {side}.\n"
-            f"Get Imagenet{side}_train (npz) from image-net.org (it wants an account), unzip it, add --config.data.folder=FOLDER"
+            f"Get Imagenet{side}_train (npz) from image-net.org (needs an account), unzip it, and add --config.data.folder=FOLDER"
         )
     labels = [_labels_in(file) for file in files]
     shape = (sum(map(len, labels)), side, side, 3)
     try:
-        images = np.empty(shape, np.uint8)  # filled file by file: there is no room for a second copy
+        images = np.empty(shape, np.uint8)  # filled file by file: a second copy may not fit
     except MemoryError:
-        raise ValueError(f"{path}: no memory for {shape[0]} images; take fewer of its files.") from None
+        raise ValueError(f"{path}: not enough memory for {shape[0]} images; take fewer of its files.") from None
     start = 0
     for file, part in zip(files, labels, strict=True):
         pixels = _read(file, "data")
@@ -54,9 +54,9 @@ def _labels_in(file) -> np.ndarray:
 
 def _read(file, name: str) -> np.ndarray:
     try:
-        with open(file, "rb") as raw, np.load(raw) as content:  # never a pickle: that is numpy's default
+        with open(file, "rb") as raw, np.load(raw) as content:  # NumPy refuses pickles by default
             return content[name]
     except KeyError:
-        raise ValueError(f"{file}: no array {name!r} in it; wanted data and labels.") from None
+        raise ValueError(f"{file}: wanted arrays data and labels, got no {name!r}.") from None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file}: truncated, or no .npz ({error}).") from None
+        raise ValueError(f"{file}: truncated, or not an .npz ({error}).") from None

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step), made ahead by threads so that an accelerator does not wait for them."""
+"""Batches as a pure function of (seed, step). Threads prepare them ahead, so that an accelerator does not wait."""
 
 import collections
 import functools
@@ -14,13 +14,13 @@ from experiments.data.dataset import DataSet
 __all__ = ["batch", "batch_indices", "batches"]
 
 
-@functools.lru_cache(maxsize=2)  # of a million images it takes longer than a batch
+@functools.lru_cache(maxsize=2)  # for a million images it takes longer than a batch
 def _permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
 def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.ndarray:
-    """Which images batch number `step` holds: a fresh permutation each epoch, and a pure function of (seed, step)."""
+    """Indices of the images of batch number `step`, by a fresh permutation each epoch: a pure function of (seed, step)."""
     if not 1 <= batch_size <= num_images:
         raise ValueError(f"batch_size: wanted 1 to {num_images}, the number of images, got {batch_size}.")
     epoch, position = divmod(step, num_images // batch_size)
@@ -28,7 +28,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.
 
 
 def batch(dataset: DataSet, seed: int, step: int, batch_size: int, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels) of batch number `step`: uint8 [B, H, W, C], int32 [B]. `flip`: half of them mirrored, left and right."""
+    """(images, labels) of batch number `step`: uint8 [B, H, W, C], int32 [B]. `flip` mirrors half of them, left to right."""
     indices = batch_indices(seed, step, batch_size, len(dataset))
     images = dataset.read(indices)
     if flip:
@@ -45,14 +45,16 @@ def batches(
     flip: bool = False,
     num_threads: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`batch` for each of `steps`, in their order. Close it (`contextlib.closing`) if you do not come to its end.
+    """`batch` for each of `steps`, in order. Close it (`contextlib.closing`) if you stop before its end.
 
     Args:
-        num_threads: None for one for each core. Decoding and copying let others run; each thread makes a batch, and as many
-            batches and two more are kept ahead.
+        dataset, seed, batch_size, flip: as for `batch`.
+        steps: numbers of the batches.
+        num_threads: None for one per core. Each thread makes one batch at a time (decoding and copying release the GIL), and
+            two batches more than there are threads are prepared ahead.
 
     Raises:
-        ValueError: of an image that cannot be read, when its batch's turn has come.
+        ValueError: for an image that cannot be read, when its batch is due.
 
     Examples:
         >>> numbers = np.arange(6, dtype=np.uint8)[:, None, None, None]

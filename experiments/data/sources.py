@@ -1,20 +1,19 @@
-"""From a config's `data` section to a DataSet."""
+"""The data set of a config's `data` section."""
 
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
+from bespoke_jax.checks import check_choice, check_count
 from experiments.data import cifar, fashion, folder, imagenet
 from experiments.data.dataset import DataSet
-from experiments.run.checks import fields, file_name, integer, one_of
+from experiments.run.checks import check_fields, check_file_name, check_section
 
 __all__ = ["load"]
 
 
 class _Kind(NamedTuple):
-    """What `config.data.name` may be: how it is loaded, and from which fields beside name, folder and flip."""
+    """One choice of `config.data.name`: its loader, and the fields that it needs besides name, folder and flip."""
 
     load: Callable[..., DataSet]
     fields: tuple[str, ...] = ()
@@ -30,16 +29,14 @@ _KINDS = {
 
 
 def load(section) -> DataSet:
-    """The training images of `config.data`: `name` is their kind, `folder` where they are, `image_size` the side of a "folder"'s.
+    """The training images of `config.data`. `name` is their kind, `folder` where they are, `image_size` the side for a "folder".
 
     Raises:
-        ValueError: for an unknown name or field, and files that are damaged or do not fit together; names them.
-        FileNotFoundError: if there are none; says which, and how to get them.
+        ValueError: for an unknown name or field, and for files that are damaged or inconsistent; names them.
+        FileNotFoundError: if the files are missing; says which, and how to get them.
     """
-    if not isinstance(section, ConfigDict):
-        raise ValueError(f"config.data: got {section!r}, wanted a ConfigDict with name, folder and flip.")
-    one_of("config.data.name", section.get("name"), _KINDS)
-    kind = _KINDS[section.name]
-    fields("config.data", section, ("name", "folder", "flip", *kind.fields))
-    options = {name: integer(f"config.data.{name}", section[name], 1) for name in kind.fields}
-    return kind.load(file_name("config.data.folder", section.folder), **options)
+    check_section("config.data", section, "with name, folder and flip")
+    kind = _KINDS[check_choice("config.data.name", section.get("name"), _KINDS)]
+    check_fields("config.data", section, ("name", "folder", "flip", *kind.fields))
+    options = {name: check_count(f"config.data.{name}", section[name]) for name in kind.fields}
+    return kind.load(check_file_name("config.data.folder", section.folder), **options)

@@ -1,7 +1,7 @@
-"""Learned solvers beside all that one would otherwise use, at the same NFE and on the same fresh noise.
+"""Learned solvers compared with the dedicated ones, at the same NFE and on the same fresh noise.
 
-There are some hundred dedicated solvers and grids for each NFE. All of them are tried on a few noises; the best, and the best
-grid of each of their methods, are then measured on all.
+Each NFE has some hundred dedicated solvers and grids. All are tried on a few noises; the best, and the best grid of each of
+their methods, are then measured on all noises.
 """
 
 import re
@@ -20,12 +20,12 @@ from experiments.run.runs import Run
 __all__ = ["NUM_FINALISTS", "NUM_SCREENED", "Comparison", "as_text", "compare", "curves", "learned_solvers"]
 
 NUM_SCREENED = 12  # noises that every dedicated solver is tried on
-NUM_FINALISTS = 8  # of each NFE, that are measured on all noises
+NUM_FINALISTS = 8  # dedicated solvers of each NFE that are measured on all noises
 _PLAIN = ("euler/uniform", "midpoint/uniform", "rk4/uniform")
 
 
 class Comparison(NamedTuple):
-    """Rows on all the noises, and those of the screening."""
+    """The rows measured on all noises, and those of the screening."""
 
     learned: list[Row]
     dedicated: list[Row]
@@ -36,14 +36,14 @@ class Comparison(NamedTuple):
 
     @property
     def rows(self) -> list[Row]:
-        """All that was measured on all the noises."""
+        """All rows measured on all noises."""
         return self.learned + self.dedicated + self.plain
 
 
 def learned_solvers(run: Run, flow: bj.Flow, flow_name: str, jobs: Iterable[Job]) -> tuple[list[tuple], str]:
-    """([(name, solver)], where they come from): those in the run's folder; without any, those shipped with the flow.
+    """([(name, solver)], where they come from): those in the run's folder; if it has none, those shipped with the flow.
 
-    The name is that of the file without its -n5. A file that was written for another flow is a warning.
+    The name is the file's without its -n5. A solver that was learned for another flow causes a warning.
     """
     folder = run.folder / "solvers"
     if files := run.solver_files():
@@ -59,7 +59,7 @@ def _shipped(flow_name, jobs):
     for job in jobs:
         try:
             yield job.name, bj.models.shipped_solver(flow_name, job.base, job.num_steps)
-        except ValueError:  # this one was not learned
+        except ValueError:  # none was learned for this job
             continue
 
 
@@ -76,11 +76,11 @@ def compare(
 
     Args:
         flow: the velocity field; if it is `given` conditions, one for each noise.
-        nfes: the numbers of evaluations to compare at; those of the learned solvers are added.
-        learned: (name, solver) of each.
+        nfes: the numbers of evaluations to compare at, besides those of the learned solvers.
+        learned: (name, solver) of each learned solver.
         x0, x1: noises and their true ends, [N, *event].
-        num_screened: noises, the first ones, that every dedicated solver is tried on.
-        num_finalists: dedicated solvers of each NFE that are measured on all noises.
+        num_screened: how many of the noises every dedicated solver is tried on; the first ones.
+        num_finalists: how many dedicated solvers of each NFE are measured on all noises.
     """
     nfes = sorted({*nfes, *(solver.nfe for _, solver in learned)})
     solvers = [item for nfe in nfes for item in _dedicated(nfe, flow.scheduler).items()]
@@ -105,14 +105,14 @@ def compare(
 
 
 def _finalists(screened: list[Row], count: int) -> set[tuple[str, int]]:
-    """(solver, NFE) of the best `count` of each NFE, and of the best grid of each of their methods and of GENIE at every NFE."""
+    """(solver, NFE) of the best `count` at each NFE, and of the best grid at every NFE of each of their methods and of GENIE."""
     ranked, chosen = {}, set()
     for nfe in {row.nfe for row in screened}:
         rows = [row for row in screened if row.nfe == nfe]
-        # In turns by either figure: on few noises the mean RMSE hangs on the worst of them.
+        # By the two figures in turn: on few noises the mean RMSE depends on the worst of them.
         orders = (sorted(rows, key=lambda row: -getattr(row, figure)) for figure in ("psnr", "mean_psnr"))
         ranked[nfe] = list(dict.fromkeys(row for pair in zip(*orders, strict=True) for row in pair))
-        # Solvers that are the same in other words (DDIM is Euler's method on CondOT) count once.
+        # Solvers that coincide (DDIM is Euler's method on CondOT) count once.
         distinct = {}
         for row in ranked[nfe]:
             distinct.setdefault((round(row.psnr, 2), round(row.mean_psnr, 2)), row)
@@ -128,7 +128,7 @@ def _method(solver: str) -> str:
 
 
 def _dedicated(nfe, scheduler) -> dict:
-    """The dedicated tables, and GENIE, which is none, on the same grids."""
+    """The dedicated tables, and GENIE, which is not a table, on the same grids."""
     solvers = bj.classic.dedicated(nfe, scheduler)
     if scheduler is not None and nfe % 2 == 0:
         solvers |= {f"genie/{grid}": bj.classic.genie(nfe, scheduler, grid=grid) for grid in bj.classic.GRIDS}
@@ -136,7 +136,7 @@ def _dedicated(nfe, scheduler) -> dict:
 
 
 def curves(rows: Iterable[Row], by_method: bool = False) -> dict[str, tuple[list[int], list[float]]]:
-    """Solver -> (NFE, PSNR), or method -> those of its best grids; what is best at its largest NFE first."""
+    """Solver -> (NFE, PSNR), or method -> those of its best grids, sorted by the PSNR at the largest NFE, best first."""
     best = {}
     for row in rows:
         line = best.setdefault(_method(row.solver) if by_method else row.solver, {})
@@ -149,10 +149,10 @@ _NUM_SHOWN = 5
 
 
 def as_text(found: Comparison, where: str) -> str:
-    """The comparison for the terminal, a block for each NFE; `where`: the learned solvers come from."""
+    """The comparison for the terminal, a block for each NFE; `where` says where the learned solvers come from."""
     lines = [
         f"{found.num_noises} fresh noises. Learned solvers: {where}.",
-        f"{len(found.screened)} dedicated solvers and grids were tried on the first {found.num_screened} noises. The best of "
+        f"{len(found.screened)} dedicated solvers and grids were tried on the first {found.num_screened} noises. The best at "
         "each NFE, by PSNR or mean PSNR,",
         f"and the best grid of each of their methods were measured on all; the {_NUM_SHOWN} best are shown.",
     ]

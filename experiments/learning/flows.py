@@ -1,4 +1,4 @@
-"""From a config's `flow` section to a Flow."""
+"""The flow of a config's `flow` section."""
 
 import functools
 import hashlib
@@ -8,20 +8,20 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 import bespoke_jax as bj
-from experiments.run import checks
+from bespoke_jax.checks import check_choice, check_count, check_number, check_positive
+from experiments.run.checks import check_file_name, check_section, check_seed
 
 __all__ = ["fingerprint", "load"]
 
 
 def _mixture(image_size, num_components, std, seed):
-    """Smooth random blobs as the means of a Gaussian mixture: an image flow in closed form, for tests and trials."""
-    checks.integer("config.flow.image_size", image_size, 1, 1024)
-    checks.integer("config.flow.num_components", num_components, 1, 1024)
-    checks.positive("config.flow.std", std)
-    random = np.random.default_rng(checks.seed("config.flow.seed", seed))
+    """A Gaussian mixture whose means are smooth random blobs: an image flow in closed form, for tests and trials."""
+    check_count("config.flow.image_size", image_size, 1, 1024)
+    check_count("config.flow.num_components", num_components, 1, 1024)
+    check_positive("config.flow.std", std)
+    random = np.random.default_rng(check_seed("config.flow.seed", seed))
     grid = (np.arange(image_size) + 0.5) / image_size
     centres, widths = random.uniform(0.2, 0.8, (num_components, 2)), random.uniform(0.1, 0.3, (num_components, 2))
     rows, columns = (np.exp(-(((grid - centres[:, [i]]) / widths[:, [i]]) ** 2)) for i in (0, 1))
@@ -30,7 +30,7 @@ def _mixture(image_size, num_components, std, seed):
 
 
 class _Kind(NamedTuple):
-    """What `config.flow.name` may be: how it is loaded, from which fields, and from which more if they are given."""
+    """One choice of `config.flow.name`: its loader, the fields that it needs, and those that it may have besides."""
 
     load: Callable[..., bj.Flow]
     fields: tuple[str, ...] = ()
@@ -38,10 +38,10 @@ class _Kind(NamedTuple):
 
 
 def _file(load: Callable[..., bj.Flow], *options: str) -> _Kind:
-    """The user's own file or folder. Without it: what is missing, and how to get it."""
+    """The kind of the user's own file or folder. If there is none, the error says what is missing and how to get it."""
 
     def checked(path, missing, remedy, **given):
-        if not path or not pathlib.Path(checks.file_name("config.flow.path", path)).expanduser().exists():
+        if not path or not pathlib.Path(check_file_name("config.flow.path", path)).expanduser().exists():
             state = f"is {path!r}, where there is no file" if path else "is empty"
             raise FileNotFoundError(f"config.flow.path {state}; missing: {missing}\n{remedy}")
         return load(pathlib.Path(path).expanduser(), **given)
@@ -67,44 +67,39 @@ _KINDS = {
 
 
 def load(section) -> bj.Flow:
-    """The flow of `config.flow` on all devices; its field `name` says which kind, and the kind which other fields there are.
+    """The flow of `config.flow` on all devices. Its field `name` is the kind, which decides the other fields.
 
-    The files are `bj.models.save_flow`'s ("checkpoint"), EDM's ("edm"), torchcfm's ("torchcfm") and the folders of diffusers
-    ("diffusers"), all with path, missing and remedy (said where there is no file), and with those options of their importers
-    that are given. Any of them may have a guidance_scale: w of `bj.guided`, 0 for none. labels: a class, several, or "all" (of
-    the command line "3", "0,3,5", "all"): solvers of several classes are learned and measured on samples of all of them.
+    Files are those of `bj.models.save_flow` ("checkpoint"), EDM ("edm") and torchcfm ("torchcfm"), and the folders of diffusers
+    ("diffusers"). All of these have the fields path, missing and remedy (what to say if there is no file), and may have options
+    of their importers. Every kind may have guidance_scale, the w of `bj.guided`, 0 for none. labels is a class, several, or
+    "all" (on the command line "3", "0,3,5", "all"); solvers for several classes are learned and measured on samples of all.
 
     Raises:
         ValueError: for an unknown kind, fields that the kind does not have, or a file that its importer refuses.
-        FileNotFoundError: if weights are missing; says which, and how to get them.
+        FileNotFoundError: if the weights are missing; says which, and how to get them.
     """
-    if not isinstance(section, ConfigDict):
-        raise ValueError(
-            f"config.flow: got {section!r}, wanted a ConfigDict with the field name and those of its kind."
-        )
-    fields = section.to_dict()
+    fields = check_section("config.flow", section, "with the field name and those of its kind").to_dict()
     name = fields.pop("name", None)
-    checks.one_of("config.flow.name", name, _KINDS)
-    kind = _KINDS[name]
+    kind = _KINDS[check_choice("config.flow.name", name, _KINDS)]
     guidance_scale = fields.pop("guidance_scale", 0)
     if not set(kind.fields) <= set(fields) <= {*kind.fields, *kind.options}:
-        may = f", and may have {', '.join((*kind.options, 'guidance_scale'))}"
+        optional = ", ".join((*kind.options, "guidance_scale"))
         raise ValueError(
-            f"config.flow: flow {name!r} has the fields {', '.join(('name', *kind.fields))}{may}; "
+            f"config.flow: wanted the fields {', '.join(('name', *kind.fields))} for {name!r}, and optionally {optional}, "
             f"got {', '.join(sorted(('name', *fields)))}."
         )
-    guidance_scale = checks.number("config.flow.guidance_scale", guidance_scale, -1000, 1000)
+    guidance_scale = check_number("config.flow.guidance_scale", guidance_scale, -1000, 1000)
     if "labels" in fields:
         fields["labels"] = _labels(fields["labels"])
     try:
         flow = kind.load(**fields)
-    except TypeError as error:  # an importer was given a string for a number, say
+    except TypeError as error:  # a string in place of a number, say
         raise ValueError(f"config.flow: {name!r} cannot be loaded with {fields}: {error}") from None
     return bj.sharding.replicate(bj.guided(flow, guidance_scale) if guidance_scale else flow)
 
 
 def _labels(labels):
-    """A command line can only give text."""
+    """The labels as the importers want them. The command line can only give text."""
     if not isinstance(labels, str) or labels == "all":
         return list(labels) if isinstance(labels, tuple) else labels
     try:
@@ -117,7 +112,7 @@ def _labels(labels):
 
 
 def fingerprint(flow: bj.Flow) -> str:
-    """A short hash of the flow's parameters: paths solved with other weights are not this flow's paths."""
+    """A short hash of the flow's parameters: paths solved with other weights are another flow's."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(flow):
         digest.update(np.asarray(leaf).tobytes())

@@ -1,12 +1,16 @@
-"""Learn the solvers of a run one after the other; what is done is skipped, what was interrupted goes on."""
+"""Learn the solvers of a run one after the other: finished ones are skipped, interrupted ones continue."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax.fitting.fit import FitError
+from bespoke_jax.fitting.data import Data, prepare
+from bespoke_jax.fitting.fit import fit_on
+from bespoke_jax.fitting.history import FitError
 from experiments.learning.settings import Job, Plan
 from experiments.learning.truth import Truth
 from experiments.run import processes, stopping
@@ -16,7 +20,7 @@ __all__ = ["Learned", "check_budget", "learn", "learn_all"]
 
 
 class Learned(NamedTuple):
-    """A learned solver, a record per validation of its fit, and the cost in velocity evaluations of single samples."""
+    """A learned solver, the record of every validation of its fit, and its cost in velocity evaluations of single samples."""
 
     theta: bj.Theta
     history: list[dict]
@@ -24,20 +28,32 @@ class Learned(NamedTuple):
 
 
 def learn_all(flow: bj.Flow, plan: Plan, truth: Truth, run: Run) -> tuple[dict[Job, Learned], dict[Job, str]]:
-    """(learned solvers, reasons of those that failed). A loss that is not finite ends its own solver only."""
-    learned, failed = {}, {}
+    """(learned solvers, reasons of those that failed). A loss that is not finite ends only its own solver's fit."""
+    learned, failed, data = {}, {}, _data_once(flow, plan, truth)
     for number, job in enumerate(plan.jobs, 1):
         try:
-            learned[job] = learn(flow, job, plan, truth, run, label=f"{job.name} [{number}/{len(plan.jobs)}]")
+            learned[job] = learn(flow, job, plan, data, run, label=f"{job.name} [{number}/{len(plan.jobs)}]")
         except FitError as error:
             failed[job] = f"{error} {_keep_best(flow, job, run, error.state)}"
-            processes.say(f"{job.name} failed, going on with the others. {failed[job]}")
+            processes.say(f"{job.name} failed; the others are still learned. {failed[job]}")
         stopping.stop_if_asked()
     return learned, failed
 
 
+def _data_once(flow, plan, truth) -> Callable[[], Data]:
+    """What all fits of a run learn from, prepared by the first that asks: the paths' worth is found once, not for each."""
+    largest = max(plan.jobs, key=lambda job: job.nfe)
+
+    @functools.cache
+    def data():
+        key, recipe = plan.key("fit", largest.index), _recipe(flow, largest, plan)
+        return prepare(flow, key, recipe, largest.start, truth.train, truth.validation)
+
+    return data
+
+
 def check_budget(flow: bj.Flow, plan: Plan):
-    """Raise ValueError if the plan's budget does not suffice for one of its solvers."""
+    """Raise ValueError if the plan's budget is too small for one of its solvers."""
     for job in plan.jobs if plan.budget else ():
         try:
             bj.frugal(plan.budget, choose_start=plan.choose_start).resolve(flow, job.start)
@@ -53,17 +69,21 @@ def _recipe(flow, job, plan) -> bj.Recipe:
 
 
 def _keep_best(flow, job, run, state) -> str:
-    """Write the best theta of a fit that failed; says where it is and how good."""
+    """Write the best theta of a fit that failed. Returns a sentence that says where it is and how good."""
     rmse, psnr = float(state.best_rmse), float(bj.metrics.psnr(state.best_rmse))
     if not math.isfinite(rmse):
         return "No theta of this fit was finite on the held-out paths."
     info = dict(iteration=int(state.iteration), validation=dict(rmse=rmse, psnr=psnr))
-    path = run.finish(job.name, _as_kept(state.best), info, flow, folder="failed")
+    path = run.keep_solver(job.name, _as_kept(state.best), info, flow, folder="failed")
     return f"The best theta before that is in {path}: PSNR {psnr:.2f} dB on the held-out paths."
 
 
-def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: str) -> Learned:
-    """Learn one solver, from its last checkpoint if there is one; at once if it is finished."""
+def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Run, label: str) -> Learned:
+    """Learn one solver, continuing from its last checkpoint; a finished one is read from its file.
+
+    Args:
+        data: what the run's fits learn from; not asked for under a budget, where each fit has paths of its own.
+    """
     recipe = _recipe(flow, job, plan)
     num_iterations = sum(stage.num_iterations for stage in recipe.stages)
     bar = processes.bar(total=num_iterations, desc=label, unit="it")
@@ -82,39 +102,42 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, truth: Truth, run: Run, label: st
         with run.scalars(job.name, 0 if state is None else done + 1) as scalars:
 
             def keep(state, record):
-                # The checkpoint last: what it knows nothing of is written again, or void, when it is gone on from.
+                # The checkpoint comes last: a run that continues from an older one writes the rest again.
                 shown = {name: record[name] for name in ("loss", "rmse", "psnr") if math.isfinite(record[name])}
                 scalars.add(record["iteration"], shown)
                 if np.all(np.isfinite(state.theta.raw)):
                     kept, folder = _as_kept(state.theta), f"validations/{job.name}"
-                    run.finish(f"{record['iteration']}", kept, _for_json(record), folder=folder)
+                    run.keep_solver(f"{record['iteration']}", kept, _for_json(record), folder=folder)
                 checkpoints.save(record["iteration"], state)
                 bar.update(record["iteration"] - bar.n)
                 best = float(bj.metrics.psnr(state.best_rmse))
                 bar.set_postfix_str(f"{record['stage']}: PSNR {record['psnr']:.2f} dB, best {best:.2f} dB")
                 stopping.stop_if_asked()
 
-            paths = dict(paths=truth.train, validation=truth.validation)
-            result = bj.fit(flow, job.start, plan.key("fit", job.index), recipe, **paths, state=state, callback=keep)
+            key = plan.key("fit", job.index)
+            if plan.budget:
+                result = bj.fit(flow, job.start, key, recipe, state=state, callback=keep)
+            else:
+                result = fit_on(flow, job.start, key, recipe, data(), state, keep)
     history = [_for_json(record) for record in result.history]
     truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
     best = _best(history, recipe.best_by)
     info = dict(cost=result.cost, start=result.start, validation=best, truth=truth, history=history)
     theta = _as_kept(result.theta)
-    run.finish(job.name, theta, info, flow)
+    run.keep_solver(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)
 
 
 def _for_json(record: dict) -> dict:
-    """JSON has no NaN: the loss of the start is None."""
+    """The record for JSON, which has no NaN: the loss of the start becomes None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 def _as_kept(theta):
-    """A learned table is kept as the table that it has become."""
-    return theta if isinstance(theta, bj.Theta) else bj.to_table(theta)
+    """The solver as it is kept: as a plain table, unless its file gives more back."""
+    return theta if theta.saved() else bj.to_table(theta)
 
 
 def _best(history: list[dict], by: str) -> dict:
-    """The record whose theta is the one kept."""
+    """The record of the theta that is kept."""
     return max((record for record in history if record[by] is not None), key=lambda record: record[by])

@@ -1,4 +1,4 @@
-"""How far solvers end from the truth, on noise that no fit has seen."""
+"""The error of solvers on noise that no fit has seen."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
+from bespoke_jax.run import scores
 from experiments.learning.settings import Job
 from experiments.run import processes, stopping
 
@@ -22,7 +23,7 @@ __all__ = [
     "row_of",
 ]
 
-# Euler and midpoint as thetas that are exactly that: they share what is compiled with the learned ones.
+# Euler and midpoint as thetas, which are exactly these methods: they share compiled programs with the learned solvers.
 BASE_SOLVERS = {
     "rk1": (1, lambda nfe: bj.init_theta("rk1", nfe)),
     "rk2": (2, lambda nfe: bj.init_theta("rk2", nfe // 2)),
@@ -31,22 +32,31 @@ BASE_SOLVERS = {
 """Name -> (evaluations per step, solver from the number of evaluations)."""
 
 BATCH_SIZE = 32
-"""How many samples the flow sees at once."""
+"""How many samples the flow evaluates at once."""
 
 
 class Row(NamedTuple):
-    """One solver's error: RMSE is the mean of the samples' own, PSNR that of this mean (Sec. 4)."""
+    """One solver's error (Sec. 4).
+
+    Attributes:
+        solver: its name.
+        nfe: velocity evaluations per sample.
+        rmse: the mean of the samples' RMSE.
+        psnr: of `rmse`, in dB.
+        mean_psnr: the mean of the samples' own PSNR, which the few worst samples do not dominate.
+        standard_error: of `rmse`.
+    """
 
     solver: str
     nfe: int
     rmse: float
     psnr: float
-    mean_psnr: float  # the mean of the samples' own PSNR: not ruled by the few worst samples
-    standard_error: float  # of `rmse`
+    mean_psnr: float
+    standard_error: float
 
 
 class Measured(NamedTuple):
-    """A row for each solver, and the first few of its samples by (solver, NFE)."""
+    """A row for each solver, and its first few samples by (solver, NFE)."""
 
     rows: list[Row]
     samples: dict[tuple[str, int], np.ndarray]
@@ -59,10 +69,10 @@ def measure(
 
     Args:
         flow: the velocity field; if it is `given` conditions, one for each noise.
-        jobs: what was to be learned; a base solver is measured at those of their NFE that its steps divide.
-        learned: what was.
+        jobs: the solvers that were to be learned. A base solver is measured at every NFE of theirs that its steps divide.
+        learned: those that were learned.
         x0, x1: noises and their true ends, [N, *event].
-        keep: how many samples to return.
+        keep: how many samples of each solver to return.
     """
     solvers = base_solvers({job.nfe for job in jobs})
     solvers += [(job.solver, theta) for job, theta in learned.items()]
@@ -76,24 +86,22 @@ def measure(
 
 
 def base_solvers(nfes: Iterable[int]) -> list[tuple]:
-    """[(name, solver)] of the base solvers at those of the numbers of evaluations that their steps divide."""
+    """[(name, solver)] of the base solvers, each at every NFE that its steps divide."""
     nfes = sorted(nfes)
     return [(name, make(nfe)) for name, (stages, make) in BASE_SOLVERS.items() for nfe in nfes if nfe % stages == 0]
 
 
 def end_points(flow: bj.Flow, solver, x0) -> np.ndarray:
-    """Where a theta or a table ends from noises [N, *event]. Not bj.solve: it would compile the network for each solver."""
+    """The ends of a solver's paths from noises [N, *event]. `bj.solve` would compile the network again for each solver."""
     return np.asarray(bj.sharding.gather(flow, bj.adjoint.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE)))
 
 
 def row_of(name: str, nfe: int, ends, x1) -> Row:
-    """The row of a solver that ends at `ends` where x1 is true, both [N, *event]."""
-    errors = np.asarray(bj.metrics.rmse(ends, x1, event_ndim=x1.ndim - 1), np.float64)
-    errors = np.where(np.isfinite(errors), errors, np.inf)  # a solver that blew up is the worst of all, not the first
-    rmse, geometric_mean = errors.mean(), np.exp(np.log(np.maximum(errors, 1e-12)).mean())
-    psnr, mean_psnr = (float(bj.metrics.psnr(error)) for error in (rmse, geometric_mean))
-    spread = errors.std() if np.isfinite(rmse) else np.inf
-    return Row(name, nfe, float(rmse), psnr, mean_psnr, float(spread / len(errors) ** 0.5))
+    """The row of a solver that ends at `ends` where the true end is x1, both [N, *event]."""
+    found = scores.score(name, bj.metrics.rmse(ends, x1, event_ndim=x1.ndim - 1), data_range=2.0)
+    # The score's own PSNR is of float64: its last digits are not those of the results published so far.
+    psnr, mean_psnr = (float(bj.metrics.psnr(error)) for error in (found.rmse, found.geometric_mean))
+    return Row(name, nfe, found.rmse, psnr, mean_psnr, found.standard_error)
 
 
 def as_text(rows: list[Row]) -> str:

@@ -1,4 +1,4 @@
-"""What a config of `train` may say, and the plan read from it. A mistake in a config is found here, before any work."""
+"""The fields of a config of `train`, and the plan read from it. A mistake in a config is found here, before any work."""
 
 import functools
 import re
@@ -9,28 +9,23 @@ import optax
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
+from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive
 from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import LEARNED
 from bespoke_jax.table import LearnedSolver
-from experiments.run.checks import fields, flag, integer, one_of, positive, seed
+from experiments.run.checks import check_fields, check_section, check_seed
 
 __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 
-# Adam cached, for equal stages share what is compiled and two optax.adam(1e-2) are not equal.
+# Adam is cached: equal stages share compiled programs, and two optax.adam(1e-2) are not equal.
 _OPTIMIZERS = {"lm": lambda _: bj.SMALL_STEPS, "adam": functools.cache(optax.adam)}
 _STAGE_FIELDS = (
-    "loss",
-    "optimizer",
-    "learning_rate",
-    "num_iterations",
-    "batch_size",
-    "chunk_size",
-    "probes",
-    "validate_every",
+    *("loss", "optimizer", "learning_rate", "num_iterations"),
+    *("batch_size", "chunk_size", "probes", "validate_every"),
 )
 _LARGEST_NUM_STEPS = 1000
-_MOST_FAMILIES = 16  # leaves room: a new family must not change the random keys of the old ones
+_MOST_FAMILIES = 16  # with room to spare: a new family must not change the random keys of the old ones
 
 
 class Job(NamedTuple):
@@ -38,8 +33,8 @@ class Job(NamedTuple):
 
     base: str
     num_steps: int
-    learned: str = "both"  # or "time", "scale", of rk1 and rk2
-    fit: str = ""  # its name, if the run learns the same solver by several
+    learned: str = "both"  # for rk1 and rk2 also "time" or "scale"
+    fit: str = ""  # the fit's name, if the run learns the same solver by several fits
 
     @property
     def solver(self) -> str:
@@ -49,13 +44,13 @@ class Job(NamedTuple):
 
     @property
     def start(self) -> LearnedSolver:
-        """Where it begins."""
+        """The solver that the fit begins with."""
         theta = bj.init_theta(self.base, self.num_steps)
         return theta if self.learned == "both" else theta.learning(self.learned)
 
     @property
     def name(self) -> str:
-        """Its name in files."""
+        """The solver's name in file names."""
         return f"{self.solver}-n{self.num_steps}"
 
     @property
@@ -65,7 +60,7 @@ class Job(NamedTuple):
 
     @property
     def index(self) -> int:
-        """A number of its own whatever else the run learns: random keys hang on it. Fits of one solver draw the same paths."""
+        """The solver's own number, whatever else the run learns: random keys depend on it. Fits of one solver share it."""
         return self.num_steps * _MOST_FAMILIES + list(FAMILIES).index(self.base)
 
 
@@ -86,7 +81,7 @@ class Plan(NamedTuple):
     num_samples: int
 
     def key(self, purpose: str, index: int = 0):
-        """The random key for a purpose: a function of the seed alone, so that a resumed run draws the same numbers."""
+        """The random key for a purpose: a function of the seed, so that a resumed run draws the same numbers."""
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), _PURPOSES.index(purpose)), index)
 
 
@@ -94,45 +89,45 @@ def read(config: ConfigDict) -> Plan:
     """The plan of a config.
 
     Raises:
-        ValueError: for a field that is missing, unknown or out of range; names it, its value and what is wanted.
+        ValueError: for a field that is missing, unknown or out of range; names the field, what was wanted and what came.
     """
-    fields("config", config, ("workdir", "seed", "flow", "solver", "solvers", "paths", "fit", "report"))
-    fields("config.paths", config.paths, ("num_train", "num_validation", "num_test", "rtol", "atol"))
-    fields("config.report", config.report, ("num_samples",))
+    check_fields("config", config, ("workdir", "seed", "flow", "solver", "solvers", "paths", "fit", "report"))
+    check_fields("config.paths", config.paths, ("num_train", "num_validation", "num_test", "rtol", "atol"))
+    check_fields("config.report", config.report, ("num_samples",))
     num_paths = {
-        name: integer(f"config.paths.num_{name}", config.paths[f"num_{name}"], 1)
+        name: check_count(f"config.paths.num_{name}", config.paths[f"num_{name}"])
         for name in ("train", "validation", "test")
     }
     stages = _stages(config.fit)
     return Plan(
-        seed=seed("config.seed", config.seed),
+        seed=check_seed("config.seed", config.seed),
         jobs=_jobs(config),
         stages=stages,
-        budget=integer("config.fit.budget", config.fit.budget, 0),
-        choose_start=flag("config.fit.choose_start", config.fit.choose_start),
+        budget=check_count("config.fit.budget", config.fit.budget, 0),
+        choose_start=check_flag("config.fit.choose_start", config.fit.choose_start),
         num_paths=num_paths,
-        rtol=positive("config.paths.rtol", config.paths.rtol),
-        atol=positive("config.paths.atol", config.paths.atol),
-        num_samples=integer("config.report.num_samples", config.report.num_samples, 1, num_paths["test"]),
+        rtol=check_positive("config.paths.rtol", config.paths.rtol),
+        atol=check_positive("config.paths.atol", config.paths.atol),
+        num_samples=check_count("config.report.num_samples", config.report.num_samples, 1, num_paths["test"]),
     )
 
 
 def read_fits(config: ConfigDict) -> dict[str, Plan]:
-    """The plan of each fit of an ablation: a config that has several sections like `fit`, by name, in `fits`.
+    """The plan of each fit of an ablation: its config has, in place of `fit`, several such sections by name in `fits`.
 
     Raises:
         ValueError: as `read` does.
     """
     shared = {name: value for name, value in config.items() if name != "fits"}
-    if not isinstance(config.get("fits"), ConfigDict) or not len(config.fits):
-        raise ValueError(
-            f"config.fits: got {config.get('fits')!r}, wanted a ConfigDict with one section like fit or more."
-        )
+    wanted = "with one section like fit or more"
+    fits = check_section("config.fits", config.get("fits"), wanted)
+    if not len(fits):
+        raise ValueError(f"config.fits: wanted a ConfigDict {wanted}, got an empty one.")
     plans = {}
-    for name, fit in config.fits.items():
+    for name, fit in fits.items():
         if not re.fullmatch(r"[\w-]+", name):
             raise ValueError(
-                f"config.fits: got the name {name!r}, wanted letters, digits, - and _: files are named so."
+                f"config.fits: wanted names of letters, digits, - and _, which name files too, got {name!r}."
             )
         try:
             plan = read(ConfigDict(shared | dict(fit=fit)))
@@ -140,82 +135,82 @@ def read_fits(config: ConfigDict) -> dict[str, Plan]:
             raise ValueError(str(error).replace("config.fit", f"config.fits.{name}", 1)) from None
         if plan.budget:
             raise ValueError(
-                f"config.fits.{name}.budget: got {plan.budget}, wanted 0: an ablation compares fits to the same paths."
+                f"config.fits.{name}.budget: wanted 0, since an ablation compares fits to the same paths, got {plan.budget}."
             )
         plans[name] = plan._replace(jobs=tuple(job._replace(fit=name) for job in plan.jobs))
     return plans
 
 
 def stamp(config: ConfigDict, fingerprint: str) -> dict:
-    """What results depend on: the config, and the flow's weights by their fingerprint wherever they lie."""
+    """What results depend on: the config, and the fingerprint of the flow's weights in place of their path."""
     content = {name: value for name, value in config.to_dict().items() if name not in ("workdir", "report")}
     flow = {name: value for name, value in content["flow"].items() if name not in ("path", "missing", "remedy")}
     return content | {"flow": flow | {"fingerprint": fingerprint}}
 
 
 def _jobs(config) -> tuple[Job, ...]:
-    jobs = _asked(config)
+    jobs = _listed(config)
     for job in jobs:
         try:
             job.start  # noqa: B018
-        except ValueError as error:  # of "times" one step is nothing to learn
+        except ValueError as error:  # "times" with one step has nothing to learn
             raise ValueError(f"config.solvers.{job.base}: {error}") from None
     return jobs
 
 
-def _asked(config) -> tuple[Job, ...]:
-    fields("config.solver", config.solver, ("base", "num_steps"))
-    one_of("config.solver.base", config.solver.base, FAMILIES)
-    if integer("config.solver.num_steps", config.solver.num_steps, 0, _LARGEST_NUM_STEPS):
+def _listed(config) -> tuple[Job, ...]:
+    """The job of `config.solver`, or those of `config.solvers` where that names no number of steps."""
+    check_fields("config.solver", config.solver, ("base", "num_steps"))
+    check_choice("config.solver.base", config.solver.base, FAMILIES)
+    if check_count("config.solver.num_steps", config.solver.num_steps, 0, _LARGEST_NUM_STEPS):
         return (_learning(Job(config.solver.base, config.solver.num_steps), config.fit.learned),)
     jobs = []
-    if not isinstance(config.solvers, ConfigDict):
-        raise ValueError(
-            f"config.solvers: got {config.solvers!r}, wanted a ConfigDict of numbers of steps: rk2=(4, 5)."
-        )
+    check_section("config.solvers", config.solvers, "of numbers of steps, rk2=(4, 5)")
     for base, counts in config.solvers.items():
-        one_of("config.solvers", base, FAMILIES)
+        check_choice("config.solvers", base, FAMILIES)
         if not isinstance(counts, tuple | list):
             raise ValueError(
-                f"config.solvers.{base}: got {counts!r}, wanted a tuple of numbers of steps: (4, 5, 8, 10)."
+                f"config.solvers.{base}: wanted a tuple of numbers of steps such as (4, 5, 8, 10), got {counts!r}."
             )
-        jobs += [Job(base, integer(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
+        jobs += [Job(base, check_count(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
     if not jobs or len(set(jobs)) < len(jobs):
-        raise ValueError(f"config.solvers: got {config.solvers.to_dict()}, wanted one solver or more, none twice.")
+        raise ValueError(f"config.solvers: wanted one solver or more, none twice, got {config.solvers.to_dict()}.")
     return tuple(sorted(_learning(job, config.fit.learned) for job in jobs))
 
 
 def _learning(job, learned) -> Job:
-    one_of("config.fit.learned", learned, LEARNED)
+    check_choice("config.fit.learned", learned, LEARNED)
     if learned != "both" and job.base not in BASES:
-        raise ValueError(f"config.fit.learned: got {learned!r}; of the family {job.base!r} all is learned: 'both'.")
+        raise ValueError(
+            f"config.fit.learned: wanted 'both' for the family {job.base!r}, which has no parts, got {learned!r}."
+        )
     return job._replace(learned=learned)
 
 
 def _stages(fit) -> tuple[bj.Stage, ...]:
-    if not isinstance(fit, ConfigDict):
-        raise ValueError(
-            f"config.fit: got {fit!r}, wanted a ConfigDict with learned, choose_start, budget, stage1, stage2, ..."
-        )
+    check_section("config.fit", fit, "with learned, choose_start, budget, stage1, stage2, ...")
     names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 3))]
-    fields("config.fit", fit, ("learned", "choose_start", "budget", *names))
-    one_of("config.fit.learned", fit.learned, LEARNED)
-    stages = []
-    for name in names:
-        field, stage = f"config.fit.{name}", fit[name]
-        fields(field, stage, _STAGE_FIELDS)
-        one_of(f"{field}.loss", stage.loss, bj.losses.LOSSES)
-        one_of(f"{field}.optimizer", stage.optimizer, _OPTIMIZERS)
-        options = stage.to_dict()
-        options["optimizer"] = _OPTIMIZERS[options["optimizer"]](
-            positive(f"{field}.learning_rate", options.pop("learning_rate"))
-        )
-        skipped = integer(f"{field}.num_iterations", stage.num_iterations, 0) == 0
-        try:
-            checked = bj.Stage(**options | ({"num_iterations": 1} if skipped else {}))
-        except ValueError as error:
-            raise ValueError(str(error).replace("Stage", field, 1)) from None
-        stages += [] if skipped else [checked]
+    check_fields("config.fit", fit, ("learned", "choose_start", "budget", *names))
+    check_choice("config.fit.learned", fit.learned, LEARNED)
+    read = (_stage(f"config.fit.{name}", fit[name]) for name in names)
+    stages = tuple(stage for stage in read if stage is not None)
     if not stages:
-        raise ValueError("config.fit: num_iterations is 0 in every stage, wanted at least 1 in one of them.")
-    return tuple(stages)
+        raise ValueError("config.fit: wanted num_iterations >= 1 in at least one stage, got 0 in all.")
+    return stages
+
+
+def _stage(field, stage) -> bj.Stage | None:
+    """The stage of a section; None if it has no iterations."""
+    check_fields(field, stage, _STAGE_FIELDS)
+    check_choice(f"{field}.loss", stage.loss, bj.losses.LOSSES)
+    check_choice(f"{field}.optimizer", stage.optimizer, _OPTIMIZERS)
+    options = stage.to_dict()
+    options["optimizer"] = _OPTIMIZERS[options["optimizer"]](
+        check_positive(f"{field}.learning_rate", options.pop("learning_rate"))
+    )
+    skipped = check_count(f"{field}.num_iterations", stage.num_iterations, 0) == 0
+    try:  # a stage that is left out is checked, too
+        checked = bj.Stage(**options | ({"num_iterations": 1} if skipped else {}))
+    except ValueError as error:
+        raise ValueError(str(error).replace("Stage", field, 1)) from None
+    return None if skipped else checked

@@ -23,12 +23,12 @@ class TestSet(NamedTuple):
 
     x0: np.ndarray  # [N, *event]
     x1: np.ndarray  # [N, *event]
-    evaluations: np.ndarray  # [N] that the true paths cost
+    evaluations: np.ndarray  # [N], the cost of the true paths
     curves: np.ndarray  # [points, NUM_CURVES, *event]: whole paths of the first few, at equal times
 
 
 class Truth(NamedTuple):
-    """The true paths of a run, from three independent sets of noises. Under a budget each fit has its own of the first two."""
+    """The true paths of a run, from three independent sets of noises. Under a budget each fit solves its own first two sets."""
 
     train: bj.Paths | None
     validation: bj.Paths | None
@@ -36,17 +36,19 @@ class Truth(NamedTuple):
 
 
 def solve(flow: bj.Flow, plan: Plan, run: Run, *others: Plan) -> Truth:
-    """Solve the sets, or read those that the run has solved already.
+    """Solve the three sets, or read those that the run has solved already.
 
     Args:
-        flow, plan, run: of the run.
-        others: plans whose fits are to these paths too. Whole paths are kept if a loss of any of them needs them, else the ends.
+        flow: the velocity field.
+        plan: the run's plan.
+        run: the run.
+        others: further plans whose fits use these paths. Whole paths are kept if a loss of any plan needs them, else the ends.
     """
     ends_only = all(stage.is_of_ends for each in (plan, *others) for stage in each.stages)
 
     def paths(purpose):
         def compute():
-            # Conditions are dealt out again in no time, and may be any pytree.
+            # Conditions are not kept: dealing them out again is cheap, and they may be any pytree.
             fields = vars(_paths(flow, plan, purpose, ends_only)).items()
             return {name: value for name, value in fields if name in _ARRAYS and value is not None}
 
@@ -67,11 +69,11 @@ def solve(flow: bj.Flow, plan: Plan, run: Run, *others: Plan) -> Truth:
 
 
 def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
-    """The third set alone."""
+    """The test set alone."""
 
     def ends():
         solved = _paths(flow, plan, "test", ends_only=True)
-        # Of as many as the network is compiled for.
+        # As many as the network is compiled for.
         few = _paths(flow, plan, "test", most=max(NUM_CURVES, plan.stages[0].chunk_size))
         curves = few.take(jnp.arange(min(NUM_CURVES, few.num_paths))).at(jnp.linspace(0, 1, _CURVE_POINTS))
         return dict(x0=solved.x0, x1=solved.x1, evaluations=solved.evaluations, curves=curves)
@@ -80,7 +82,7 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
 
 
 def dealt(flow: bj.Flow, plan: Plan, purpose: str) -> bj.Flow:
-    """The flow of the samples of a set: itself, unless it is `given` conditions."""
+    """The flow of a set's samples: the flow itself, unless it is `given` conditions, which are dealt out."""
     return conditions.dealt(flow, jax.random.fold_in(plan.key(purpose), 0), plan.num_paths[purpose])
 
 
@@ -93,7 +95,7 @@ _ARRAYS = (*_ENDS, "velocities", "middles")
 
 
 def _check_paths(found: dict, x0, ends_only: bool):
-    """Raise ValueError unless these arrays can be the paths of these noises; whole ones serve where ends do."""
+    """Raise ValueError unless these arrays can be the paths of these noises. Whole paths serve where ends are enough."""
     whole = found.keys() == set(_ARRAYS)
     if not whole and not (ends_only and found.keys() == set(_ENDS)):
         wanted = _ENDS if ends_only else _ARRAYS
@@ -125,24 +127,24 @@ def _check_shapes(found, shapes):
         if found[name].shape != shape:
             raise ValueError(f"{name}: wanted an array of shape {shape}, got {found[name].shape}")
         if not np.all(np.isfinite(found[name])):
-            raise ValueError(f"{name}: wanted finite numbers, got some that are not")
+            raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")
 
 
 def _check_noises(found, x0):
-    if not np.allclose(found, x0, atol=1e-4):  # devices round their noises otherwise
+    if not np.allclose(found, x0, atol=1e-4):  # devices round noises differently
         raise ValueError("wanted the noises of this run's seed, got others")
 
 
 def _paths(flow, plan, purpose, ends_only=False, most=None) -> bj.Paths:
-    """The paths of a set, or of its first few."""
+    """The paths of a set, or its first `most`."""
     x0 = _noises(flow, plan, purpose)[:most]
     some = conditions.of_samples(dealt(flow, plan, purpose), slice(most))
-    # As many in the network together as in the fit: it is compiled once.
+    # The network gets as many samples at once as in the fit, so that it is compiled once.
     batch_size = plan.stages[0].chunk_size
     try:
         solved = bj.ground_truth(some, x0, plan.rtol, plan.atol, batch_size=batch_size, ends_only=ends_only)
     except (FloatingPointError, RuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
+        if isinstance(error, jax.errors.JaxRuntimeError):  # out of memory, say
             raise
         raise SystemExit(f"true paths, {purpose}: {error}") from None
     return bj.sharding.gather(flow, solved)

@@ -1,4 +1,4 @@
-"""Pre-training by regression: the loss in the network's own prediction, the state and one update. What `pretrain.py` runs."""
+"""Pre-training by regression: the loss in the network's own prediction, the training state, and one update."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from experiments import data
 __all__ = ["TARGETS", "Objective", "TrainState", "init_state", "learning_rate", "make_update"]
 
 
-# prediction -> what the network is to say, from noise x0, data x1 and (value, derivative) of alpha_t and of sigma_t
+# prediction -> the network's target, from noise x0, data x1, and (value, derivative) of alpha_t and of sigma_t
 TARGETS = {
     "velocity": lambda x0, x1, alpha, sigma: alpha[1] * x1 + sigma[1] * x0,
     "noise": lambda x0, x1, alpha, sigma: x0,
@@ -26,8 +26,8 @@ TARGETS = {
 class Objective(NamedTuple):
     """E || network(t, x_t) - target ||^2 with x_t = alpha_t x1 + sigma_t x0, x0 ~ N(0, I) and t uniform on [0, 1].
 
-    Its minimum is E[target | x_t], whatever the prediction: the conditional flow-matching loss (Lipman et al. 2022,
-    arXiv:2210.02747) for "velocity", the simple loss of Ho et al. 2020 (arXiv:2006.11239) for "noise". With probability
+    Its minimiser is E[target | x_t] for every prediction. It is the conditional flow-matching loss (Lipman et al. 2022,
+    arXiv:2210.02747) for "velocity", and the simple loss of Ho et al. 2020 (arXiv:2006.11239) for "noise". With probability
     `label_dropout` a sample's class is withheld, so that one network learns both velocities of classifier-free guidance (Ho &
     Salimans 2022, arXiv:2207.12598).
     """
@@ -38,10 +38,9 @@ class Objective(NamedTuple):
     label_dropout: float = 0.0
 
     def loss(self, params, key, x1, labels=None):
-        """The loss on data x1 [B, H, W, C] of classes `labels` [B]; of an unconditional network they are not looked at.
+        """The loss on data x1 [B, H, W, C] of classes `labels` [B], which an unconditional network ignores.
 
-        t is stratified over the batch: one draw in each of B equal cells, which leaves the expectation as it is and lowers its
-        variance.
+        t is stratified over the batch, one draw in each of B equal cells: this lowers the variance and keeps the expectation.
         """
         key_t, key_x, key_labels, key_dropout = jax.random.split(key, 4)
         batch, num_classes = x1.shape[0], self.network.num_classes
@@ -76,7 +75,7 @@ def init_state(objective: Objective, optimizer, event_shape: tuple[int, ...], ke
 def learning_rate(peak: float, num_steps: int, warmup: int, decay_fraction: float):
     """Linear warm-up, constant, then linear decay to 0 over the last `decay_fraction` of the run.
 
-    The constant part does not depend on `num_steps`: a run can be lengthened or shortened and resumed.
+    The constant part does not depend on `num_steps`, so a run can be lengthened or shortened, and resumed.
     """
     decay_steps = int(decay_fraction * num_steps)
     return optax.join_schedules(
@@ -92,8 +91,8 @@ def learning_rate(peak: float, num_steps: int, warmup: int, decay_fraction: floa
 def make_update(objective: Objective, optimizer, ema_decay: float):
     """One jitted update `(state, key, images, labels) -> (state, loss)`; the state's buffers are donated.
 
-    images: uint8 [B, H, W, C]. Spread over devices, with the state on each of them, the update is spread too: the gradient is
-    summed over the devices, and the numbers are those of one device to rounding.
+    images: uint8 [B, H, W, C]. With the images spread over devices and the state on each of them, every device computes its part
+    of the gradient; the numbers are those of one device up to rounding.
     """
 
     def update(state: TrainState, key, images, labels):

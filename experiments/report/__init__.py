@@ -1,1 +1,1 @@
-"""What a run leaves to look at: an HTML page and pictures."""
+"""The report of a run: an HTML page and figures."""

@@ -1,4 +1,4 @@
-"""The report of a run: `report.html`, one file with its pictures inside (they lie in `figures/` too)."""
+"""The report of a run: `report.html`, one file that contains its figures. These are kept in `figures/`, too."""
 
 import base64
 import html
@@ -52,7 +52,7 @@ def write(
 
 
 def write_table(run: Run, head: list[str], body: list[list[str]], failed: dict[Job, str], note: str):
-    """A report that is one table, its first column headings too, and a note below it."""
+    """Write a report that is one table, whose first column is of headings, with a note below it."""
     rows = [f"<th>{row[0]}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in body]
     table = _table(["".join(f"<th>{cell}</th>" for cell in head)], rows)
     _write_page(run, [table, f"<p>{html.escape(note)}</p>", _failures(failed)])
@@ -75,7 +75,7 @@ def _error_figures(plan, learned, rows):
     }
     yield (
         "error_against_nfe", "Error against evaluations", plots.error_against_nfe(curves),
-        "Distance from the true end point, on noise that no fit has seen. Grey: base solvers. Coloured: learned.",
+        "Distance from the true end point, on noise that no fit has seen. Grey: base solvers. Coloured: learned ones.",
     )  # fmt: skip
     if not learned:
         return
@@ -83,11 +83,11 @@ def _error_figures(plan, learned, rows):
     for job, result in learned.items():
         columns = zip(*((record["iteration"], record["rmse"] or np.nan) for record in result.history), strict=True)
         panels.setdefault(job.solver, {})[job.num_steps] = tuple(columns)
-    stages = () if plan.budget else plan.stages[:-1]  # a budget is spent in one
+    stages = () if plan.budget else plan.stages[:-1]  # a budget is spent in one stage
     begins = np.cumsum([stage.num_iterations for stage in stages]).tolist()
     yield (
         "error_against_iteration", "Error while learning", plots.error_against_iteration(panels, begins),
-        "On held-out paths. Iteration 0: the start curve. Dotted: a new stage, which begins at the best theta so far.",
+        "On held-out paths. Iteration 0: the start. Dotted: a new stage, which begins at the best theta so far.",
     )  # fmt: skip
 
 
@@ -100,12 +100,12 @@ def _knots(base, thetas):
 def _samples(base, jobs, truth, samples):
     rows = {"truth": truth.test.x1[: len(next(iter(samples.values())))]}
     for job in jobs:
-        # A learned table has no base solver: beside it stands midpoint, or Euler at an odd NFE.
+        # A learned table has no base solver: it is shown with midpoint, or with Euler at an odd NFE.
         plain = base if base in BASES else ("rk1" if job.nfe % 2 else "rk2")
         for solver in (job.solver, plain):
             rows[f"{solver}, NFE {job.nfe}"] = samples[solver, job.nfe]
     caption = (
-        "Each column starts from the same noise. Truth: Dopri5 to the tolerance of the config, "
+        "Each column starts from the same noise. Truth: Dopri5 to the config's tolerance, "
         f"{truth.test.evaluations.mean():.0f} evaluations."
     )
     return f"samples_{base}", f"Samples, {base}", plots.image_grid(rows), caption
@@ -119,7 +119,7 @@ def _paths(base, thetas, flow, truth):
     by_noise = [np.moveaxis(np.asarray(states), 1, 0) for states in (truth.test.curves, *solved)]
     names = ("truth", base, f"{base}-bespoke")
     panels = [dict(zip(names, plots.principal_plane(*paths), strict=True)) for paths in zip(*by_noise, strict=True)]
-    caption = "Each noise in the plane of its paths' first two principal components. A mark is a step."
+    caption = "Each panel is a noise, in the plane of its paths' first two principal components. A mark is a step."
     return f"paths_{base}", f"Sampling paths, {base}, NFE {theta.nfe}", plots.paths_in_plane(base, panels), caption
 
 

@@ -1,4 +1,4 @@
-"""The figures of a report: each a function from plain arrays to a matplotlib figure. No file, no state, no display."""
+"""The figures of a report: functions from plain arrays to matplotlib figures, without files, state or a display."""
 
 import functools
 
@@ -29,7 +29,7 @@ _STYLE = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-# Base solvers grey and dashed, learned ones coloured: Okabe and Ito's palette, legible to the colour-blind.
+# Base solvers are grey and dashed. Learned ones are coloured by Okabe and Ito's palette, which is legible to the colour-blind.
 _LOOK = {
     "rk1": dict(color="0.68", linestyle=":", marker="v"),
     "rk2": dict(color="0.5", linestyle="--", marker="s"),
@@ -42,7 +42,7 @@ _BOLD = dict(linewidth=3.0, markersize=7, zorder=3)
 
 
 def _styled(draw):
-    """Draw under this module's style, whatever the caller's is."""
+    """Draw in this module's style, whatever the caller's is."""
 
     @functools.wraps(draw)
     def drawn(*args, **kwargs):
@@ -75,7 +75,7 @@ def error_against_nfe(curves: dict[str, tuple]) -> Figure:
 
 @_styled
 def psnr_of_solvers(learned: dict[str, tuple], dedicated: dict[str, tuple], plain: dict[str, tuple]) -> Figure:
-    """PSNR against NFE of solvers of three kinds, each: name -> (nfe, psnr). The learned ones stand out."""
+    """PSNR against NFE of three kinds of solvers, each: name -> (nfe, psnr). The learned ones are drawn bold."""
     figure = Figure(figsize=(8.5, 4.6))
     axes = figure.subplots()
     hues = matplotlib.colormaps["tab20b"].colors
@@ -86,14 +86,14 @@ def psnr_of_solvers(learned: dict[str, tuple], dedicated: dict[str, tuple], plai
     for name, line in plain.items():
         axes.plot(*line, label=name, color="0.55", linestyle=":", linewidth=1.2, marker="x")
     axes.set_xticks(sorted({n for lines in (learned, dedicated, plain) for nfe, _ in lines.values() for n in nfe}))
-    axes.set(xlabel="NFE", ylabel="PSNR (dB)", title="On fresh noise; of each dedicated solver its best grid")
+    axes.set(xlabel="NFE", ylabel="PSNR (dB)", title="On fresh noise; each dedicated solver with its best grid")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
 @_styled
 def error_against_iteration(panels: dict[str, dict], begins: list[int]) -> Figure:
-    """Validation RMSE against iteration; `panels`: solver -> n -> (iteration, rmse); `begins`: where stages change."""
+    """Validation RMSE against iteration; `panels`: solver -> n -> (iteration, rmse); `begins`: where new stages begin."""
     figure = Figure(figsize=(4.6 * len(panels), 3.4))
     for axes, (solver, curves) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
@@ -112,7 +112,7 @@ def knots(base: str, curves: dict[int, tuple]) -> Figure:
     """The learned scale-time transformation; `curves`: n -> (t [N + 1], dt [N], s [N + 1], ds [N])."""
     figure = Figure(figsize=(11, 3.1))
     panels = figure.subplots(1, 4)
-    # (title, place among the knots, what the base solver has)
+    # (title, index among the knots, the base solver's values)
     looks = ((r"$t_i$", 0, (0, 1)), (r"$\dot t_i$", 1, (1, 1)), (r"$s_i$", 2, (1, 1)), (r"$\dot s_i$", 3, (0, 0)))
     for axes, (title, place, identity) in zip(panels, looks, strict=True):
         axes.plot((0, 1), identity, color="black", linewidth=0.7, label="identity")
@@ -127,7 +127,7 @@ def knots(base: str, curves: dict[int, tuple]) -> Figure:
 
 @_styled
 def image_grid(rows: dict[str, np.ndarray]) -> Figure:
-    """One row of images for each label; `rows`: label -> [K, H, W, 1 or 3] in [-1, 1], column k from noise k."""
+    """One row of images for each label; `rows`: label -> [K, H, W, 1 or 3] in [-1, 1], where column k is from noise k."""
     height, width = next(iter(rows.values())).shape[1:3]
     count = max(len(images) for images in rows.values())
     cell = 0.8
@@ -144,7 +144,7 @@ def image_grid(rows: dict[str, np.ndarray]) -> Figure:
 
 @_styled
 def paths_in_plane(base: str, panels: list[dict[str, np.ndarray]]) -> Figure:
-    """Sampling paths in a plane, a panel per noise; each: "truth", `base` and `base`-bespoke -> [points, 2]."""
+    """Sampling paths in a plane, a panel for each noise: "truth", `base` and `base`-bespoke -> [points, 2]."""
     figure = Figure(figsize=(3.1 * len(panels), 3.3))
     for axes, paths in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for solver, points in paths.items():
@@ -165,10 +165,10 @@ def paths_in_plane(base: str, panels: list[dict[str, np.ndarray]]) -> Figure:
 
 
 def principal_plane(points: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """`points` [M, ...] and `others` in the plane of the first two principal components of all of them, each [M, 2]."""
+    """`points` [M, ...] and `others` projected to the plane of the first two principal components of all, each [M, 2]."""
     flat = [np.reshape(x, (len(x), -1)) for x in (points, *others)]
     mean = np.concatenate(flat).mean(axis=0)
-    # A path is one heap of points after another solver's: weigh the heaps alike, however many points they have.
+    # Every path has the same weight, however many points it has.
     spread = np.concatenate([(x - mean) / len(x) ** 0.5 for x in flat])
     plane = np.linalg.svd(spread, full_matrices=False)[2][:2]
     return [(x - mean) @ plane.T for x in flat]

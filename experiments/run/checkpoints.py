@@ -1,12 +1,12 @@
 """The last states of a fit, by Orbax, each in a folder with a record of what was written. A state is any pytree of arrays.
 
     <iteration>/default/        Orbax's files
-    <iteration>/record.json     by which version, in which form, and the SHA-256 of every file
-    <iteration>.unreadable/     a checkpoint that was damaged, set aside
+    <iteration>/record.json     the version that wrote it, the state's form, and the SHA-256 of every file
+    <iteration>.unreadable/     a damaged checkpoint, set aside
 
-A folder takes its name when all of it is written. So a checkpoint is damaged if its files are not those of its record, and in no
-other case: what keeps a whole one from being read (no permission, no memory, too many open files) passes, or is for the user to
-mend, and a state of another form is another version's. Nothing is ever deleted but the states before the last two.
+A folder gets its name once all of it is written. So a checkpoint is damaged only if its files differ from its record. Whatever
+else keeps it from being read (no permission, no memory, too many open files) passes or is for the user to fix, and a state of
+another form is another version's. Only the states before the last two are ever deleted.
 """
 
 import hashlib
@@ -20,40 +20,40 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.run.errors import ReadError, reason_of, writing
+from experiments.run.errors import ReadError, cannot_read, reason_of, writing
 from experiments.run.processes import all_of, from_first, say
 
 __all__ = ["STATE", "Checkpoints", "version", "written_by"]
 
 STATE = 1
-"""Number of the states' meaning: one more whenever a state of before, though of the same form, would be gone on from wrongly."""
+"""Version of what a state means: raise it when an older state has the same form but would be continued wrongly."""
 
 _KEPT = 2  # states
 _RECORD = "record.json"
 
 
 def version() -> str:
-    """That of the package."""
+    """The package's version."""
     try:
         return importlib.metadata.version("bespoke-jax")
-    except importlib.metadata.PackageNotFoundError:  # its source, on the path
+    except importlib.metadata.PackageNotFoundError:  # not installed: its source is on the path
         return "unknown"
 
 
 def written_by() -> dict:
-    """What a run and its checkpoints keep of the code that writes them."""
+    """The version and the meaning of states that a run and its checkpoints record."""
     return dict(version=version(), state=STATE)
 
 
 class Checkpoints:
-    """The checkpoints in `folder`, to be used in a `with` statement."""
+    """The checkpoints in `folder`, for a `with` statement."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             from_first(self._sweep)
-        # Synchronous: a state is some hundred numbers, and once `save` returns it is safe.
+        # Synchronous: the state is safe once `save` returns.
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
     def __enter__(self):
@@ -63,7 +63,7 @@ class Checkpoints:
         self._orbax.close()
 
     def save(self, iteration: int, state):
-        """Keep `state` as the one after `iteration` updates. It is kept once: a state is a function of its iteration."""
+        """Keep `state` as the one after `iteration` updates, unless there is one: a state is a function of its iteration."""
         path, state = self._folder / str(iteration), _on_host(state)
         part = path.with_name(f".part.{iteration}")
 
@@ -74,23 +74,23 @@ class Checkpoints:
             for old in [number for number in self._iterations() if number < iteration][: 1 - _KEPT]:
                 shutil.rmtree(self._folder / str(old))
 
-        with writing(path, Exception):  # Orbax has errors of many kinds
+        with writing(path, Exception):  # Orbax raises many types
             if not from_first(path.exists):
                 self._orbax.save(part / "default", args=ocp.args.StandardSave(state))
                 from_first(end)
 
     def restore(self, target):
-        """The last state that is whole, in the form of `target`, or None if there is none. What is damaged is set aside.
+        """The last undamaged state, in the form of `target`, or None if there is none. Damaged ones are set aside.
 
         Raises:
-            ReadError: if a checkpoint that is whole cannot be read now, or has another form; nothing is changed.
+            ReadError: if an undamaged checkpoint cannot be read now, or has another form; nothing is changed.
         """
         target = _on_host(target)
         for iteration in reversed(from_first(self._iterations)):
             path = self._folder / str(iteration)
             if damage := from_first(lambda path=path: _damage(path)):
                 aside = from_first(lambda path=path: _set_aside(path))
-                say(f"{path}: cannot be read ({damage}), and is now {aside.name}; going on from the one before.")
+                say(f"{path}: cannot be read ({damage}), and is now {aside.name}; continuing from the one before.")
                 continue
             record = from_first(lambda path=path: _record(path))
             if record is not None:
@@ -100,7 +100,7 @@ class Checkpoints:
                 state = self._orbax.restore(path / "default", args=ocp.args.StandardRestore(target))
                 if _form(state) != _form(target):
                     state, reason = None, "a state of another form"
-            except Exception as error:  # of many kinds, again
+            except Exception as error:  # again of many types
                 reason = reason_of(error)
             if all_of(state is not None):
                 return state
@@ -111,28 +111,28 @@ class Checkpoints:
                     if record
                     else "An earlier version wrote it, and left no record.json"
                 )
-                + "; nothing was changed. Start again when that has passed; or, to go on from the one before, move it away."
+                + "; nothing was changed. Start again when that has passed; or move it away, to continue from the one before."
             )
         return None
 
     def _sweep(self):
-        """Delete what a process that was killed had not written to its end."""
+        """Delete what a killed process left half-written."""
         for part in self._folder.glob(".part.*"):
             shutil.rmtree(part, ignore_errors=True)
 
     def _iterations(self) -> list[int]:
-        """Those of all checkpoints, in their order. Whatever has no such name is not ours."""
+        """The iterations of all checkpoints, in order. A name that is not an iteration is not ours."""
         try:
             return sorted(int(name) for name in os.listdir(self._folder) if name.isdecimal() and name == str(int(name)))
         except OSError as error:
-            raise _cannot_read(self._folder, error) from error
+            raise cannot_read(self._folder, error) from error
 
 
 def _damage(path: pathlib.Path) -> str:
-    """What is wrong with the files of a checkpoint; "" if nothing is, or if an earlier version kept no record of them.
+    """What is wrong with the files of a checkpoint; "" if nothing is, or if an earlier version wrote it without a record.
 
     Raises:
-        ReadError: if they cannot be looked at.
+        ReadError: if the files cannot be read.
     """
     try:
         if not (path / _RECORD).exists():
@@ -145,27 +145,20 @@ def _damage(path: pathlib.Path) -> str:
             return f"{_RECORD}: not what was written"
         found = _digests(path)
     except OSError as error:
-        raise _cannot_read(path, error) from error
+        raise cannot_read(path, error) from error
     if wrong := [name for name, digest in wanted.items() if found.get(name) != digest]:
         return f"{wrong[0]}: {'not what was written' if wrong[0] in found else 'missing'}"
     return ""
 
 
 def _record(path: pathlib.Path) -> dict | None:
-    """Of a checkpoint that is not damaged; None if an earlier version wrote it."""
+    """The record of an undamaged checkpoint; None if an earlier version wrote it."""
     try:
         return json.loads((path / _RECORD).read_text())
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _cannot_read(path, error) from error
-
-
-def _cannot_read(path, error) -> ReadError:
-    return ReadError(
-        f"{path}: cannot be read now ({reason_of(error)}). Nothing was changed: once it can be read, the same command goes on "
-        "from there."
-    )
+        raise cannot_read(path, error) from error
 
 
 def _check_form(path: pathlib.Path, record: dict, form: dict[str, str]):
@@ -178,12 +171,12 @@ def _check_form(path: pathlib.Path, record: dict, form: dict[str, str]):
     raise ReadError(
         f"{path}: wanted the state of version {version()}, got one of version {record.get('version')}, of another form: "
         f"{name} is {there.get(name, 'not there')}, here it is {form.get(name, 'not there')}. Nothing was changed. Give another "
-        "--workdir, or go on with the version that wrote it."
+        "--workdir, or continue with the version that wrote it."
     )
 
 
 def _set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Give a damaged checkpoint another name; returns it."""
+    """Rename a damaged checkpoint; returns its new path."""
     names = (path.with_name(f"{path.name}.unreadable{number or ''}") for number in range(1000))
     aside = next(name for name in names if not name.exists())
     with writing(aside):
@@ -192,7 +185,7 @@ def _set_aside(path: pathlib.Path) -> pathlib.Path:
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
-    """Name -> SHA-256 of every file below a folder, but for its record."""
+    """Name -> SHA-256 of every file below a folder, except its record."""
     digests = {}
     for parent, _, names in os.walk(folder, onerror=_raise):
         for name in names:
@@ -214,5 +207,5 @@ def _form(state) -> dict[str, str]:
 
 
 def _on_host(state):
-    """All processes have the same numbers, each on a device of its own: to Orbax they are no array of all."""
+    """Arrays in NumPy: every process holds the same numbers on its own device, which Orbax would not take for one array."""
     return jax.tree.map(np.asarray, state)

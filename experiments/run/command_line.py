@@ -1,6 +1,5 @@
-"""The command line of a launcher: --config, --config.field, --workdir. A mistyped argument is one line, not a stack."""
+"""The command line of a launcher: --config, --config.field, --workdir. A mistyped argument is reported in one line."""
 
-import contextlib
 import os
 import pathlib
 import sysconfig
@@ -14,28 +13,32 @@ from ml_collections import ConfigDict, config_flags
 from experiments.run import processes, stopping
 from experiments.run.errors import ReadError, WriteError, reason_of
 
-__all__ = ["run", "use_all_cores", "without_stack"]
+__all__ = ["run", "use_all_cores"]
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
 def run(main: Callable[[ConfigDict, str], int | None], default: str):
-    """Parse the command line, call `main(config, workdir)`, and exit with what it returns.
+    """Parse the command line, call `main(config, workdir)`, and exit with the status that it returns.
 
     Args:
         main: the launcher.
-        default: name of the config in `configs/` that is used without --config.
+        default: the config in `configs/` to use without --config.
     """
     try:
-        config = config_flags.DEFINE_config_file("config", str(_CONFIGS / f"{default}.py"), "What to do.")
-    except Exception as error:  # overrides of the default config are looked at here already
+        config = config_flags.DEFINE_config_file(
+            "config", str(_CONFIGS / f"{default}.py"), "Python file with get_config()."
+        )
+    except Exception as error:  # absl reads overrides of the default config here already
         raise SystemExit(_what_is_wrong(error)) from None
-    workdir = flags.DEFINE_string("workdir", None, "Where everything goes; config.workdir if not given.")
+    workdir = flags.DEFINE_string("workdir", None, "The folder to write to; config.workdir if not given.")
 
-    address = flags.DEFINE_string("coordinator_address", None, "Of several processes: host:port of the first one.")
-    num_processes = flags.DEFINE_integer("num_processes", None, "How many there are. TPU pods and Slurm know.")
-    process_id = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+    address = flags.DEFINE_string("coordinator_address", None, "With several processes: host:port of the first one.")
+    num_processes = flags.DEFINE_integer(
+        "num_processes", None, "With several processes: how many; TPU pods and Slurm know."
+    )
+    process_id = flags.DEFINE_integer("process_id", None, "With several processes: which one this is, from 0.")
 
     def start(_):
         use_all_cores()
@@ -50,28 +53,17 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
         except (ReadError, WriteError) as error:
             raise SystemExit(str(error)) from None
         except KeyboardInterrupt:
-            raise SystemExit("\nInterrupted. The same command goes on from the last checkpoint.") from None
+            raise SystemExit("\nInterrupted. The same command continues from the last checkpoint.") from None
 
     app.run(start, flags_parser=_parse)
 
 
-@contextlib.contextmanager
-def without_stack(*errors: type[Exception]):
-    """What is wrong with the user's input, and these errors, end the program with their message alone."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError, ReadError, WriteError, *errors) as error:
-        raise SystemExit(str(error)) from None
-    except OSError as error:  # of a file that the user has named
-        raise SystemExit(f"{error.filename or 'a file'}: cannot be read ({reason_of(error)}).") from None
-
-
 def use_all_cores():
-    """Without an accelerator: a JAX device for each core, up to eight. XLA alone keeps little more than one busy."""
+    """Without an accelerator: a JAX device for each core, up to eight. One device keeps little more than one core busy."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
-        # One program at a time: one that waits for the others of a sum can hold the thread that they need (seen once, XLA
-        # aborts after 40 seconds).
+        # One program at a time: a program that waits for the others' terms of a sum can hold the thread that they need (seen
+        # once; XLA aborts after 40 seconds).
         jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
@@ -83,12 +75,12 @@ def _parse(argv):
     if len(rest) > 1:
         raise SystemExit(f"{rest[1]!r}: not understood; every argument begins with --config or --workdir.")
     if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells of each of its steps
+        logging.set_verbosity(logging.WARNING)  # Orbax logs each of its steps
     return rest
 
 
 def _what_is_wrong(error: Exception) -> str:
-    """One line of an error that came while the command line was read: it is the config's own, or it is of an argument."""
+    """One line for an error raised while the command line was read, by the config's own code or by an argument."""
     chain = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(following)
@@ -104,7 +96,7 @@ def _what_is_wrong(error: Exception) -> str:
 
 
 def _place_in_config(error: Exception) -> str:
-    """File, line and text of where a config's code raised an error; "" if it was not there."""
+    """File, line and source of the config's code that raised an error; "" if other code did."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {(error.text or '').strip():.100}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -123,7 +115,7 @@ def _loaded(flag) -> ConfigDict:
         reason = str(error).strip().splitlines()[-1].strip()
         known = "\n".join(f"  {path}" for path in sorted(_CONFIGS.glob("[!_]*.py")))
         raise SystemExit(f"--config: cannot load it: {reason}\nThere are\n{known}") from None
-    except (flags.Error, AttributeError):  # get_config returned None, or something else
+    except (flags.Error, AttributeError):  # get_config returned something other than a ConfigDict
         pass
     if not isinstance(loaded, ConfigDict):
         raise SystemExit(

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 
-__all__ = ["ReadError", "WriteError", "reason_of", "writing"]
+__all__ = ["ReadError", "WriteError", "cannot_read", "reason_of", "writing"]
 
 
 class WriteError(OSError):
@@ -11,22 +11,30 @@ class WriteError(OSError):
 
 
 class ReadError(OSError):
-    """A run cannot go on from what is in its folder. Nothing there was changed."""
+    """A run cannot continue from what is in its folder. Nothing there was changed."""
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what an exception says, or its kind."""
+    """The first line of an exception's message, or its type."""
     said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
     return f"{said or type(error).__name__:.200}"
 
 
+def cannot_read(path: pathlib.Path, error: Exception) -> ReadError:
+    """The error for a file that may be whole but cannot be read now: no permission, no memory, too many open files."""
+    return ReadError(
+        f"{path}: cannot be read now ({reason_of(error)}). Nothing was changed: once it can be read, the same command continues "
+        "from there."
+    )
+
+
 @contextlib.contextmanager
 def writing(path: pathlib.Path, *errors: type[Exception]):
-    """Whatever keeps a file from being written becomes a `WriteError` that says what to do."""
+    """Turn whatever prevents a file from being written (OSError, and `errors`) into a `WriteError` that says what to do."""
     try:
         yield
     except (OSError, *errors) as error:
         raise WriteError(
             f"{path}: cannot be written ({reason_of(error)}). What was written before is whole: once there is room, the same "
-            "command goes on from there."
+            "command continues from there."
         ) from error

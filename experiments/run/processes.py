@@ -1,4 +1,4 @@
-"""The processes of a run. All of them run the same program on the same numbers; the first one alone writes and talks.
+"""The processes of a run. All run the same program on the same numbers; only the first one writes files and messages.
 
 Without `start` there is one process, the first, and nothing here costs anything.
 """
@@ -19,14 +19,15 @@ __all__ = ["all_of", "bar", "from_first", "is_first", "say", "start"]
 
 
 def start(coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None):
-    """Meet the other processes, if there are any. To be called before JAX is asked for its devices.
+    """Connect to the other processes, if there are any. Call it before asking JAX for its devices.
 
     Args:
-        coordinator_address: host:port of the first process. On a TPU pod and in a Slurm step JAX knows it, and the others.
-        num_processes, process_id: how many there are, and which one this is, from 0.
+        coordinator_address: host:port of the first process. On a TPU pod and in a Slurm step JAX finds all three by itself.
+        num_processes: how many processes there are.
+        process_id: which one this is, from 0.
 
     Raises:
-        ValueError: unless all three are given, or none.
+        ValueError: if only some of the three are given, or `process_id` is out of range.
     """
     given = dict(coordinator_address=coordinator_address, num_processes=num_processes, process_id=process_id)
     missing = [name for name, value in given.items() if value is None]
@@ -38,7 +39,7 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
     if not missing:
         if not 0 <= process_id < num_processes:
             raise ValueError(
-                f"--process_id: got {process_id}, wanted 0 to {num_processes - 1}, one below --num_processes."
+                f"--process_id: wanted 0 to {num_processes - 1}, one below --num_processes, got {process_id}."
             )
         jax.distributed.initialize(**given)
     elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
@@ -46,7 +47,7 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
     elif importlib.util.find_spec("libtpu"):
         try:
             jax.distributed.initialize()
-        except ValueError:  # no TPU here: what JAX says where it finds no coordinator
+        except ValueError:  # JAX finds no coordinator: there is no TPU
             return
 
 
@@ -61,9 +62,9 @@ def all_of(condition: bool) -> bool:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """What `function()` returns on the first process, on all; the others do not call it. An exception is raised on all as well.
+    """Call `function` on the first process only, and return its result on all. An exception is raised on all, too.
 
-    It must not compute on devices of other processes. Its result, which pickle must know, should be small.
+    The function must not compute on devices of other processes. Its result must be picklable and should be small.
     """
     if jax.process_count() == 1:
         return function()
@@ -83,11 +84,11 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def bar(items=None, **options) -> tqdm.tqdm:
-    """A progress bar of the first process."""
+    """A progress bar, which only the first process shows."""
     return tqdm.tqdm(items, disable=not is_first(), **options)
 
 
 def say(text: str):
-    """A line from the first process, above whatever bar there is."""
+    """Print a line, on the first process only, above the progress bars."""
     if is_first():
         tqdm.tqdm.write(text, file=sys.stderr)

@@ -1,54 +1,56 @@
 """A run's folder: the stamp of its config, solved paths, checkpoints, learned solvers, TensorBoard scalars, results.
 
-    config.json             what the run was started with, and by which version; another config, or states of another, is refused
-    lock                    held by the process that works here, and free as soon as that is gone; a second one is refused
+    config.json             the config that the run was started with, and the version; a run of another config, or with states
+                            of another form, is refused
+    lock                    held by the process that works here, and free once that has ended; a second one is refused
     paths/                  solved paths (a pure function of config and seed: may be deleted)
-    checkpoints/<solver>/   Orbax: the fit as of the last validations (experiments.checkpoints)
-    solvers/<solver>.json   learned, finished; how it went is kept under "info"
+    checkpoints/<solver>/   Orbax: the fit as of the last validations (experiments/run/checkpoints.py)
+    solvers/<solver>.json   learned and finished; "info" holds the history of the fit
     validations/<solver>/   the solver as of every validation of its fit, <iteration>.json
     failed/<solver>.json    the best theta before a loss that was not finite
-    by_fid/, by_classifier_distance/    the validation of the smallest distance (experiments.fid --select=fid, ...)
+    by_fid/, by_classifier_distance/    the validation with the smallest distance (experiments.fid --select=fid, ...)
     tensorboard/<solver>/   loss, rmse, psnr against iteration
     results.csv, results_detail.csv, report.html, figures/
     ablation.csv, ablation.md, costs.json      of experiments.ablate
     evaluate.csv, evaluate_screening.csv, figures/evaluate.png      of experiments.evaluate
 
-Files are written beside their place and renamed into it: a kill leaves the old one or the new one, never half of one. What
-cannot be read all the same, after a power cut say, is made again, and that is said.
+Files are written beside their place and renamed into it: a kill leaves the old file or the new one, never half of one. A file
+that is damaged all the same, after a power cut say, is made again, with a message.
 
-Of several processes all read the folder, which they share, and the first one writes; all save checkpoints, as Orbax wants it.
+If there are several processes, they share the folder: all read it, the first one writes, and all save checkpoints, as Orbax
+requires.
 """
 
-import contextlib
 import csv
-import fcntl
 import json
 import os
 import pathlib
-import socket
-import time
 import weakref
 from collections.abc import Callable
 
 import numpy as np
-import tensorboardX
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
-from experiments.run.checkpoints import STATE, Checkpoints, version, written_by
-from experiments.run.errors import ReadError, WriteError, reason_of, writing
+from experiments.run.checkpoints import Checkpoints, written_by
+from experiments.run.errors import cannot_read, reason_of, writing
+from experiments.run.folder import lock, sweep, written
 from experiments.run.processes import all_of, from_first, say
+from experiments.run.scalars import Scalars
+from experiments.run.stamps import as_in_file, check_stamp, read_stamp
 
-__all__ = ["Checkpoints", "ReadError", "Run", "Scalars", "WriteError", "open_run"]
+__all__ = ["Run", "open_run"]
 
 
 def open_run(workdir, stamp: dict) -> "Run":
-    """The run in folder `workdir`, made if there is none. It is this process's until `Run.close`, or until the process ends.
+    """The run in folder `workdir`, which is made if need be. The folder is this process's until `Run.close`, or until it ends.
+
+    Args:
+        workdir: name of the folder.
+        stamp: what the run's results depend on; anything that JSON can hold.
 
     Raises:
         ValueError: if the folder cannot be written to, if another process works in it, or if it holds a run with another
-            stamp, or of a version whose states are others; names the fields that differ, or both versions.
+            stamp, or of a version with states of another form; names the fields that differ, or both versions.
     """
     if not isinstance(workdir, str | os.PathLike) or not os.fspath(workdir):
         raise ValueError(f"workdir: wanted the name of a folder, got {workdir!r}; give --workdir.")
@@ -64,106 +66,8 @@ def open_run(workdir, stamp: dict) -> "Run":
     return run
 
 
-def _differences(old, new, field="config") -> list[tuple[str, str, str]]:
-    """(field, old, new) of every leaf in which two nested dictionaries differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{field}.{key}")]
-    return [] if old == new else [(field, *("nothing" if v is None else json.dumps(v) for v in (old, new)))]
-
-
-def _as_in_file(stamp: dict) -> dict:
-    """A stamp as it comes back from config.json: tuples become lists, NumPy's numbers Python's."""
-
-    def default(value):
-        if isinstance(value, np.generic):
-            return value.item()
-        raise TypeError(f"got {value!r}")
-
-    try:
-        return json.loads(json.dumps(stamp, allow_nan=False, default=default))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"config: wanted finite numbers, text, None, tuples and dictionaries of them; {error}."
-        ) from None
-
-
-def _stamp_in(path: pathlib.Path) -> dict | None:
-    """What config.json holds; None if there is none."""
-    if not path.exists():
-        return None
-    try:
-        there = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: wanted JSON, got a damaged file or none of a run; {reason_of(error)}") from None
-    if not isinstance(there, dict) or not isinstance(there.get("written_by", {}), dict):
-        raise ValueError(f"{path.name}: wanted a JSON object with the config of a run, got another program's")
-    return there
-
-
-def _check_stamp(folder: pathlib.Path, there: dict, here: dict):
-    """Raise ValueError unless a run with the stamp `there` can be gone on from with `here`."""
-    begun_by = there.pop("written_by", _BEFORE_VERSIONS)
-    if there.keys() != here.keys():
-        other = min(there.keys() ^ here.keys())
-        raise ValueError(
-            f"workdir: {folder} holds the config.json of another launcher, version or program: the field {other} is "
-            f"{'not there' if other in here else 'there alone'}. Give another --workdir."
-        )
-    if differences := _differences(there, here):
-        raise ValueError(
-            f"workdir: {folder} holds a run of another config. It differs in\n"
-            + "\n".join(f"  {field}: {old} there, {new} here" for field, old, new in differences)
-            + "\nGive another --workdir, or delete that folder to start again."
-        )
-    if begun_by.get("state") != STATE:
-        raise ValueError(
-            f"workdir: {folder} holds a run of version {begun_by.get('version')}, whose states are of form "
-            f"{begun_by.get('state')}; this is version {version()}, whose states are of form {STATE}. Give another --workdir, "
-            "or go on with that version."
-        )
-
-
-def _lock(path: pathlib.Path) -> int:
-    """The descriptor of a file that is locked until it is closed, which the end of a process does, whatever ends it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    if (content := os.pread(descriptor, 8, 0)) and content != b"process ":
-        os.close(descriptor)
-        raise ValueError("its file named lock is another program's")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise ValueError(f"another run works in it, {owner or 'just begun'}") from None
-    except OSError as error:  # a file system without locks
-        say(f"{path}: cannot be locked ({error.strerror}); make sure that nothing else runs in this workdir.")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return descriptor
-
-
-@contextlib.contextmanager
-def _written(path: pathlib.Path):
-    """A path to write to, renamed to `path` afterwards. Its suffix stays, which some writers look at."""
-    temporary = path.with_name(f".part.{path.name}")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file)  # or a power cut may leave the name without the content
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-_BEFORE_VERSIONS = dict(version="unknown", state=1)  # of runs whose config.json says nothing of it
-
-
 class Run:
-    """What is in a run's folder, by name. Made by `open_run`; in a `with` statement it lets go of the folder at its end."""
+    """The contents of a run's folder, by name. Made by `open_run`; the end of a `with` statement releases the folder."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -176,15 +80,15 @@ class Run:
         self.close()
 
     def claim(self, stamp: dict):
-        """Make the folder if need be, lock it and leave the stamp in it."""
-        folder, path, here = self.folder, self.folder / "config.json", _as_in_file(stamp)
+        """Make the folder if need be, lock it, leave the stamp in it, and delete what a killed process left half-written."""
+        folder, path, here = self.folder, self.folder / "config.json", as_in_file(stamp)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.close = weakref.finalize(self, os.close, _lock(folder / "lock"))
-            with _written(folder / ".writable") as probe:
+            self.close = weakref.finalize(self, os.close, lock(folder / "lock"))
+            with written(folder / ".writable") as probe:
                 probe.touch()
             (folder / ".writable").unlink()
-            there = _stamp_in(path)
+            there = read_stamp(path)
             if there is None and (folder / "checkpoints").exists():
                 raise ValueError("it holds checkpoints of something else and no config.json")
             if there is None:
@@ -194,42 +98,36 @@ class Run:
         except (OSError, ValueError) as error:
             raise ValueError(f"workdir: {folder} cannot be used ({error}); give another --workdir.") from None
         if there is not None:
-            _check_stamp(folder, there, here)
-        self._sweep()
-
-    def _sweep(self):
-        """Delete what a process that was killed had not written to its end."""
-        for pattern in (".part.*", "*.json.part"):
-            for litter in self.folder.rglob(pattern):
-                if litter.is_file() and not litter.is_symlink():
-                    with contextlib.suppress(OSError):
-                        litter.unlink()
+            check_stamp(folder, there, here)
+        sweep(folder)
 
     def write_text(self, name: str, text: str):
-        """A text file in the run's folder."""
-        with _written(self.folder / name) as path:
+        """Write a text file in the run's folder."""
+        with written(self.folder / name) as path:
             path.write_text(text)
 
     def write_table(self, name: str, header: tuple[str, ...], rows):
-        """A CSV file in the run's folder; six digits of each float."""
+        """Write a CSV file in the run's folder, with six digits of each float."""
         rows = [[f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows]
-        with _written(self.folder / name) as path, open(path, "w", newline="") as file:
+        with written(self.folder / name) as path, open(path, "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
     def write_figure(self, name: str, figure) -> bytes:
-        """`figures/<name>.png`; returns its bytes."""
+        """Write `figures/<name>.png`; returns its bytes."""
         target = self.folder / "figures" / f"{name}.png"
-        with _written(target) as path:
+        with written(target) as path:
             figure.savefig(path, dpi=130)
         return target.read_bytes()
 
     def arrays(
         self, name: str, compute: Callable[[], dict], check: Callable[[dict], None] = lambda arrays: None
     ) -> dict[str, np.ndarray]:
-        """The arrays of `paths/<name>.npz`, computed and kept there if this run has not done so yet.
+        """The arrays of `paths/<name>.npz`, which are computed and kept there if the file is missing or damaged.
 
         Args:
-            check: raises ValueError of arrays that cannot be this run's.
+            name: of the file.
+            compute: makes the arrays, by name.
+            check: raises ValueError for arrays that cannot be this run's.
 
         Raises:
             ReadError: if the file cannot be read now.
@@ -247,14 +145,14 @@ class Run:
         arrays = {key: np.asarray(value) for key, value in compute().items()}
 
         def write():
-            with _written(target) as path:
+            with written(target) as path:
                 np.savez(path, **arrays)
 
         from_first(write)
         return arrays
 
     def finished(self, name: str, nfe: int) -> tuple[bj.Theta, dict] | None:
-        """(theta, info) of a solver of so many evaluations whose fit has ended, or None."""
+        """(theta, info) of a solver of `nfe` evaluations whose fit has ended; None if there is none, or the file is damaged."""
         path = self.folder / "solvers" / f"{name}.json"
 
         def read():
@@ -266,17 +164,25 @@ class Run:
                     return theta, info
                 reason = "no fit of this run wrote it"
             except OSError as error:
-                raise _cannot_read(path, error) from error
+                raise cannot_read(path, error) from error
             except ValueError as error:
                 reason = str(error)
             say(f"{path}: cannot be read ({reason}); learned again, from the last checkpoint.")
 
         return from_first(read)
 
-    def finish(
+    def keep_solver(
         self, name: str, theta: bj.Theta, info: dict, flow: bj.Flow | None = None, folder: str = "solvers"
     ) -> pathlib.Path:
-        """Keep a solver, if the fit has ended with the fingerprint of the flow that it was fitted to. Returns its file."""
+        """Keep a solver in `<folder>/<name>.json`; returns the path.
+
+        Args:
+            name: of the file.
+            theta: the solver.
+            info: what is known of it, for JSON.
+            flow: the flow that it was fitted to, whose fingerprint is kept with it; None where the fit has not ended.
+            folder: of the run's folder.
+        """
         path = self.folder / folder / f"{name}.json"
         flow = None if flow is None else bj.sharding.on_one_device(flow)
 
@@ -289,10 +195,10 @@ class Run:
         return path
 
     def validations(self, flow: bj.Flow) -> dict[str, list[tuple[int, bj.Theta | bj.SolverTable]]]:
-        """Solver whose fit has ended -> (iteration, what it was then) of every validation, in their order.
+        """Name of each solver whose fit has ended -> [(iteration, the solver then)] of its validations, in order.
 
         Raises:
-            ValueError: if a file is damaged, or has a name that is no iteration; names it.
+            ValueError: if a file is damaged, or its name is not an iteration; names the file.
         """
         found = {}
         for path in self.solver_files():
@@ -306,50 +212,44 @@ class Run:
         return found
 
     def solver_files(self) -> list[pathlib.Path]:
-        """The files in `solvers/`, in the order of their names."""
+        """The files in `solvers/`, sorted by name."""
         return _visible((self.folder / "solvers").glob("*.json"))
 
-    def checkpoints(self, name: str) -> "Checkpoints":
-        """The checkpoints of solver `name`, to be used in a `with` statement."""
+    def checkpoints(self, name: str) -> Checkpoints:
+        """The checkpoints of solver `name`, for a `with` statement."""
         return Checkpoints(self.folder / "checkpoints" / name)
 
-    def scalars(self, name: str, start: int) -> "Scalars":
-        """The TensorBoard scalars of solver `name`; what an earlier start wrote from iteration `start` on is void."""
+    def scalars(self, name: str, start: int) -> Scalars:
+        """The TensorBoard scalars of solver `name`; those that an earlier start wrote from iteration `start` on are void."""
         return Scalars(self.folder / "tensorboard" / name, start)
 
 
 def _visible(paths) -> list[pathlib.Path]:
-    """Those that no operating system has left beside the others (._name.json, of macOS), in their order."""
+    """The paths, sorted, without the hidden files that macOS leaves beside others (._name.json)."""
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def _iteration_of(file: pathlib.Path) -> int:
     if not file.stem.isdecimal():
-        raise ValueError(f"{file}: wanted a name of the form <iteration>.json, of a validation; move it away.")
+        raise ValueError(f"{file}: wanted a name of the form <iteration>.json, as validations have; move it away.")
     return int(file.stem)
 
 
-def _cannot_read(path: pathlib.Path, error: Exception) -> ReadError:
-    return ReadError(
-        f"{path}: cannot be read now ({reason_of(error)}). Nothing was changed: start again when it can be."
-    )
-
-
 def _arrays_in(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz. ValueError if it is damaged, ReadError if it cannot be read now."""
+    """The arrays of an .npz. Raises ValueError if it is damaged, ReadError if it cannot be read now."""
     try:
         with open(path, "rb") as file, np.load(file) as content:
             return dict(content)
     except MemoryError as error:
-        raise _cannot_read(path, error) from error
-    except Exception as error:  # of the kinds that zipfile, zlib and NumPy have for damaged files
+        raise cannot_read(path, error) from error
+    except Exception as error:  # zipfile, zlib and NumPy have many kinds for damaged files
         if isinstance(error, OSError) and error.errno is not None:
-            raise _cannot_read(path, error) from error
+            raise cannot_read(path, error) from error
         raise ValueError(reason_of(error)) from None
 
 
 def _is_of_a_fit(info) -> bool:
-    """Whether this is what `learn` keeps with a solver."""
+    """Whether this is the info that a fit of `experiments.train` keeps with a solver."""
     if not isinstance(info, dict) or not info.keys() >= {"history", "cost", "validation"}:
         return False
     history = info["history"]
@@ -358,34 +258,3 @@ def _is_of_a_fit(info) -> bool:
     return all(
         isinstance(record, dict) and {"rmse", "psnr"} <= record.keys() for record in (*history, info["validation"])
     )
-
-
-class Scalars:
-    """A TensorBoard event file. Written at once: SummaryWriter's thread may lose the last ones, and hangs on a full disk."""
-
-    def __init__(self, folder: pathlib.Path, start: int):
-        self._folder, self._start, self._writer = folder, start, None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._writer is not None:
-            with contextlib.suppress(OSError):  # each event is on disk already
-                self._writer.close()
-
-    def add(self, iteration: int, values: dict[str, float]):
-        """Keep values by name."""
-        from_first(lambda: self._add(iteration, values))
-
-    def _add(self, iteration, values):
-        with writing(self._folder):
-            if self._writer is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._writer = EventsWriter(str(self._folder / "events"), f".{self._start}")
-                status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                self._writer.write_event(event_pb2.Event(step=self._start, session_log=status))
-            for name, value in values.items():
-                summary = tensorboardX.summary.scalar(name, value)
-                self._writer.write_event(event_pb2.Event(step=iteration, summary=summary, wall_time=time.time()))
-            self._writer.flush()

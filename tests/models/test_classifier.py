@@ -13,6 +13,7 @@ from bespoke_jax.models import ConvClassifier, load_classifier, save_classifier
 from experiments import data, train_classifier
 from experiments.configs import fashion_classifier
 from experiments.data import fashion
+from experiments.pretraining.classifier import images_of
 from experiments.run import stopping
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -65,7 +66,7 @@ def test_it_knows_the_classes_of_images_that_it_was_not_trained_with(classifier)
         pytest.skip("Fashion-MNIST is not on this machine")
     images = data.to_model(test.read(np.arange(500)))
     assert np.mean(classifier.classes(images) == test.labels[:500]) > 0.85
-    found = bj.fid.statistics_of(train_classifier.images_of(test, len(test)), classifier.features)
+    found = bj.fid.statistics_of(images_of(test, len(test)), classifier.features)
     np.testing.assert_allclose(found.mean, classifier.statistics.mean, atol=1e-4)
     np.testing.assert_allclose(found.covariance, classifier.statistics.covariance, atol=1e-3)
     assert bj.fid.frechet_distance(found, classifier.statistics) < 1e-3
@@ -143,10 +144,10 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (dict(channels=()), r"config.channels: got \(\), wanted a tuple of widths"),
-            (dict(channels=(4, 0)), "config.channels: got 0, wanted an integer"),
-            (dict(batch_size=65), "config.batch_size: got 65, wanted an integer from 1 to 64"),
-            (dict(learning_rate=-1.0), "config.learning_rate: got -1.0"),
+            (dict(channels=()), r"config.channels: wanted a tuple of widths .* got \(\)"),
+            (dict(channels=(4, 0)), "config.channels: wanted an integer .* got 0"),
+            (dict(batch_size=65), "config.batch_size: wanted an integer from 1 to 64, got 65"),
+            (dict(learning_rate=-1.0), "config.learning_rate: wanted .* got -1.0"),
             (dict(learning_rate=1e30), "the loss is .*lower config.learning_rate"),
         ],
     )
