@@ -25,7 +25,7 @@ from experiments.run.processes import all_of, from_first, say
 
 __all__ = ["STATE", "Checkpoints", "version", "written_by"]
 
-STATE = 1
+STATE = 2
 """Version of what a state means: raise it when an older state has the same form but would be continued wrongly."""
 
 _KEPT = 2  # states
