@@ -1,7 +1,7 @@
 """What a solver is: the interface that every solver has, and the table that every fixed-grid solver is.
 
-The table is eq. (11) of Shaul et al. 2024 (arXiv:2403.01329). `Solver` is all that running, comparing and saving ask of a solver,
-`LearnedSolver` what fitting asks beyond that; nothing outside the families asks which kind a solver is.
+The table is eq. (11) of Shaul et al. 2024 (arXiv:2403.01329). `Solver` has all that running, comparing and saving ask of a
+solver, `LearnedSolver` what fitting asks in addition. Nothing outside the families asks which kind a solver is.
 """
 
 import dataclasses
@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_array, check_type, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
+from bespoke_jax.types import Array
 
 __all__ = [
     "LearnedSolver",
@@ -33,12 +36,12 @@ __all__ = [
 
 
 class Program(NamedTuple):
-    """A solve of given noise as a loop: `step(i, carry) -> carry` for i = 0..num_steps - 1, the state first in the carry.
+    """A solve of given noise as a loop over i = 0, ..., num_steps - 1.
 
     Attributes:
-        start: the first carry.
-        step: traceable; `i` is traced.
-        num_steps: how many steps.
+        start: the first carry; the state is its first element.
+        step: `step(i, carry) -> carry`, traceable; `i` is traced.
+        num_steps: the number of steps.
     """
 
     start: Any
@@ -47,12 +50,15 @@ class Program(NamedTuple):
 
 
 class Solver:
-    """What `solve` runs: a pytree of numbers. Subclasses define `nfe`, `check` and, unless `has_table` is False, `table`."""
+    """What `solve` runs: a pytree of numbers.
+
+    Subclasses define `nfe`, `check` and, unless `has_table` is False, `table`.
+    """
 
     has_table: ClassVar[bool] = True
-    """Whether the solver is a combination of noise and velocities, as all but those that use derivatives of the velocity are."""
+    """Whether each state is a combination of the noise and velocities. Derivatives of the velocity have no place in a table."""
     has_steps: ClassVar[bool] = False
-    """Whether it has the steps and knots of a Bespoke solver, which the losses of single steps are made of."""
+    """Whether the solver has the steps and knots of a Bespoke solver, from which the losses of single steps are computed."""
 
     @property
     def nfe(self) -> int:
@@ -68,29 +74,29 @@ class Solver:
         raise NotImplementedError
 
     def table(self) -> "SolverTable":
-        """All its numbers, unrolled."""
+        """The solver as a table."""
         raise TypeError(f"solver: {type(self).__name__} has no table.")
 
-    def program(self, flow, x0) -> Program:
-        """The solve of noise x0 as a loop: that of its table, unless there is a cheaper one."""
+    def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
+        """The solve of noise x0 as a loop: that of the table, unless there is a cheaper one."""
         return self.table().program(flow, x0)
 
-    def end(self, flow, x0):
-        """x1 of noise x0 [B, *event], put together in Python from programs that all solvers of `flow` share.
+    def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
+        """x1 from noise x0, evaluation by evaluation in Python, from compiled programs that all solvers of a flow share.
 
-        Nothing is compiled for this solver; `solve` compiles a program of its own, which runs faster.
+        Nothing is compiled for this solver. `solve` compiles one program for the whole solver, which runs faster.
         """
         return unrolled(self).walk(partial(kernels.velocity, flow), spread(flow, x0))
 
     def saved(self) -> dict[str, Any]:
-        """What its file holds beside the table, by name: what `load_solver` needs to give back more than a table."""
+        """The entries of its file beside the table: what `load_solver` needs to return more than a table."""
         return {}
 
 
 class LearnedSolver(Solver):
-    """A solver with a flat vector `raw` of numbers to learn, in n = `num_steps` steps; all that `fit` knows of it.
+    """A solver of n = `num_steps` steps with a flat vector `raw` of numbers to learn; `fit` knows no more of it.
 
-    Subclasses are frozen dataclasses with a field `raw`, registered as pytrees, and a row in `learned.families.FAMILIES`.
+    Subclasses are frozen dataclasses, registered as pytrees, with a field `raw` and a row in `learned.families.FAMILIES`.
     """
 
     raw: jax.Array
@@ -106,12 +112,12 @@ class LearnedSolver(Solver):
         """How many numbers are learned."""
         return self.raw.shape[-1]
 
-    def with_raw(self, raw) -> Self:
-        """The same solver with other numbers."""
-        return dataclasses.replace(self, raw=raw)
+    def with_raw(self, raw: Float[Array, "P"]) -> Self:
+        """The solver with these numbers."""
+        return dataclasses.replace(self, raw=raw)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
 
-    def starts(self, flow) -> dict[str, Self]:
-        """Solvers like this one, by name, that a fit for `flow` may begin from."""
+    def starts(self, flow: Flow) -> dict[str, Self]:
+        """Solvers of the same family and size, by name, that a fit for `flow` may begin from."""
         return {}
 
 
@@ -159,7 +165,7 @@ class SolverTable(Solver):
         b = known(check_array(f"{name}.b", self.b, (m, m)))
         if b is not None and np.any(np.triu(b != 0, 1)):
             raise ValueError(
-                f"{name}.b: wanted a lower triangular matrix; a state has no velocity that is yet to come."
+                f"{name}.b: wanted a lower triangular matrix, got entries above the diagonal: factors of later velocities."
             )
 
     @property
@@ -182,19 +188,19 @@ class SolverTable(Solver):
         """[m (m + 2)] all entries of t, a and b, those above the diagonal included."""
         return ravel_pytree(self)[0]
 
-    def with_raw(self, raw) -> "SolverTable":
+    def with_raw(self, raw: Float[Array, "P"]) -> "SolverTable":
         """The table with these entries."""
-        return ravel_pytree(self)[1](raw)
+        return ravel_pytree(self)[1](jnp.asarray(raw))
 
     def table(self) -> "SolverTable":
         """Itself."""
         return self
 
-    def program(self, flow, x0) -> Program:
-        """The sum column by column: each velocity is added to all states to come, and then forgotten.
+    def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
+        """The sum, column by column: each velocity is added to all later states at once and need not be kept.
 
-        The states are summed in place. With a history of velocities XLA would copy what is read and written in the same step;
-        and this way the gradient in b needs no velocity but the step's own.
+        The states are summed in place. A history of velocities would be read and written in the same step, and XLA would copy
+        it. The gradient in b, too, needs only the velocity of its own step.
         """
         dtype = promote(x0.dtype, jnp.float32)
 
@@ -209,8 +215,10 @@ class SolverTable(Solver):
 
         return Program((x0, along_states(self.a) * x0.astype(dtype)), step, self.nfe)
 
-    def walk(self, velocity: Callable, x0):
+    def walk(self, velocity: Callable, x0: Float[Array, "*shape"]) -> Float[jax.Array, "*shape"]:
         """x_m from noise x0, row by row in Python: `velocity(t_i, x_i)` is called m times, with concrete times.
+
+        For loops that own their network calls; the velocity need not be traceable.
 
         Examples:
             >>> import bespoke_jax as bj
@@ -219,14 +227,15 @@ class SolverTable(Solver):
         """
         times, a, b = (np.asarray(value) for value in (self.t, self.a, self.b))
         times = times.astype(promote(times.dtype, x0.dtype))  # as `program` hands them to the flow
-        x, velocities = x0, []
+        noise = jnp.asarray(x0)
+        x, velocities = noise, []
         for i, t in enumerate(times):
             velocities.append(velocity(t, x))
-            x = kernels.combine([a[i], *b[i, : i + 1]], [x0, *velocities])
+            x = kernels.combine([a[i], *b[i, : i + 1]], [noise, *velocities])
         return x
 
 
-def check_times(name: str, t):
+def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
     """`t`, if its times lie within [0, 1] where they are `known`."""
     times = known(t)
     if times is not None and not np.all((times >= 0) & (times <= 1)):
@@ -234,22 +243,22 @@ def check_times(name: str, t):
     return t
 
 
-def time_dtype(solver, x):
-    """The dtype of times for a state x: the wider of both."""
+def time_dtype(solver: Any, x: Array) -> np.dtype:
+    """The dtype in which a solver's times go to the flow: the wider of theirs and the state's."""
     return promote(solver.t.dtype, x.dtype)
 
 
-def check_solver_arrays(name: str, solver, *, needs_table: bool = True):
-    """`solver`, if its arrays agree and, where their numbers are known, describe a solver: the door of all that takes a solver.
+def check_solver_arrays(name: str, solver: Any, *, needs_table: bool = True) -> Any:
+    """`solver`, if its arrays agree and, where their numbers are known, describe a solver.
 
-    Refused are shapes that disagree, integer or object arrays, NaN and infinity, times outside [0, 1], factors of velocities yet
-    to come. Tracers and shapes have shapes and dtypes alone, and those are checked. Costs some microseconds for numbers on the
-    host; for others, the first time, their way there.
+    Every function that takes a solver asks this first. It refuses shapes that disagree, integer or object arrays, NaN and
+    infinity, times outside [0, 1], and factors of later velocities. Of tracers and shape structures it checks shapes and dtypes.
+    The check takes some microseconds for numbers on the host; others are copied there once.
 
     Args:
-        name: what errors call it.
-        solver: a theta, a learned solver or a table.
-        needs_table: refuse a `classic.TaylorSolver`, which has none.
+        name: what errors call the solver.
+        solver: a learned solver or a table.
+        needs_table: refuse solvers without a table, such as `classic.TaylorSolver`.
 
     Raises:
         TypeError: if it is not a solver, or its numbers are not floating arrays.
@@ -268,7 +277,7 @@ def check_solver_arrays(name: str, solver, *, needs_table: bool = True):
 
 
 def to_table(solver: Solver) -> SolverTable:
-    """The table of a solver: the same numbers, unrolled. Exact up to rounding. A table is its own.
+    """The table of a solver, exact up to rounding; of a table, itself.
 
     Raises:
         TypeError: if it is not a solver, or one without a table (`classic.TaylorSolver`).

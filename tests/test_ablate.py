@@ -11,7 +11,7 @@ import pytest
 import bespoke_jax as bj
 from experiments import ablate, train
 from experiments.configs import fashion_ablation
-from experiments.learning import costs, settings
+from experiments.learning import costs, learn, settings
 from tests.small_run import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -79,14 +79,14 @@ def test_started_again_it_learns_nothing_and_says_the_same(folder, monkeypatch):
 
 
 def test_a_fit_that_fails_leaves_the_others(tmp_path, monkeypatch):
-    fit = bj.fit
+    fit_on = learn.fit_on
 
-    def fails(flow, theta, *args, stages, **kwargs):
+    def fails(flow, theta, key, recipe, *args):
         if theta.learned == "time":
-            stages = (bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),)
-        return fit(flow, theta, *args, stages=stages, **kwargs)
+            recipe = bj.Recipe(stages=(bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),), choose_start=False)
+        return fit_on(flow, theta, key, recipe, *args)
 
-    monkeypatch.setattr(bj, "fit", fails)
+    monkeypatch.setattr(learn, "fit_on", fails)
     assert ablate.main(ablation_config(), tmp_path) == 1
     assert {"rk1-bespoke-one", "rk1-bespoke-same"} == {name for name in read_rows(tmp_path) if "bespoke" in name}
     assert "rk1-bespoke-time-n2 failed" in (tmp_path / "report.html").read_text()

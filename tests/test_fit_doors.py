@@ -57,7 +57,7 @@ def no_work(monkeypatch):
         (dict(paths=[1, 2]), TypeError, r"paths: wanted bespoke_jax\.Paths"),
         (dict(validation="held out"), TypeError, r"validation: wanted bespoke_jax\.Paths"),
         (dict(solver=bj.init_theta("table", 3), recipe=bj.paper(2)), ValueError, r"Stage\.loss: 'rmse_bound'"),
-        (dict(recipe=bj.frugal(100)), ValueError, r"budget: got 100, wanted at least \d+"),
+        (dict(recipe=bj.frugal(100)), ValueError, r"budget: wanted at least \d+ for .* got 100"),
         (dict(state=3), TypeError, "state: wanted the FitState"),
     ],
 )

@@ -1,19 +1,25 @@
-"""Why a loss is not finite: the velocity, its derivatives, the loss itself, or a step that went too far."""
+"""Why a loss is not finite: the velocity, its derivatives, the loss itself, or too long a step."""
 
 import jax
 import numpy as np
 
 from bespoke_jax.fitting.losses import LOSSES
+from bespoke_jax.fitting.stages import Stage
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.run import adjoint
-from bespoke_jax.table import to_table
+from bespoke_jax.run.paths import Paths
+from bespoke_jax.table import LearnedSolver, to_table
 
 __all__ = ["cause_of"]
 
 
-def cause_of(flow, theta, paths, stage) -> str:
-    """What a loss that is not finite comes from, and the remedy: the first time at which `theta` meets no finite velocity, or
-    none with finite derivatives."""
+def cause_of(flow: Flow, theta: LearnedSolver, paths: Paths, stage: Stage) -> str:
+    """The cause of a loss that is not finite, and its remedy.
+
+    If the velocity, or a derivative of it, is not finite on the solver's way from these noises, that is the cause, with the first
+    time at which it happens.
+    """
     table = to_table(theta)
     finite = np.ones((2, theta.nfe), bool)  # velocities, their derivatives
     for some, x0, _ in paths.chunks(flow, stage.chunk_size):

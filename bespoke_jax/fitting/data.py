@@ -1,4 +1,4 @@
-"""The paths that a fit learns from and is measured on, and what they are worth."""
+"""The paths that a fit learns from and is measured on, and how accurate they are."""
 
 from typing import NamedTuple
 
@@ -17,21 +17,22 @@ from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.run.truth import NUM_CHECKED, Truth, truth_of, warn_of_other_paths
 from bespoke_jax.table import LearnedSolver
+from bespoke_jax.types import KeyArray
 
 __all__ = ["Data", "prepare"]
 
-# What a random number is for: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
+# Purposes of random numbers: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
 _PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
 _CONDITIONS = 4
 
 
 class Data(NamedTuple):
-    """What a fit learns from: whole on each of the flow's devices.
+    """The data of a fit; every device of the flow holds all of it.
 
     Attributes:
-        paths, validation: to fit to and to hold out.
-        truth: what the held-out ones are worth.
-        cost: velocity evaluations of single samples that all of it took.
+        paths, validation: the paths to fit to and to hold out.
+        truth: the accuracy of the held-out paths.
+        cost: velocity evaluations of single samples spent on all of this.
     """
 
     paths: Paths
@@ -41,39 +42,44 @@ class Data(NamedTuple):
 
 
 def prepare(
-    flow: Flow, key, recipe: Recipe, solver: LearnedSolver, paths: Paths | None = None, validation: Paths | None = None
+    flow: Flow,
+    key: KeyArray,
+    recipe: Recipe,
+    solver: LearnedSolver,
+    paths: Paths | None = None,
+    validation: Paths | None = None,
 ) -> Data:
-    """The paths that were given, or solved here as the recipe says; the velocity is looked at first.
+    """Check the velocity, and take the paths that were given or solve them as the recipe says.
 
     Args:
-        flow, key, recipe, paths, validation: as for `fit`; they have been checked.
-        solver: of those to learn, the one with the most evaluations.
+        flow, key, recipe, paths, validation: as for `fit`, already checked.
+        solver: the solver to learn; of several, the one with the most evaluations.
     """
     _check_room(flow, recipe, solver, paths, validation)
     stage, spent = recipe.stages[0], 0
-    count = max(2, min(stage.chunk_size, recipe.num_validation))  # one alone does not tell what depends on its batch
+    count = max(2, min(stage.chunk_size, recipe.num_validation))  # dependence on the batch takes two samples to see
     probed = _dealt(flow, key, _VALIDATION, count)
     check_velocity(probed, flow.noise(jax.random.fold_in(key, _VALIDATION), (count,)))
-    given = dict(paths=paths, validation=validation)
-    if paths is None:
-        paths = _solved(flow, key, recipe, _PATHS, recipe.num_paths)
-    if validation is None:
-        validation = _solved(flow, key, recipe, _VALIDATION, recipe.num_validation)
-    paths, validation = everywhere(flow, paths), everywhere(flow, validation)
-    truth, cost = _worth(flow, recipe, validation)
+    to_fit, held_out = paths, validation
+    if to_fit is None:
+        to_fit = _solved(flow, key, recipe, _PATHS, recipe.num_paths)
+    if held_out is None:
+        held_out = _solved(flow, key, recipe, _VALIDATION, recipe.num_validation)
+    to_fit, held_out = everywhere(flow, to_fit), everywhere(flow, held_out)
+    truth, cost = _worth(flow, recipe, held_out)
     spent += cost
-    if given["paths"] is not None:
-        worth, cost = _worth(flow, recipe, paths)
+    if paths is not None:
+        worth, cost = _worth(flow, recipe, to_fit)
         warn_of_other_paths("paths", worth)
         spent += cost
-    if given["validation"] is not None:
+    if validation is not None:
         warn_of_other_paths("validation", truth)
-    spent += count * PROBE + int(np.sum(paths.evaluations) + np.sum(validation.evaluations))
-    return Data(paths, validation, truth, spent)
+    spent += count * PROBE + int(np.sum(to_fit.evaluations) + np.sum(held_out.evaluations))
+    return Data(to_fit, held_out, truth, spent)
 
 
 def _check_room(flow, recipe, solver, paths, validation):
-    """Raise ValueError if what a fit keeps cannot be held in memory."""
+    """Raise ValueError if a fit by this recipe exceeds the memory."""
     new = (recipe.num_paths if paths is None else 0) + (recipe.num_validation if validation is None else 0)
     for stage in recipe.stages:
         largest = min(stage.chunk_size, stage.batch_size, recipe.num_paths if paths is None else paths.num_paths)
@@ -86,7 +92,7 @@ def _ends_only(recipe) -> bool:
 
 
 def _solved(flow, key, recipe, purpose, count) -> Paths:
-    """Paths of fresh noises, by Dopri5 or by the recipe's reference."""
+    """Paths from fresh noise, by Dopri5 or by the recipe's reference."""
     some, x0 = _dealt(flow, key, purpose, count), flow.noise(jax.random.fold_in(key, purpose), (count,))
     if recipe.reference is None:
         return ground_truth(some, x0, recipe.rtol, recipe.atol, ends_only=_ends_only(recipe))
@@ -95,7 +101,7 @@ def _solved(flow, key, recipe, purpose, count) -> Paths:
 
 
 def _worth(flow, recipe, paths) -> tuple[Truth, int]:
-    """(what paths are worth, velocity evaluations spent)."""
+    """(accuracy of the paths, velocity evaluations spent)."""
     return truth_of(
         paths,
         flow,

@@ -1,4 +1,7 @@
-"""What `fit` refuses before any work."""
+"""The checks of `fit`, before any work."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +16,16 @@ from bespoke_jax.table import LearnedSolver, check_solver_arrays
 __all__ = ["check_fit", "check_recipe", "check_state"]
 
 
-def check_fit(flow, solvers, key, recipe, paths, validation, callback):
-    """Raise TypeError or ValueError, which names the argument, for all that can be known to be wrong."""
+def check_fit(
+    flow: Any,
+    solvers: Sequence[Any],
+    key: Any,
+    recipe: Any,
+    paths: Any,
+    validation: Any,
+    callback: Any,
+) -> None:
+    """Raise TypeError or ValueError, naming the argument, for everything that is known to be wrong."""
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_key(key)
     for solver in solvers:
@@ -30,8 +41,8 @@ def check_fit(flow, solvers, key, recipe, paths, validation, callback):
             _check_paths(name, flow, given)
 
 
-def check_recipe(recipe: Recipe, solvers, paths: Paths | None):
-    """Raise ValueError if a resolved recipe does not go with these solvers and paths."""
+def check_recipe(recipe: Recipe, solvers: Sequence[LearnedSolver], paths: Paths | None) -> None:
+    """Raise ValueError if a resolved recipe does not suit these solvers and paths."""
     for solver in solvers:
         for stage in recipe.stages:
             stage.check(solver)
@@ -49,16 +60,18 @@ def _check_paths(name, flow, paths):
 
 
 def _check_whole(recipe: Recipe, paths: Paths | None):
-    """Losses of single steps need whole paths."""
+    """Raise ValueError if a loss of single steps would not get whole paths."""
     for stage in recipe.stages:
         if stage.needs_steps and paths is not None and paths.is_of_ends:
             raise ValueError(f"paths: the loss {stage.name!r} needs whole paths, got the ends alone (Paths.of_ends).")
         if stage.needs_steps and recipe.reference is not None:
-            raise ValueError(f"reference: it solves ends alone, and the loss {stage.name!r} needs whole paths.")
+            raise ValueError(
+                f"reference: wanted None, for the loss {stage.name!r} needs whole paths; a reference gives ends."
+            )
 
 
 def _check_reference(solvers, recipe: Recipe):
-    """A reference is much better than what is learned from it, and what checks it is better still."""
+    """Raise ValueError unless the reference is more accurate than the solvers, and what checks it more accurate still."""
     if recipe.reference is None:
         return
     nfe = recipe.reference.nfe
@@ -73,16 +86,16 @@ def _check_reference(solvers, recipe: Recipe):
             )
 
 
-def check_state(state, solver, recipe: Recipe, num_starts: int):
-    """Raise TypeError or ValueError unless a state is one of a fit of this solver, with so many starts, by this recipe."""
+def check_state(state: Any, solver: LearnedSolver, recipe: Recipe, num_starts: int) -> None:
+    """Raise TypeError or ValueError unless the state is from a fit of this solver, with this many starts, by this recipe."""
     check_type("state", state, FitState, "the FitState of an earlier fit")
     there, here = (f"{t.family} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, solver))
     if there != here:
         raise ValueError(f"state: belongs to {there}; the solver is {here}.")
     if not 0 <= int(state.start) < num_starts:
         raise ValueError(
-            f"state: began from start {int(state.start)}, of {num_starts} that there are with these arguments; give the "
-            "choose_start it was made with."
+            f"state: began from start {int(state.start)}, of {num_starts} with these arguments; give the choose_start that it "
+            "was made with."
         )
     wanted = init_state(solver, recipe.stages)
     shapes = [jax.tree.map(jnp.shape, (s.opt_states, s.history)) for s in (state, wanted)]

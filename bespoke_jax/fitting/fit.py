@@ -1,4 +1,4 @@
-"""Fit a solver to a flow: true paths once, then a few stages of an optimiser; the best solver on held-out paths is returned."""
+"""Fit a solver to a flow: solve true paths once, run a few stages of an optimiser, return the best solver on held-out paths."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ import numpy as np
 from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_state
-from bespoke_jax.fitting.history import FitError, FitResult, FitState, init_state
+from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, init_state
 from bespoke_jax.fitting.losses import Endpoint
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
@@ -22,6 +22,7 @@ from bespoke_jax.run.paths import Paths
 from bespoke_jax.run.scores import distances, size
 from bespoke_jax.run.truth import warn_of_truth
 from bespoke_jax.table import LearnedSolver
+from bespoke_jax.types import KeyArray
 
 __all__ = ["fit", "fit_ladder", "fit_on"]
 
@@ -31,7 +32,7 @@ _DEFAULT = Recipe()
 def fit(
     flow: Flow,
     solver: LearnedSolver,
-    key,
+    key: KeyArray,
     recipe: Recipe = _DEFAULT,
     *,
     paths: Paths | None = None,
@@ -39,17 +40,17 @@ def fit(
     state: FitState | None = None,
     callback: Callable[[FitState, dict], None] | None = None,
 ) -> FitResult:
-    """Learn a solver for `flow`: from a solver to a better one of the same family and number of steps.
+    """Learn a solver for `flow`, beginning from a given one of the same family and number of steps.
 
     Args:
-        flow: the pre-trained flow. If it is `given` conditions, they are dealt out to the paths: a solver for all of them.
-        solver: the start, e.g. `init_theta("rk2", num_steps=5)`.
-        key: one JAX random key: noises of the paths and choice of batches.
-        recipe: how it is learned: `Recipe(...)`, `paper(...)` or `frugal(budget)`.
-        paths, validation: true paths of this flow to fit to and to hold out; by default solved here, as the recipe says. Where
-            all losses are of ends, only ends are kept.
-        state: continue from here (from a checkpoint of a fit with the same arguments); the result is the same to the bit.
-        callback: called as `callback(state, record)` after every look at the held-out paths, e.g. to save or to show progress.
+        flow: the pre-trained flow. The conditions of a `given` flow are dealt out to the paths: one solver for all of them.
+        solver: the solver to begin from, e.g. `init_theta("rk2", num_steps=5)`.
+        key: one JAX random key, for the paths' noise and the choice of batches.
+        recipe: how to learn: `Recipe(...)`, `paper(...)` or `frugal(budget)`.
+        paths, validation: true paths of this flow to fit to and to hold out; by default solved here, as the recipe says. If all
+            losses are of ends, only the ends are kept.
+        state: a state to continue from, taken from a fit with the same arguments; the result is the same to the bit.
+        callback: called as `callback(state, record)` after every look at the held-out paths, to save or to show progress.
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is compiled; for paths or a `state` of another
@@ -57,8 +58,8 @@ def fit(
         FitError: if a loss is not finite, or no solver was finite on the held-out paths; carries the last good state.
 
     Warns:
-        UserWarning: if the solver comes within 6 dB of what the held-out paths are worth; if the velocity's slope at t = 0 is not
-            its scheduler's.
+        UserWarning: if the solver comes within 6 dB of the accuracy of the held-out paths; if the velocity's slope at t = 0 is
+            not its scheduler's.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -81,23 +82,23 @@ def fit(
 def fit_ladder(
     flow: Flow,
     solvers: Iterable[LearnedSolver],
-    key,
+    key: KeyArray,
     recipe: Recipe = _DEFAULT,
     *,
     paths: Paths | None = None,
     validation: Paths | None = None,
     callback: Callable[[FitState, dict], None] | None = None,
 ) -> list[FitResult]:
-    """Learn several solvers of one flow: a ladder of step numbers, say. The true paths and what is compiled serve all of them.
+    """Learn several solvers of one flow, such as a ladder of step numbers. They share true paths and compiled programs.
 
-    Every solver ends as the one that `fit` alone gives for it, with the same key.
+    Each result is the one that `fit` returns for that solver alone, with the same key.
 
     Args:
-        flow, key, recipe, paths, validation, callback: as for `fit`; the recipe has no budget, which is one solver's.
-        solvers: of any families.
+        flow, key, recipe, paths, validation, callback: as for `fit`; a recipe with a budget is for a single solver.
+        solvers: learned solvers of any families.
 
     Returns:
-        The `FitResult` of each. The cost of each has the true paths in it, which were solved once.
+        The `FitResult` of each. The cost of each includes the true paths, which are solved once.
 
     Raises:
         TypeError, ValueError, FitError: as `fit` does; for wrong arguments before any path is solved.
@@ -115,7 +116,7 @@ def fit_ladder(
     solvers = tuple(solvers)
     check_fit(flow, solvers, key, recipe, paths, validation, callback)
     if recipe.budget is not None:
-        raise ValueError("recipe: wanted one without a budget, which is one solver's; call fit for each.")
+        raise ValueError("recipe: wanted one without a budget, which is for a single solver; call fit for each solver.")
     check_recipe(recipe, solvers, paths)
     data = prepare(flow, key, recipe, max(solvers, key=lambda solver: solver.nfe), paths, validation)
     return [fit_on(flow, solver, key, recipe, data, None, callback) for solver in solvers]
@@ -124,13 +125,13 @@ def fit_ladder(
 def fit_on(
     flow: Flow,
     solver: LearnedSolver,
-    key,
+    key: KeyArray,
     recipe: Recipe,
     data: Data,
     state: FitState | None = None,
     callback: Callable[[FitState, dict], None] | None = None,
 ) -> FitResult:
-    """`fit` on paths that `data.prepare` has prepared, by a recipe that is resolved: several fits share what it has done."""
+    """`fit` on data from `data.prepare`, which several fits can share, by a recipe that is resolved."""
     starts = _starts(flow, solver, recipe)
     if state is not None:
         check_state(state, solver, recipe, len(starts))
@@ -138,7 +139,7 @@ def fit_on(
 
 
 def _starts(flow, solver, recipe) -> dict[str, LearnedSolver]:
-    """Where the fit may begin, by name."""
+    """The solvers that the fit may begin from, by name."""
     solver = gather(flow, solver)
     return start_thetas(flow, solver) if recipe.choose_start else {"given": solver}
 
@@ -171,10 +172,11 @@ def _fit(flow, starts, key, recipe: Recipe, data: Data, state, callback) -> FitR
 
 
 def _placed(flow, state: FitState) -> FitState:
-    """A state whose arrays go with the flow's devices: a checkpoint library may tie them to one, or give NumPy's."""
-    placed = gather(flow, state._replace(history=None))  # which has integers of 64 bits
+    """The state with arrays that go with the flow's devices; a checkpoint library may tie them to one, or return NumPy's."""
+    history, arrays = state.history, state._replace(history=History.empty(0))  # the history has 64-bit integers
+    placed = gather(flow, arrays)
     theta, best = (jax.tree.map(jnp.asarray, solver) for solver in (placed.theta, placed.best))
-    return placed._replace(theta=theta, best=best, history=state.history)
+    return placed._replace(theta=theta, best=best, history=history)
 
 
 def _first_state(flow, starts, stages, recipe, data) -> tuple[FitState, int]:
@@ -187,7 +189,7 @@ def _first_state(flow, starts, stages, recipe, data) -> tuple[FitState, int]:
 
 
 class _Watch(NamedTuple):
-    """Looks at the held-out paths: keeps the best solver, writes the history, tells the caller."""
+    """Looks at the held-out paths: measures the solver, keeps the best one, writes the history, calls back."""
 
     flow: Flow
     validation: Paths
@@ -197,14 +199,14 @@ class _Watch(NamedTuple):
     records: list[dict[str, Any]]
 
     def begin(self, state: FitState, cost: int) -> FitState:
-        """The first look, unless an earlier fit has taken it."""
+        """The state after the first look, which a resumed fit does not repeat."""
         if not state.history.has_begun:
             return self.look("start", state, float("nan"), cost)
         self.recall("start", state)
         return state
 
     def look(self, stage: str, state: FitState, loss: float, evaluations: int) -> FitState:
-        """The state with what is seen now."""
+        """The state after a look."""
         error = _held_out(self.flow, state.theta, self.validation, self.batch_size)
         mean, mean_log, row = np.mean(error, dtype=np.float32), np.mean(np.log(error)), len(self.records)
         best_by = self.recipe.best_by
@@ -221,12 +223,12 @@ class _Watch(NamedTuple):
         return state
 
     def recall(self, stage: str, state: FitState) -> None:
-        """Write the next record from the state's history."""
+        """Append the next record, read from the state's history."""
         self.records.append(state.history.record(len(self.records), stage, self.recipe.data_range))
 
 
 def _run_stage(flow, number: int, stage: Stage, done: int, state: FitState, data: Data, key, watch: _Watch) -> FitState:
-    """The state after a stage, of which `done` iterations lie before; what the state has done already is not done again."""
+    """The state after a stage that follows `done` iterations; updates that the state already includes are not repeated."""
     if int(state.iteration) == done:
         state = state._replace(theta=state.best)
     for first in range(done, done + stage.num_iterations, stage.validate_every):
@@ -244,17 +246,17 @@ def _run_stage(flow, number: int, stage: Stage, done: int, state: FitState, data
             iteration=np.asarray(first + count, np.int32),
         )
         spent += watch.records[-1]["evaluations"] + data.validation.num_paths * solver.nfe
-        state = watch.look(stage.name, state, np.mean(losses), spent)
+        state = watch.look(stage.name, state, float(np.mean(losses)), spent)
     return state
 
 
 def _check_finite(flow, stage, state, solver, losses, first, paths):
-    """Raise FitError, with the cause and the last good state, unless losses and numbers are finite."""
+    """Raise FitError, with the cause and the last good state, unless the losses and the solver are finite."""
     good, there_is_solver = np.isfinite(losses), np.all(np.isfinite(solver.raw))
     if np.all(good) and there_is_solver:
         return
     last = len(losses) if np.all(good) else 1 + np.argmin(good)
-    # Levenberg-Marquardt stands still where it found no finite loss.
+    # Levenberg-Marquardt makes no step where it finds no finite loss.
     where = solver if there_is_solver else state.theta
     raise FitError(
         f"fit: loss {stage.name!r} or its gradient is not finite in iteration {first + last}. "
@@ -264,14 +266,14 @@ def _check_finite(flow, stage, state, solver, losses, first, paths):
 
 
 def _held_out(flow, solver, validation, batch_size) -> np.ndarray:
-    """How far the solver ends from the truth, for each held-out path."""
+    """RMSE of the solver's end point, for each held-out path."""
     chunks = validation.chunks(flow, batch_size)
     ends = jnp.concatenate([solver.end(some, x0) for some, x0, _ in chunks])
     return distances(flow, ends, validation.states[:, -1])
 
 
 def _check_same_flow(flow, state, validation, stages):
-    """Raise ValueError unless the best solver of a state is as good here as it says: for another flow it is not."""
+    """Raise ValueError unless the state's best solver has the recorded error here; for another flow it would not."""
     if not np.isfinite(state.best_rmse):
         return
     found = np.mean(_held_out(flow, state.best, validation, stages[0].chunk_size), dtype=np.float32)

@@ -1,13 +1,13 @@
-"""Values, gradients and Gauss-Newton matrices of the losses: what second-order fitting needs.
+"""Values, gradients and Gauss-Newton matrices of the losses, for second-order fitting.
 
-A loss E sum_i phi(m_i), m_i = mean_j e_ij^2, with phi concave, lies below E sum_i phi'(m_i) mean_j e_ij^2 plus a constant once
-the weights phi'(m_i) are held fixed (iteratively reweighted least squares). That quadratic has the loss's own gradient, and its
+A loss E sum_i phi(m_i), m_i = mean_j e_ij^2, with phi concave, lies below E sum_i phi'(m_i) mean_j e_ij^2 plus a constant when
+the weights phi'(m_i) are held fixed (iteratively reweighted least squares). That quadratic has the gradient of the loss, and its
 Gauss-Newton matrix is 2 E sum_i phi'(m_i) mean_j (de_ij/dtheta)^T (de_ij/dtheta).
 
-The losses of whole solves get both from the adjoint. The cotangent e gives the gradient, and with it what the matrix J^T J has
-along e, exactly. The rest comes, unbiased, from random cotangents v across e, with E v v^T = 1 - e e^T / |e|^2, for
-E (v^T J)^T (v^T J) = J^T (E v v^T) J. One per sample does: there are many samples and few numbers. The losses of single steps
-depend on few numbers each, and forward mode gives them exactly.
+For losses of ends the adjoint gives both. The cotangent e gives the gradient and, with it, the part of the matrix J^T J along e,
+exactly. Random cotangents v across e, with E v v^T = 1 - e e^T / |e|^2, give an unbiased estimate of the rest, because
+E (v^T J)^T (v^T J) = J^T (E v v^T) J. One per sample is enough: samples are many and parameters few. Losses of single steps
+depend on few parameters each, so forward mode gives their matrices exactly.
 """
 
 import functools
@@ -18,19 +18,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
 
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses_of_steps import step_error
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run import adjoint
-from bespoke_jax.table import to_table
+from bespoke_jax.run.paths import Paths
+from bespoke_jax.table import Solver, to_table
+from bespoke_jax.types import Array, KeyArray
 
 __all__ = ["Quadratic", "evaluate", "linearise"]
 
 
 class Quadratic(NamedTuple):
-    """A loss near a solver of P numbers: value [], gradient [P] and Gauss-Newton matrix [P, P]; arrays of JAX or NumPy."""
+    """A loss near a solver of P parameters: value [], gradient [P] and Gauss-Newton matrix [P, P]; arrays of JAX or NumPy."""
 
     value: Any
     gradient: Any
@@ -38,32 +42,32 @@ class Quadratic(NamedTuple):
 
     @property
     def is_finite(self) -> bool:
-        """Whether the gradient and the matrix are."""
+        """Whether gradient and matrix are finite."""
         return bool(np.all(np.isfinite(self.gradient)) and np.all(np.isfinite(self.matrix)))
 
 
 def linearise(
     loss: Loss,
-    flow,
-    solver,
-    paths,
-    key,
+    flow: Flow,
+    solver: Solver,
+    paths: Paths,
+    key: KeyArray,
     *,
     probes: int = 4,
     batch_size: int | None = None,
     keep_activations: bool = False,
 ) -> Quadratic:
-    """The `Quadratic` of a loss in the raw numbers of `solver` (those of a table are t, a and b).
+    """The `Quadratic` of a loss in the raw parameters of `solver`; those of a table are t, a and b.
 
     Args:
         loss: a loss as a value, such as `losses.Endpoint()`.
         flow, solver, paths: as for the loss.
-        key: of the random cotangents; the losses of single steps, and a distance without features, use none.
-        probes: random cotangents per sample. An evaluation costs 3 + `probes` network passes, 3 if there are none; `rmse_bound`
-            and `local` cost 7 (rk1) or 11 (rk2) forward-mode passes.
-        batch_size: paths that are in memory together.
-        keep_activations: keep those of all evaluations of the solver until its adjoint needs them, in place of one evaluation's
-            at a time: a pass less, for losses of ends.
+        key: for the random cotangents. Losses of single steps, and distances without features, use none.
+        probes: random cotangents per sample. An evaluation of the solver costs 3 + `probes` network passes, or 3 where no
+            probes are used; `rmse_bound` and `local` cost 7 (rk1) or 11 (rk2) forward-mode passes.
+        batch_size: the most paths that are in memory together; None for all.
+        keep_activations: keep the network's activations at all evaluations until the adjoint needs them, instead of those of
+            one evaluation at a time. This saves a pass, for losses of ends.
         options: of the loss, e.g. `lipschitz`.
 
     Examples:
@@ -77,25 +81,30 @@ def linearise(
     if not loss.of_ends:
         paths = spread(flow, paths)
         value = _value(loss, flow, solver, paths)
-        return gather(flow, Quadratic(value, *_per_step(loss, flow, solver, paths)))
+        gradient, matrix = _per_step(loss, flow, solver, paths)
+        return gather(flow, Quadratic(value, gradient, matrix))
     table, jacobian = jax.device_get(_table_and_jacobian(solver))
     parts = []
     for number, (some, x0, x1) in enumerate(paths.chunks(flow, batch_size)):
         trace = adjoint.run(some, table, x0, keep_activations)
         squares, cotangents = _cotangents(loss, trace.x1, x1, jax.random.fold_in(key, number), probes)
         rows = _chain(adjoint.table_gradients(some, table, trace, cotangents), jacobian)
-        parts.append(_sums(*jax.device_get(gather(flow, (squares, *_phi_and_slope(loss.phi, squares)))), rows))
-    return Quadratic(*(sum(column) / paths.num_paths for column in zip(*parts, strict=True)))
+        squares, values, slopes = jax.device_get(gather(flow, (squares, *_phi_and_slope(loss.phi, squares))))
+        parts.append(_sums(squares, values, slopes, rows))
+    value, gradient, matrix = (sum(column) / paths.num_paths for column in zip(*parts, strict=True))
+    return Quadratic(value, gradient, matrix)
 
 
-def evaluate(loss: Loss, flow, solver, paths, *, batch_size: int | None = None):
-    """The value of a loss, [], as `linearise` gives it, but cheaper: nothing is compiled for the solver of an end loss."""
+def evaluate(
+    loss: Loss, flow: Flow, solver: Solver, paths: Paths, *, batch_size: int | None = None
+) -> Float[Array, ""]:
+    """The value of a loss, as `linearise` gives it, at a lower cost; a loss of ends compiles nothing for the solver."""
     if not loss.of_ends:
         return gather(flow, _value(loss, flow, solver, spread(flow, paths)))
     parts = []
     for some, x0, x1 in paths.chunks(flow, batch_size):
         parts.append(jax.device_get(gather(flow, _phi_of_distance(loss, solver.end(some, x0), x1))))
-    return np.mean(np.concatenate(parts))
+    return np.asarray(np.mean(np.concatenate(parts)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -116,16 +125,16 @@ def _phi_and_slope(phi, squares):
 
 @jax.jit
 def _table_and_jacobian(solver):
-    """(table, its derivative in the solver's P numbers: each entry with a last axis [P])."""
+    """(table, its derivative in the solver's P parameters, on a last axis [P] of each entry)."""
     return to_table(solver), jax.jacfwd(lambda raw: to_table(solver.with_raw(raw)))(solver.raw)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _cotangents(loss, x, x1, key, probes):
-    """Distances [B] and cotangents of x [1 + K, B, *event]: half the distances' gradient, and `probes` random ones or none.
+    """Distances [B] and cotangents of x [1 + K, B, *event]: half the gradient of the distances, and K random ones.
 
-    With d errors e per sample they are e / d, and random signs over sqrt(d) less their part along e; all taken back from the
-    features to x.
+    With d errors e per sample they are e / d, and random signs over sqrt(d) without their part along e, pulled back from the
+    features to x. K is `probes`, or 0 for a distance without features.
     """
     if loss.features is None:
         squares, pullback = jax.vjp(lambda x: loss.between(x, x1), x)
@@ -140,18 +149,18 @@ def _cotangents(loss, x, x1, key, probes):
 
 
 def _signs(key, shape, dtype):
-    """Random signs, 32 from each random word: long vectors of words take seconds to compile."""
+    """Random signs, 32 from each random word: drawing long vectors of words takes seconds to compile."""
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
     bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
     return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
 
 
-# What follows is small, and of another shape for every solver: NumPy's float64, and nothing to compile.
+# Small arrays whose shape varies by solver: NumPy avoids recompiling, and float64 costs nothing.
 
 
 def _chain(gradients, jacobian):
-    """Gradients in the table's entries -> gradients in the solver's numbers, [K, B, P]."""
+    """Gradients in the table's entries -> gradients in the solver's parameters, [K, B, P]."""
     return sum(
         np.tensordot(np.asarray(gradient, np.float64), np.asarray(slope, np.float64), axes=np.ndim(slope) - 1)
         for gradient, slope in zip(jax.tree.leaves(gradients), jax.tree.leaves(jacobian), strict=True)
@@ -159,9 +168,9 @@ def _chain(gradients, jacobian):
 
 
 def _sums(squares, values, slopes, rows):
-    """Sums over samples of the value, the gradient and the matrix; rows [1 + K, B, P], the first half the squares' gradient.
+    """Sums over samples of value, gradient and matrix; rows [1 + K, B, P], the first of them half the squares' gradient.
 
-    The matrix along the error is made of the gradients of the roots; without probes, of one error per sample, that is all.
+    The matrix along the error comes from the gradients of the roots. Without probes, with one residual per sample, it is all.
     """
     weights = 2 * slopes.astype(np.float64)
     roots = np.sqrt(squares.astype(np.float64))
@@ -173,7 +182,7 @@ def _sums(squares, values, slopes, rows):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _per_step(loss, flow, theta, paths):
-    """From local numbers z_i, the knots of step i and its weight M_i: G = sum_i (dz_i/dtheta)^T G_i (dz_i/dtheta)."""
+    """Gradient and matrix by way of z_i, the knots of step i and its weight M_i: G = sum_i (dz_i/dtheta)^T G_i (dz_i/dtheta)."""
     _, unravel_window = ravel_pytree(jax.tree.map(lambda x: x[0], theta.knots().of_steps(theta.num_steps)))
 
     def local_numbers(raw):
@@ -186,7 +195,8 @@ def _per_step(loss, flow, theta, paths):
             e = step_error(flow, theta, unravel_window(z[:-1]), paths)
             return z[-1].astype(e.dtype) * e
 
-        return _least_squares(*_tangents(error, z), loss.phi, len(flow.event_shape))
+        errors, columns = _tangents(error, z)
+        return _least_squares(errors, columns, loss.phi, len(flow.event_shape))
 
     gradients, matrices = jax.lax.map(local_squares, local_numbers(theta.raw))
     jacobians = jax.jacfwd(local_numbers)(theta.raw)
@@ -194,7 +204,7 @@ def _per_step(loss, flow, theta, paths):
 
 
 def _tangents(errors, vector):
-    """(e [B, *event], de/dvector [P, B, *event]). The primal pass is shared by all tangents."""
+    """(e [B, *event], de/dvector [P, B, *event]). All tangents share the primal pass."""
     return jax.vmap(lambda v: jax.jvp(errors, (vector,), (v,)), out_axes=(None, 0))(
         jnp.eye(vector.size, dtype=vector.dtype)
     )

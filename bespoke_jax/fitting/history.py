@@ -3,19 +3,19 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from bespoke_jax import metrics
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.run.truth import Truth
 from bespoke_jax.table import LearnedSolver
+from bespoke_jax.types import Array
 
 __all__ = ["FitError", "FitResult", "FitState", "History", "init_state"]
 
 
 class History(NamedTuple):
-    """A row for every look at the held-out paths, the one at the start first; NumPy arrays [records].
+    """One row for every look at the held-out paths, the one at the start first; columns are NumPy arrays [records].
 
     Attributes:
         iteration: int32, updates done; -1 in rows that are not yet written.
@@ -33,18 +33,18 @@ class History(NamedTuple):
 
     @classmethod
     def empty(cls, records: int) -> "History":
-        """With room for so many looks.
+        """A history with room for this many rows, none of them written.
 
         Examples:
             >>> History.empty(2).iteration.tolist()
             [-1, -1]
         """
-        unknown = (np.full(records, np.nan, np.float32) for _ in range(3))
-        return cls(np.full(records, -1, np.int32), *unknown, np.zeros(records, np.int64))
+        loss, rmse, mean_log = (np.full(records, np.nan, np.float32) for _ in range(3))
+        return cls(np.full(records, -1, np.int32), loss, rmse, mean_log, np.zeros(records, np.int64))
 
-    def with_row(self, row: int, **values) -> "History":
+    def with_row(self, row: int, **values: Any) -> "History":
         """A copy with a row written."""
-        written = History(*(np.array(column) for column in self))
+        written = self._replace(**{name: np.array(column) for name, column in self._asdict().items()})
         for name, value in values.items():
             getattr(written, name)[row] = value
         return written
@@ -72,25 +72,25 @@ class FitState(NamedTuple):
     """All that a fit carries: a pytree of arrays of fixed shapes, so a checkpoint restores by its shapes.
 
     Attributes:
-        start: number of the start, 0 for the solver that was given.
+        start: index of the start that the fit began from, 0 for the solver that was given.
         theta: the current solver.
         opt_states: one optimiser state per stage.
         best: the best solver on the held-out paths so far.
-        best_rmse: its mean RMSE there, whatever it was chosen by.
+        best_rmse: its mean RMSE there, also where another figure chose it.
         iteration: updates done, over all stages.
         history: a row for every look so far.
     """
 
-    start: jax.Array
+    start: Array
     theta: LearnedSolver
     opt_states: tuple
     best: LearnedSolver
-    best_rmse: jax.Array
-    iteration: jax.Array
+    best_rmse: Array
+    iteration: Array
     history: History
 
     def best_figure(self, best_by: str) -> float:
-        """What the next look has to fall below to be the best by "psnr" or "mean_psnr"."""
+        """The error that the next solver has to fall below to be the best by "psnr" or "mean_psnr"."""
         if best_by == "psnr":
             return float(self.best_rmse)
         return float(np.nanmin(self.history.mean_log_rmse, initial=math.inf))
@@ -103,10 +103,10 @@ class FitResult(NamedTuple):
         theta: the best solver on the held-out paths.
         history: one dict per look at them: stage, iteration, loss, rmse, psnr, mean_psnr, evaluations.
         cost: velocity evaluations of single samples, true paths included.
-        network_calls: what they are to the network: `cost` times `flow.calls_per_evaluation`, 2 with `guided`.
+        network_calls: the same in network calls: `cost` times `flow.calls_per_evaluation`, which is 2 with `guided`.
         start: name of the start that won, or "given".
         state: the last `FitState`.
-        truth: what the held-out paths are worth, in dB: a few of their ends against better ones.
+        truth: the accuracy of the held-out paths, in dB: a few of their ends against more accurate ones.
     """
 
     theta: LearnedSolver
@@ -132,7 +132,7 @@ def init_state(solver: LearnedSolver, stages: tuple[Stage, ...] = DEFAULT_STAGES
     Args:
         solver: as for `fit`.
         stages: those of the recipe.
-        start: number of the start that `solver` is.
+        start: index of the start that `solver` is.
     """
     records = 1 + sum(-(-stage.num_iterations // stage.validate_every) for stage in stages)
     return FitState(

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt for a handful of parameters."""
+"""Levenberg-Marquardt for a few parameters: damped Gauss-Newton steps on averaged quadratics."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,35 +11,37 @@ import numpy as np
 from bespoke_jax.checks import check_count, check_number, check_positive, check_type
 from bespoke_jax.dtypes import promote
 from bespoke_jax.fitting.gauss_newton import Quadratic
+from bespoke_jax.types import Array, PyTree
 
 __all__ = ["Forgetting", "LevenbergMarquardt", "LevenbergMarquardtState", "PowerLaw", "StepInfo"]
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """What is carried from step to step.
+    """The state carried from step to step; arrays of NumPy, or of JAX as a checkpoint library returns them.
 
     Attributes:
-        damping: [].
+        damping: [] the damping of the next step.
         matrix, weight: running sums of Gauss-Newton matrices [P, P] and of their weights [].
-        gradient, place, gradient_weight: running sums of gradients [P], of where they were taken [P], and of their weights [].
+        gradient, place, gradient_weight: running sums of gradients [P], of the parameters where they were taken [P], and of
+            their weights [].
     """
 
-    damping: jax.Array
-    matrix: jax.Array
-    weight: jax.Array
-    gradient: jax.Array
-    place: jax.Array
-    gradient_weight: jax.Array
+    damping: Array
+    matrix: Array
+    weight: Array
+    gradient: Array
+    place: Array
+    gradient_weight: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Forgetting:
-    """Each quadratic weighs a fixed factor times the next one.
+    """Exponential forgetting: each quadratic has a fixed factor times the weight of the next one.
 
-    Averaging the matrices pays because they are estimates from different samples, and change more slowly than they scatter. With
-    the gradients averaged too, each carried by the matrix from where it was taken to where the parameters are now, a step
-    minimises the average of the quadratics of all batches so far, and small batches suffice (incremental Gauss-Newton, the
-    extended Kalman filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)).
+    The matrices are estimates from different samples and change more slowly than they scatter, so averaging them helps. With the
+    gradients averaged too, each carried by the matrix from where it was taken to the present parameters, a step minimises the
+    average of the quadratics of all batches so far, and small batches suffice (incremental Gauss-Newton, the extended Kalman
+    filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)).
 
     Args:
         matrix, gradient: the factors, from 0 (the last alone) to 1.
@@ -55,17 +57,17 @@ class Forgetting:
         for name in ("matrix", "gradient"):
             check_number(f"Forgetting.{name}", getattr(self, name), 0, 1)
 
-    def memories(self, weights: tuple) -> tuple[float, float]:
-        """What the sums of matrices and of gradients so far are multiplied by, before the next is added."""
+    def memories(self, weights: tuple[Any, Any]) -> tuple[float, float]:
+        """Factors of the sums of matrices and of gradients so far, applied before the next is added."""
         return self.matrix, self.gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """After k steps the quadratic of step j weighs about (j / k)^power (polynomial-decay averaging: Shamir and Zhang 2013, ICML).
+    """Polynomial-decay averaging (Shamir and Zhang 2013, ICML): after k steps, step j has a weight of about (j / k)^power.
 
-    The average reaches back over a share 1 / (1 + power) of all steps so far: not far at first, while the parameters move much;
-    far at the end, when scatter alone keeps them from the minimum.
+    The average reaches back over a share 1 / (1 + power) of all steps so far. That is not far at first, while the parameters move
+    much, and far at the end, when only scatter keeps them from the minimum.
 
     Args:
         matrix, gradient: the powers, >= 0.
@@ -81,18 +83,18 @@ class PowerLaw:
         for name in ("matrix", "gradient"):
             check_number(f"PowerLaw.{name}", getattr(self, name), 0)
 
-    def memories(self, weights: tuple) -> tuple[float, float]:
-        """What the sums of matrices and of gradients so far, of these weights, are multiplied by before the next is added."""
+    def memories(self, weights: tuple[Any, Any]) -> tuple[float, float]:
+        """Factors of the sums of matrices and of gradients so far, which have these weights, applied before the next is added."""
         by_matrix, by_gradient = weights
         return _memory_of(self.matrix, by_matrix), _memory_of(self.gradient, by_gradient)
 
 
 class StepInfo(NamedTuple):
-    """What a step reports.
+    """Report of a step.
 
     Attributes:
         tried: evaluations of the loss.
-        damping: that of the step taken, or of the last one tried.
+        damping: the damping of the step taken; if none was, the one the step began with.
         taken: whether the parameters moved.
     """
 
@@ -103,21 +105,22 @@ class StepInfo(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LevenbergMarquardt:
-    """Levenberg-Marquardt: steps (G + damping D) step = -gradient, taken if they lower the loss; D is made of G's diagonal.
+    """Levenberg-Marquardt: steps that solve (G + damping D) step = -gradient and are taken if they lower the loss.
 
-    It runs in Python and NumPy around compiled functions, not inside one: `update` evaluates the loss as often as it must and no
-    oftener, and neither the loss nor the step need be compiled for it.
+    It runs in Python and NumPy around compiled functions, not inside one: `update` evaluates the loss only as often as it must,
+    and neither the loss nor the step has to be compiled for it.
 
     Attributes:
-        damping: the first damping.
-        scaling: D = mean(d) (d / mean(d))^scaling, d the diagonal of G. 1 is Marquardt's, in which the units of the parameters do
-            not matter; 0 is Levenberg's multiple of the identity, which holds what hardly moves the loss as firmly as the rest.
-        tries: dampings tried at a step, each `grow` times the one before, until one lowers the loss by `trust` times what the
-            quadratic promised, or by less than the one before it; the best is taken. 0 takes every step unseen.
-        grow, trust: see above.
-        shrink: the damping is divided by it after a step that was taken.
-        limit: no parameter moves further than this in one step; keeps a near-singular G from throwing it out.
-        averaging: how much of earlier batches' quadratics a step minimises: `Forgetting` or `PowerLaw`.
+        damping: the initial damping.
+        scaling: D = mean(d) (d / mean(d))^scaling, with d the diagonal of G. 1 is Marquardt's choice, which does not depend on
+            the parameters' units; 0 is Levenberg's multiple of the identity, which damps directions that hardly change the loss
+            as much as the rest.
+        tries: the most dampings to try at a step, each `grow` times the last, until one lowers the loss by `trust` times what
+            the quadratic predicts, or by less than the one before it; the best is taken. With 0 every step is taken untested.
+        grow, trust: see `tries`.
+        shrink: divides the damping after a step that was taken.
+        limit: the most that any parameter moves in one step, a safeguard against a near-singular G.
+        averaging: the weights of earlier batches' quadratics: `Forgetting` or `PowerLaw`.
 
     Raises:
         TypeError, ValueError: for an option out of its range; names it.
@@ -142,7 +145,7 @@ class LevenbergMarquardt:
     trust: float = 0.5
     shrink: float = 4.0
     limit: float = 1.0
-    averaging: "Forgetting | PowerLaw" = Forgetting()
+    averaging: Forgetting | PowerLaw = Forgetting()
 
     def __post_init__(self):
         check_count("LevenbergMarquardt.tries", self.tries, 0)
@@ -152,9 +155,10 @@ class LevenbergMarquardt:
         for name in ("grow", "shrink"):
             check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 1)
         check_number("LevenbergMarquardt.trust", self.trust, 0, 1)
-        check_type("LevenbergMarquardt.averaging", self.averaging, Forgetting | PowerLaw, "Forgetting or PowerLaw")
+        if not isinstance(self.averaging, Forgetting | PowerLaw):
+            check_type("LevenbergMarquardt.averaging", self.averaging, Forgetting, "Forgetting or PowerLaw")
 
-    def init(self, params) -> LevenbergMarquardtState:
+    def init(self, params: PyTree) -> LevenbergMarquardtState:
         """The state before the first step."""
         leaves = jax.tree.leaves(params)
         size, dtype = sum(leaf.size for leaf in leaves), promote(*(leaf.dtype for leaf in leaves))
@@ -164,27 +168,27 @@ class LevenbergMarquardt:
         )
 
     def update(
-        self, quadratic: Quadratic, state: LevenbergMarquardtState, params: Any, value_fn: Callable
-    ) -> tuple[Any, LevenbergMarquardtState, StepInfo]:
-        """(new parameters, state, what the step reports). The parameters stay if no step that is tried lowers the loss.
+        self, quadratic: Quadratic, state: LevenbergMarquardtState, params: PyTree, value_fn: Callable
+    ) -> tuple[PyTree, LevenbergMarquardtState, StepInfo]:
+        """(new parameters, new state, report). The parameters stay as they are if no step that is tried lowers the loss.
 
         Args:
             quadratic: the loss near `params`.
             state: what `init` or the last update returned.
-            params: any pytree; the gradient and matrix are in the order of `ravel_pytree`.
-            value_fn: `value_fn(params) -> scalar`, the loss on the data of `quadratic.value`; called once a try.
+            params: any pytree; gradient and matrix are in the order of `ravel_pytree`.
+            value_fn: `value_fn(params) -> scalar`, the loss on the same data; called once per try.
         """
         flat, unravel = _ravel(params)
-        state = LevenbergMarquardtState(*(np.asarray(value) for value in state))
+        state = state._replace(**{name: np.asarray(value) for name, value in state._asdict().items()})
         damping = state.damping
-        if not quadratic.is_finite:  # must not stay in the averages
+        if not quadratic.is_finite:  # it must not enter the averages
             return params, state._replace(damping=_bounded(damping * self.grow)), StepInfo(0, float(damping), False)
         state, matrix, gradient = self._averaged(state, quadratic, flat)
         if not self.tries:
             step, _ = _step(matrix, gradient, damping, self.scaling, self.limit)
             info = StepInfo(0, float(damping), True)
             return unravel(flat + step), state._replace(damping=_bounded(damping / self.shrink)), info
-        # Standing still: the quadratic was trusted too far. Not the last damping tried, for it may be the batch's fault.
+        # No step lowers the loss: the damping grows once, not to the last one tried, since the batch may be to blame.
         best, least, after, tried, taken = params, float(quadratic.value), damping * self.grow, 0, damping
         for _ in range(self.tries):
             step, promised = _step(matrix, gradient, damping, self.scaling, self.limit)
@@ -194,7 +198,7 @@ class LevenbergMarquardt:
                 best, least, after, taken = candidate, value, damping / self.shrink, damping
             elif best is not params:
                 break
-            # A look costs a fraction of a linearisation: a step that does not keep its promise gets a shorter one to beat.
+            # A try costs a fraction of a linearisation: a step that falls short of its prediction is compared with a shorter one.
             if float(quadratic.value) - least > self.trust * promised:
                 break
             damping = damping * self.grow
@@ -202,7 +206,7 @@ class LevenbergMarquardt:
         return best, state._replace(damping=_bounded(after)), info
 
     def _averaged(self, state, quadratic, flat):
-        """(state with one quadratic more, mean matrix, mean gradient carried to where the parameters are)."""
+        """(state with one more quadratic, mean matrix, mean gradient carried to the present parameters)."""
         memory, gradient_memory = self.averaging.memories((state.weight, state.gradient_weight))
         matrix, weight = _summed(memory, state.matrix, state.weight, quadratic.matrix)
         past, gradient_weight = _summed(gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient)
@@ -214,21 +218,21 @@ class LevenbergMarquardt:
 
 
 def _memory_of(power, weight):
-    """k / (k + power) after k values, whose weights k (k - 1) ... / ((k + power) ...) go like (j / k)^power.
+    """k / (k + power) after k values, whose weights k (k - 1) ... / ((k + power) ...) behave like (j / k)^power.
 
-    k is in the sum of the weights: that of k values is (k + power) / (1 + power).
+    The sum of the weights of k values, (k + power) / (1 + power), gives k.
     """
     count = np.round((1 + power) * weight - power) if weight > 0 else 0.0
     return count / (count + power) if count else 0.0
 
 
 def _summed(memory, total, weight, value):
-    """(running sum, weight) with one value more, rounded to what the state is kept in, so that a restored one goes on alike."""
+    """(running sum, weight) with one more value, in the state's dtype, so that a restored state continues with the same bits."""
     return (memory * total + np.asarray(value)).astype(total.dtype), (memory * weight + 1).astype(weight.dtype)
 
 
 def _ravel(params):
-    """(all numbers as one float64 vector, the inverse of that)."""
+    """(all parameters as one float64 vector, the inverse function)."""
     leaves, structure = jax.tree.flatten(params)
     arrays = [np.asarray(leaf) for leaf in leaves]
 
@@ -241,8 +245,8 @@ def _ravel(params):
 
 
 def _step(matrix, gradient, damping, scaling, limit):
-    """The step, and how far it should lower the loss."""
-    # A parameter that moves nothing (yet) still needs a positive pivot.
+    """The step, and the decrease of the loss that the quadratic predicts."""
+    # A parameter with no effect (yet) still needs a positive pivot.
     diagonal = np.diag(matrix)
     diagonal = diagonal + 1e-6 * np.max(diagonal) + np.finfo(diagonal.dtype).tiny
     if scaling != 1:  # Marquardt's as it is, to the bit

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
@@ -27,11 +29,11 @@ def _same(distance):
 
 
 AVERAGES = {"log": _log, "root": _root, "mean": _same}
-"""What a loss takes of squared distances before their mean, by name."""
+"""What a loss applies to squared distances before their mean, by name."""
 
 
 class Loss:
-    """A loss as a value: hashable, equal by value, so that equal stages share what is compiled.
+    """A loss as a value. It is hashable and equal by value, so that equal stages share compiled programs.
 
     Subclasses are frozen dataclasses. A loss of ends also has `between(x, x1)` and `features`, a loss of single steps
     `weights(theta)`.
@@ -40,13 +42,13 @@ class Loss:
     name: str
     """What records call it."""
     of_ends: bool
-    """Whether it compares end points, of a solver of any family; else it is made of the steps of rk1 and rk2."""
+    """Whether it compares end points, of a solver of any family; otherwise it compares the steps of rk1 and rk2."""
 
     @property
     def phi(self) -> Callable:
-        """What is taken of mean squares before their mean over samples."""
+        """What is applied to mean squares before their mean over samples."""
         raise NotImplementedError
 
-    def __call__(self, flow: Flow, solver: Solver, paths: Paths):
+    def __call__(self, flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
         """The loss, []."""
         raise NotImplementedError

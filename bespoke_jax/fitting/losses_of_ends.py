@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_choice, check_type
 from bespoke_jax.fitting.loss import AVERAGES, Loss
@@ -12,45 +14,46 @@ from bespoke_jax.metrics import mean_square
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.solve import solve
 from bespoke_jax.table import Solver, to_table
+from bespoke_jax.types import Array
 
 __all__ = ["Distance", "Endpoint", "Rmse", "endpoint", "rmse"]
 
 
-def rmse(flow: Flow, solver: Solver, paths: Paths):
+def rmse(flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
     """E || x(1) - x_n ||, eq. (6): the global error itself, back through the solve. Takes a theta or a table."""
     return _RMSE(flow, solver, paths)
 
 
-def endpoint(flow: Flow, solver: Solver, paths: Paths):
+def endpoint(flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
     """E log || x(1) - x_n ||^2: the mean PSNR, up to sign and scale. Takes a theta or a table."""
     return _ENDPOINT(flow, solver, paths)
 
 
 @dataclasses.dataclass(frozen=True)
 class Distance(Loss):
-    """A loss of your own: E phi(distance of where the solver ends from the truth), for second-order fitting too.
+    """A loss of your own: E phi(distance between the solver's end point and the true one). Second-order fitting takes it too.
 
-    Say what the distance is in one of two ways; the gradient is exact in both.
+    Give the distance in one of two ways. The gradient is exact in both.
 
-    - `features(x) -> [B, ...]`: the distance is the mean square of the difference of features. The better way: random cotangents
-      of the features go back through them, and the Gauss-Newton matrix is estimated without bias, as for `endpoint`, which
+    - `features(x) -> [B, ...]`: the distance is the mean square of the difference of the features. Prefer this one: random
+      cotangents of the features are pulled back through them, which estimates the Gauss-Newton matrix without bias. `Endpoint`
       is this with x itself as its features.
-    - `function(x, x1) -> [B]`: distances >= 0 that are like a squared error near 0 (LPIPS is; square a norm). The one residual of
-      a sample is the root rho, and the matrix is made of (d rho)^T (d rho), without probes or their cost. That is the
-      Gauss-Newton matrix of rho, exactly; of a distance that is itself a sum of many squares it holds only the part along
-      the sample's error. So steps begin too long, the damping has to grow, and a fit gains less per step.
+    - `function(x, x1) -> [B]`: distances >= 0 that behave like a squared error near 0 (LPIPS does; square a norm). Each sample
+      has one residual, the root rho of its distance, and the matrix is (d rho)^T (d rho): the exact Gauss-Newton matrix of rho,
+      without probes or their cost. If the distance is itself a sum of many squares, this holds only the part along the
+      sample's error; the first steps are then too long, the damping has to grow, and a fit gains less per step.
 
-    Both see samples [B, *event], must treat them independently and be differentiable by JAX. Define them once, at module level:
-    equal distances share what is compiled.
+    Both functions take samples [B, *event], must treat them independently and be differentiable by JAX. Define them once, at
+    module level: equal distances share compiled programs.
 
     Args:
-        function, features: one of them.
-        average: what is taken of distances before their mean: "log", so that every sample has the same say, "root", or "mean" for
-            the distances themselves.
-        name: what records call it.
+        function, features: exactly one of them.
+        average: what is applied to distances before their mean: "log", which gives every sample the same weight, "root", or
+            "mean" for the distances themselves.
+        name: what records call the loss.
 
     Raises:
-        TypeError: unless exactly one function is given; when called, for a result that is no floating array.
+        TypeError: unless exactly one function is given; when called, for a result that is not a floating array.
         ValueError: for another average; when called, for a result of the wrong shape.
 
     Examples:
@@ -80,7 +83,7 @@ class Distance(Loss):
         check_choice("Distance.average", self.average, AVERAGES)
         check_type("Distance.name", self.name, str, "a name")
 
-    def __call__(self, flow: Flow, solver: Solver, paths: Paths):
+    def __call__(self, flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
         """The loss: E phi(distance), []."""
         flow, x0, x1 = samples(flow, paths)
         return jnp.mean(self.phi(self.between(solve(flow, to_table(solver), x0), x1)))
@@ -90,18 +93,20 @@ class Distance(Loss):
         """What is taken of distances."""
         return AVERAGES[self.average]
 
-    def between(self, x, x1):
+    def between(self, x: Float[Array, "batch *event"], x1: Float[Array, "batch *event"]) -> Float[jax.Array, "batch"]:
         """The distances, [B], of samples [B, *event]."""
         if self.features is not None:
             difference = self.difference(x, x1)
             return mean_square(difference, difference.ndim - 1)
+        assert self.function is not None  # one of the two is there
         found = _floating("function", self.function(x, x1))
         if jnp.shape(found) != (len(x),):
             raise ValueError(f"Distance.function: wanted shape ({len(x)},), one per sample, got {jnp.shape(found)}.")
         return found
 
-    def difference(self, x, x1):
+    def difference(self, x: Float[Array, "batch *event"], x1: Float[Array, "batch *event"]) -> jax.Array:
         """features(x) - features(x1), [B, ...]."""
+        assert self.features is not None
         found, wanted = (_floating("features", self.features(sample)) for sample in (x, x1))
         if jnp.ndim(found) < 1 or len(found) != len(x):
             raise ValueError(f"Distance.features: wanted shape [{len(x)}, ...], samples first, got {jnp.shape(found)}.")
@@ -109,7 +114,7 @@ class Distance(Loss):
 
 
 def _floating(name, found):
-    """What a function of the user's returns: of integers or booleans there is no gradient, of complex numbers no size."""
+    """The result of a user's function, if it is floating: integers and booleans have no gradient, complex numbers no size."""
     dtype = getattr(found, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"Distance.{name}: wanted a floating array, got {dtype or type(found).__name__}.")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_number, check_type
 from bespoke_jax.fitting.loss import AVERAGES, Loss
@@ -17,11 +18,13 @@ from bespoke_jax.learned.theta import Theta
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.run.solve import solve
+from bespoke_jax.table import Solver
+from bespoke_jax.types import Array, Scalar
 
 __all__ = ["Local", "RmseBound", "auxiliary_path", "bound_weights", "local", "rmse_bound", "step_error", "step_errors"]
 
 
-def auxiliary_path(paths: Paths, t):
+def auxiliary_path(paths: Paths, t: Scalar | Float[Array, "m"]) -> Float[jax.Array, "..."]:
     """xaux(t) = x([t]) + u_{[t]}(x([t])) (t - [t]), [.] being stop-gradient: eq. (27).
 
     Value and t-derivative are those of the true path; no gradient enters the reference solve. Shape as `paths.at(t)`.
@@ -33,28 +36,28 @@ def auxiliary_path(paths: Paths, t):
     return x + velocity * offset.reshape(*t.shape, *(1,) * (x.ndim - t.ndim))
 
 
-# Both kinds of error run tables: their scan holds the network once, where an rk2 step holds it twice. It compiles in half
-# the time.
+# A step is run as a table: the scan of a table holds the network once, the step of rk2 twice, so the table compiles in half the
+# time.
 
 
-_OF_STEPS = "a theta of rk1 or rk2, of whose steps this loss is made"
+_OF_STEPS = "a theta of rk1 or rk2, whose steps this loss compares"
 
 
-def step_error(flow: Flow, theta: Theta, window: Knots, paths: Paths):
+def step_error(flow: Flow, theta: Theta, window: Knots, paths: Paths) -> Float[jax.Array, "batch *event"]:
     """x(t_{i+1}) - step(t_i, x(t_i)) of the step with knots `window`, with xaux on both sides: [B, *event]."""
     flow, step = of_paths(flow, paths), table_from_knots(theta.base, window, 1.0 / theta.num_steps)
     error = auxiliary_path(paths, window.t[-1]) - solve(flow, step, auxiliary_path(paths, window.t[0]))
     return error.reshape(-1, *flow.event_shape)
 
 
-def step_errors(flow: Flow, theta: Theta, paths: Paths):
-    """The errors of all n steps, [n, B, *event] (Sec. 2.3, before eq. 24): independent, so they run as one batch."""
+def step_errors(flow: Flow, theta: Theta, paths: Paths) -> Float[jax.Array, "n batch *event"]:
+    """The errors of all n steps, [n, B, *event] (Sec. 2.3, before eq. 24). They are independent and run as one batch."""
     check_type("theta", theta, Theta, _OF_STEPS)
     windows = theta.knots().of_steps(theta.num_steps)
     return jax.vmap(lambda window: step_error(flow, theta, window, paths))(windows)
 
 
-def bound_weights(theta: Theta, lipschitz=1.0):
+def bound_weights(theta: Theta, lipschitz: Scalar = 1.0) -> Float[jax.Array, "n"]:
     """M_i = L_i L_{i+1} ... L_{n-1}, M_n = 1, for i = 1..n: shape [n] (Sec. 2.3, eqs. 24-26).
 
     L_j belongs to the step that starts at t_j: an error made in step i - 1 passes through steps i..n-1.
@@ -63,7 +66,7 @@ def bound_weights(theta: Theta, lipschitz=1.0):
     return jnp.concatenate([jnp.cumprod(later[::-1])[::-1], jnp.ones((1,), later.dtype)])
 
 
-def rmse_bound(flow: Flow, theta: Theta, paths: Paths, lipschitz=1.0):
+def rmse_bound(flow: Flow, theta: Theta, paths: Paths, lipschitz: Scalar = 1.0) -> Float[jax.Array, ""]:
     """RMSE-Bound loss, eq. (26): E sum_i M_i d_i, with d_i = || x(t_i) - step(t_{i-1}, x(t_{i-1})) ||.
 
     At least E || x(1) - x_n || whenever `lipschitz` (L_tau; 1 in the paper) is at least the field's Lipschitz constant.
@@ -79,14 +82,14 @@ def rmse_bound(flow: Flow, theta: Theta, paths: Paths, lipschitz=1.0):
     return _sum_of_steps(flow, theta, paths, bound_weights(theta, lipschitz))
 
 
-def local(flow: Flow, theta: Theta, paths: Paths):
+def local(flow: Flow, theta: Theta, paths: Paths) -> Float[jax.Array, ""]:
     """E sum_i d_i: `rmse_bound` with all M_i = 1."""
     check_type("theta", theta, Theta, _OF_STEPS)
     return _sum_of_steps(flow, theta, paths, Local().weights(theta))
 
 
 def _sum_of_steps(flow, theta, paths, weights):
-    """E sum_i w_i d_i, a step after the other, each done again for its gradient: memory does not grow with n."""
+    """E sum_i w_i d_i, one step after another, each recomputed for its gradient: memory does not grow with n."""
 
     @jax.checkpoint
     def distances(window_and_weight):
@@ -122,13 +125,13 @@ class RmseBound(Loss):
         """The square root."""
         return AVERAGES["root"]
 
-    def weights(self, theta: Theta):
+    def weights(self, theta: Theta) -> Float[jax.Array, "n"]:
         """M_i of each step, [n]."""
         return bound_weights(theta, self.lipschitz)
 
-    def __call__(self, flow: Flow, solver: Theta, paths: Paths):
+    def __call__(self, flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
         """The loss, []."""
-        return rmse_bound(flow, solver, paths, self.lipschitz)
+        return rmse_bound(flow, check_type("solver", solver, Theta, _OF_STEPS), paths, self.lipschitz)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +146,10 @@ class Local(Loss):
         """The square root."""
         return AVERAGES["root"]
 
-    def weights(self, theta: Theta):
+    def weights(self, theta: Theta) -> Float[jax.Array, "n"]:
         """1 for each step, [n]."""
         return jnp.ones((theta.num_steps,), theta.raw.dtype)
 
-    def __call__(self, flow: Flow, solver: Theta, paths: Paths):
+    def __call__(self, flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
         """The loss, []."""
-        return local(flow, solver, paths)
+        return local(flow, check_type("solver", solver, Theta, _OF_STEPS), paths)

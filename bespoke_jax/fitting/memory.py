@@ -1,4 +1,4 @@
-"""What a fit will keep in memory, said before it begins."""
+"""The memory that a fit needs, checked before it begins."""
 
 import math
 import os
@@ -17,7 +17,7 @@ _SHARE = 0.9
 
 
 def of_paths(flow: Flow, num_paths: int, ends_only: bool, itemsize: int = 4) -> int:
-    """Bytes of so many true paths: two states each, or three for each step that Dopri5 usually takes.
+    """Bytes of true paths: two states each, or three for each step that Dopri5 usually takes.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -29,7 +29,7 @@ def of_paths(flow: Flow, num_paths: int, ends_only: bool, itemsize: int = 4) -> 
 
 
 def available(flow: Flow) -> int | None:
-    """Bytes that each of the flow's devices can hold, or the machine, if it is their memory; None if nobody says."""
+    """Bytes of memory of each of the flow's devices, or of the machine where they share its memory; None if unknown."""
     mesh = mesh_of(flow)
     devices = jax.local_devices()[:1] if mesh is None else [d for d in mesh.devices.flat if d in jax.local_devices()]
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices if device.platform != "cpu"]
@@ -39,7 +39,7 @@ def available(flow: Flow) -> int | None:
 
 
 def _of_machine():
-    """What the machine has, or the container that this runs in."""
+    """Bytes of memory of the machine, or of the container that this process runs in."""
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -51,14 +51,14 @@ def _of_machine():
 
 
 def check_memory(flow: Flow, num_paths: int, ends_only: bool, chunk_size: int, nfe: int, probes: int) -> None:
-    """Raise ValueError if the states that a fit keeps cannot be held; says what they take, and what to lower.
+    """Raise ValueError, with the sizes and what to lower, if the states of a fit exceed the memory.
 
     Args:
         flow: the flow.
-        num_paths: to fit to and held out.
+        num_paths: paths to fit to and to hold out.
         ends_only: whether only their ends are kept.
-        chunk_size, nfe, probes: of an update, which keeps a state and a velocity for each evaluation and goes back with a
-            cotangent for the error and each probe. What the network itself takes is not known here.
+        chunk_size, nfe, probes: of an update, which keeps a state and a velocity for each evaluation and propagates a cotangent
+            for the error and for each probe. The network's own memory is not known here.
     """
     limit = available(flow)
     if limit is None:

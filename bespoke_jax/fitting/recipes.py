@@ -1,4 +1,4 @@
-"""Recipes: how a solver is learned, as values. The default, the paper's, and one for few velocity evaluations."""
+"""Recipes: how to learn a solver, as values. The default, the paper's, and one for few velocity evaluations."""
 
 import dataclasses
 from typing import NamedTuple
@@ -24,18 +24,20 @@ class Recipe:
     """How `fit` learns a solver.
 
     Attributes:
-        stages: what is minimised, how, for how long; each begins at the best solver so far.
+        stages: what to minimise, how, and for how long; each stage begins at the best solver so far.
         num_paths, num_validation: true paths to fit to and to hold out.
         rtol, atol: tolerances of `ground_truth`, which solves them.
-        reference: a solver that takes the place of Dopri5 there, for losses of ends, which need no more.
-        checked_by: a still better solver, by which a few held-out ends are checked; None for Dopri5 at a tenth of `rtol`, `atol`.
-        choose_start: also try the starts of the solver's family and begin from the best, by the first loss of ends in `stages`.
-        num_start_paths: how many of the paths the best starts are compared on.
-        best_by: which figure of the held-out paths says what is best: "psnr", that of the mean RMSE, or "mean_psnr", the mean
-            over samples, which a few of them do not rule: for few held-out paths.
+        reference: a solver to use in place of Dopri5, for losses of ends.
+        checked_by: a more accurate solver still, by which a few held-out ends are checked; None for Dopri5 at a tenth of `rtol`
+            and `atol`.
+        choose_start: whether to try the starts of the solver's family, too, and begin from the one with the least loss, by the
+            first loss of ends in `stages`.
+        num_start_paths: on how many of the paths the best few starts are compared.
+        best_by: the figure on the held-out paths that decides which solver is best: "psnr", of the mean RMSE, or "mean_psnr",
+            the mean over samples, which suits few held-out paths because no single sample dominates it.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
-        budget: velocity evaluations to spend in all, from which `resolve` finds the iterations of the one stage, the paths and
-            the reference; None for no limit. See `frugal`.
+        budget: velocity evaluations to spend in all, from which `resolve` derives the iterations of the one stage, the number of
+            paths and the reference; None for no limit. See `frugal`.
 
     Raises:
         TypeError, ValueError: for a value of the wrong kind; names the field.
@@ -94,7 +96,7 @@ class Recipe:
         plan = _Costs.of(self, flow, solver)
         if self.budget < plan.cost(1):
             raise ValueError(
-                f"budget: got {self.budget!r}, wanted at least {plan.cost(1)} for a solver of {solver.nfe} evaluations."
+                f"budget: wanted at least {plan.cost(1)} for a solver of {solver.nfe} evaluations, got {self.budget!r}."
             )
         iterations = plan.most_iterations(self.budget)
         stage = self.stages[0]
@@ -111,9 +113,9 @@ class Recipe:
 
 
 def paper(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40) -> Recipe:
-    """The paper's recipe: Adam on the RMSE-Bound loss alone (Sec. 2.4, Algorithm 3), from the base solver, on cached paths.
+    """The paper's recipe: Adam on the RMSE-Bound loss (Sec. 2.4, Algorithm 3), from the base solver, on cached paths.
 
-    The paper leaves learning rate, batch and iterations open; these are ours.
+    The paper leaves learning rate, batch size and number of iterations open; these are ours.
 
     Raises:
         ValueError: for numbers that are not positive, or counts that are not integers.
@@ -127,11 +129,11 @@ def paper(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: i
     return Recipe(stages=(stage,), choose_start=False)
 
 
-# Found on the shipped flows, rk2 of five steps; what they reach: benchmarks/README.md.
-# Still smaller steps than the default's, of fewer paths each, with a memory that grows, which gains as much as twice the steps.
-# A look at a step would cost a quarter of an update: steps are taken unseen, and how far does not depend on four paths' luck.
+# Found on the shipped flows with rk2 of five steps; benchmarks/README.md has the results.
+# Smaller steps than the default's, on fewer paths each, with an average over a growing memory, which gains as much as twice the
+# steps. Testing a step would cost a quarter of an update, so steps are taken untested, and four paths do not decide their length.
 _METHOD = dataclasses.replace(SMALL_STEPS, tries=0, damping=3e-2, averaging=PowerLaw(matrix=2.0, gradient=3.0))
-_DAMPING_FALLS = 1000.0  # by so much in all
+_DAMPING_FALLS = 1000.0  # the factor over the whole fit
 _STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, keep_activations=True)
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
@@ -144,9 +146,9 @@ _LOOKS = 4  # at the held-out paths, besides the one at the start
 def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
     """A recipe that spends at most `budget` velocity evaluations of single samples.
 
-    The ends of the paths come from a dedicated solver in place of Dopri5, and Levenberg-Marquardt takes batches of a few samples
-    and remembers the quadratics of earlier ones. A batch's activations at all evaluations are in memory together. Best begun
-    from a solver learned on a model of the same kind: `transfer`.
+    A dedicated solver takes the place of Dopri5 for the ends of the paths, and Levenberg-Marquardt takes batches of a few samples
+    and averages over the quadratics of earlier ones. The activations of a batch at all evaluations are in memory together. The
+    best start is a solver learned on a model of the same kind: see `transfer`.
 
     Args:
         budget: evaluations in all: true ends, start, updates, held-out paths.
@@ -172,10 +174,10 @@ def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
 
 
 def reference(flow: Flow, nfe: int) -> SolverTable:
-    """The dedicated solver that takes the place of Dopri5 where a solver of `nfe` evaluations is learned from few.
+    """The dedicated solver that replaces Dopri5 under a budget, for a solver of `nfe` evaluations.
 
-    UniPC of third order on the log-SNR grid with 2.4 times as many evaluations, at least 24: 50 dB and more on every flow that
-    it was tried on. Without a scheduler, Adams-Bashforth of fourth order with 4 times as many, at least 40.
+    UniPC of third order on the log-SNR grid with 2.4 times as many evaluations, at least 24, which reached 50 dB and more on
+    every flow tried. Without a scheduler, Adams-Bashforth of fourth order with 4 times as many, at least 40.
     """
     return _of_evaluations(flow, max(40, 4 * nfe) if flow.scheduler is None else max(24, -(-12 * nfe // 5)))
 
@@ -198,13 +200,13 @@ def _check_budget(budget, stages):
 
 
 class _Costs(NamedTuple):
-    """What a fit under a budget costs, in velocity evaluations, by its number of iterations.
+    """The cost of a fit under a budget, in velocity evaluations, as a function of its number of iterations.
 
     Attributes:
         recipe, solver: those of the fit.
         truth: the reference that solves the ends.
         finer: the solver that checks a few of them.
-        choice: what choosing the start costs.
+        choice: the cost of choosing the start.
     """
 
     recipe: Recipe
@@ -233,7 +235,7 @@ class _Costs(NamedTuple):
         return self.choice + held_out + self.num_paths(iterations) * truth + updates
 
     def most_iterations(self, budget: int) -> int:
-        """The most that the budget allows; the cost grows with them."""
+        """The most iterations that the budget allows, by bisection: the cost grows with their number."""
         few, many = 1, 2
         while self.cost(many) <= budget and many < _MOST_ITERATIONS:
             few, many = many, 2 * many

@@ -1,4 +1,4 @@
-"""What a fit is made of: stages, each a loss, an optimiser and how long."""
+"""A stage of a fit: a loss, an optimiser, and how many updates."""
 
 import dataclasses
 import functools
@@ -16,36 +16,40 @@ from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquar
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses import LOSSES, named
 from bespoke_jax.flow.conditions import of_paths
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import everywhere_over, gather, mesh_of, spread_over
+from bespoke_jax.run.paths import Paths
+from bespoke_jax.table import LearnedSolver
+from bespoke_jax.types import KeyArray
 
 __all__ = ["DEFAULT_STAGES", "SMALL_STEPS", "Stage"]
 
 SMALL_STEPS = LevenbergMarquardt(damping=1e-3, scaling=0.5, tries=1, averaging=Forgetting(matrix=0.9, gradient=0.85))
-"""Levenberg-Marquardt for many steps of few paths each, which remembers the quadratics of some hundred paths before.
+"""Levenberg-Marquardt for many steps on few paths each, with a memory of the quadratics of some hundred earlier paths.
 
-A quadratic holds no further than a step, so many steps pay more than well-known ones. For few steps of many paths, or of always
-the same, `LevenbergMarquardt()`.
+A quadratic holds only near where it was taken, so many steps gain more than accurate ones. For few steps on many paths, or on
+always the same paths, use `LevenbergMarquardt()`.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of a fit; hashable, so that equal stages share what is compiled.
+    """One stage of a fit. Hashable, so that equal stages share compiled programs.
 
     Attributes:
         loss: a loss as a value, such as `losses.RmseBound(lipschitz=2.0)` or a `losses.Distance` of your own; a name in
             `losses.LOSSES`, which stands for that loss with its usual options; or any function `loss(flow, solver, paths) ->
             scalar`, which only first-order optimisers take.
-        num_iterations: updates.
+        num_iterations: number of updates.
         optimizer: `SMALL_STEPS`, another `LevenbergMarquardt`, or an optax transformation.
         batch_size: paths per update, drawn anew for each.
-        chunk_size: how many of them are in the network together; first-order optimisers take all of them. One size for all
-            that a fit does, held-out paths and ends by a `reference` included, is compiled once.
+        chunk_size: how many of them go through the network together; a first-order optimiser takes the whole batch. The first
+            stage's size also serves for held-out paths and for ends by a `reference`, so that the network is compiled once.
         probes: random cotangents per path for the Gauss-Newton matrix (`gauss_newton.linearise`).
-        keep_activations: Levenberg-Marquardt on a loss of ends keeps the network's activations at all NFE evaluations of a
-            chunk: an update costs a pass less, and NFE times the memory.
-        validate_every: updates between two looks at the held-out paths, each of which costs about as much as an update; those
-            of a first-order optimiser run in one compiled call.
+        keep_activations: whether Levenberg-Marquardt on a loss of ends keeps the network's activations at all evaluations of a
+            chunk. An update then costs a pass less and NFE times the memory.
+        validate_every: updates between two looks at the held-out paths. A look costs about as much as an update. The updates of
+            a first-order optimiser between two looks run in one compiled call.
     """
 
     loss: str | Loss | Callable = "endpoint"
@@ -84,24 +88,24 @@ class Stage:
 
     @property
     def is_of_ends(self) -> bool:
-        """Whether the loss compares end points, of a solver of any family; of a function of your own nobody knows."""
+        """Whether the loss compares end points and so needs no more of the paths; False for a function of your own."""
         return getattr(self.loss, "of_ends", False)
 
     @property
     def needs_steps(self) -> bool:
-        """Whether the loss is made of the steps of rk1 and rk2, from whole paths."""
+        """Whether the loss compares single steps of rk1 and rk2, from points of whole paths."""
         return not getattr(self.loss, "of_ends", True)
 
-    def check(self, solver) -> None:
-        """Raise ValueError if the loss is made of steps that the solver's family does not have."""
+    def check(self, solver: LearnedSolver) -> None:
+        """Raise ValueError if the loss compares steps that the solver's family does not have."""
         if self.needs_steps and not solver.has_steps:
             raise ValueError(
-                f"Stage.loss: {self.name!r} is made of the steps of rk1 and rk2, which a solver of the family {solver.family!r} "
-                "has not; use 'endpoint' or 'rmse'."
+                f"Stage.loss: {self.name!r} compares the steps of rk1 and rk2, which a solver of the family {solver.family!r} "
+                "does not have; use 'endpoint' or 'rmse'."
             )
 
-    def passes(self, theta) -> int:
-        """Network passes of a second-order update for each velocity evaluation of a sample; each try is one more.
+    def passes(self, solver: LearnedSolver) -> int:
+        """Network passes of a second-order update per velocity evaluation of a sample; every try adds one.
 
         Examples:
             >>> import bespoke_jax as bj
@@ -110,16 +114,26 @@ class Stage:
             [5, 4]
         """
         if self.needs_steps:
-            return 1 + 1 + 4 * (theta.nfe // theta.num_steps) + 3
-        return (2 if self.keep_activations else 3) + (0 if self.loss.features is None else self.probes)
+            return 1 + 1 + 4 * (solver.nfe // solver.num_steps) + 3
+        probes = 0 if getattr(self.loss, "features", None) is None else self.probes
+        return (2 if self.keep_activations else 3) + probes
 
-    def update(self, flow, theta, opt_state, paths, key, first: int, count: int):
-        """`count` updates from number `first` on: (theta, opt_state, losses, velocity evaluations).
+    def update(
+        self,
+        flow: Flow,
+        theta: LearnedSolver,
+        opt_state: Any,
+        paths: Paths,
+        key: KeyArray,
+        first: int,
+        count: int,
+    ) -> tuple[LearnedSolver, Any, np.ndarray, int]:
+        """`count` updates beginning with number `first`: (solver, opt_state, losses, velocity evaluations).
 
-        Of second order they end at a loss that is not finite.
+        Second-order updates end at the first loss that is not finite.
 
         A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
-        a cotangent 1. What rematerialisation computes a second time is not counted.
+        a cotangent 1. Recomputation (rematerialisation) is not counted.
         """
         self.check(theta)
         if not self.is_second_order:
@@ -170,19 +184,19 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
         return gauss_newton.evaluate(stage.loss, flow, theta.with_raw(raw), batch, batch_size=stage.chunk_size)
 
     raw, state, info = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
-    # Levenberg-Marquardt stands still on a quadratic that is not finite, which nobody would notice.
+    # On a quadratic that is not finite Levenberg-Marquardt makes no step; the loss says so.
     value = quadratic.value if quadratic.is_finite else np.nan
     return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (stage.passes(theta) + info.tried)
 
 
-_BATCHES, _PROBES = 2, 3  # what a random number is for; `fit` has 0 and 1
+_BATCHES, _PROBES = 2, 3  # purposes of random numbers; `data` has 0, 1 and 4
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw(stage, mesh, paths, key, iteration):
-    """The paths of an update: a function of key and iteration, so that a resumed fit draws the same.
+    """The paths of an update, a function of key and iteration, so that a resumed fit draws the same.
 
-    Every device has all paths: with a mesh each takes those that it computes, and no path moves.
+    Every device holds all paths. On a mesh each takes those that it computes, and no path is moved.
     """
     fresh = jax.random.fold_in(jax.random.fold_in(key, _BATCHES), iteration)
     indices = everywhere_over(mesh, jax.random.permutation(fresh, paths.num_paths)[: stage.batch_size])

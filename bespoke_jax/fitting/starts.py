@@ -14,11 +14,13 @@ __all__ = ["best_start", "cost_of_choice", "start_thetas"]
 
 
 def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
-    """The solver itself, as "given", and the starts that its family has for this flow, by name."""
+    """The solver itself, as "given", and the starts of its family for this flow, by name."""
     return {"given": theta} | theta.starts(flow)
 
 
-NUM_START_PATHS = 32  # paths that the last few starts are compared on: they differ by decibels
+NUM_START_PATHS = 32
+"""Paths on which the best few starts, which differ by decibels, are compared."""
+
 _FIRST, _KEPT = 4, 6
 
 
@@ -32,7 +34,7 @@ def best_start(
     """The name of the best start, and the velocity evaluations spent on finding it.
 
     Best is the one of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`.
-    Many are thinned out on four of those paths first.
+    Many starts are reduced to a few on four of those paths first.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -52,7 +54,7 @@ def best_start(
 
 
 def cost_of_choice(num_starts: int, nfe: int, num_paths: int = NUM_START_PATHS) -> int:
-    """Velocity evaluations that `best_start` spends on so many starts of `nfe` evaluations, if there are enough paths.
+    """Velocity evaluations that `best_start` spends on this many starts of `nfe` evaluations, if there are enough paths.
 
     Examples:
         >>> cost_of_choice(num_starts=11, nfe=10, num_paths=16), cost_of_choice(num_starts=100, nfe=10)

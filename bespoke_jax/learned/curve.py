@@ -1,4 +1,4 @@
-"""The learned curve: one scale-time curve (t_r, s_r) that makes a solver of any number of steps."""
+"""The learned curve: one scale-time curve (t_r, s_r) that gives a solver for any number of steps."""
 
 import contextlib
 import dataclasses
@@ -7,12 +7,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_array, check_count, check_float_dtype, check_type
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.knots import Knots
 from bespoke_jax.learned.scale_time import Curve, read_curves, start_curves
 from bespoke_jax.learned.steps import BASES, check_base, table_from_knots
 from bespoke_jax.table import LearnedSolver, SolverTable
+from bespoke_jax.types import Array, DTypeLike
 
 __all__ = ["LearnedCurve"]
 
@@ -23,18 +26,18 @@ _LOG_BOUND = 8.0  # of log s
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LearnedCurve(LearnedSolver):
-    """A Bespoke solver whose knots are read off a learned curve; all numbers 0 is the plain base solver.
+    """A Bespoke solver whose knots are read off a learned curve; with all parameters 0 it is the plain base solver.
 
-    The numbers belong to the curve and not to the steps, so that the curve serves any number of them: `with_steps`. It is
-    smooth, so that its solvers keep their order; t and log s are Bezier curves of degree K, in Bernstein's polynomials B_k:
+    The parameters belong to the curve, not to the steps, so one curve serves any number of steps: see `with_steps`. The curve is
+    smooth, so its solvers keep their order. t and log s are Bezier curves of degree K, in Bernstein polynomials B_k:
 
         t_r = sum_k beta_k B_k(r),  0 = beta_0 < ... < beta_K = 1;      log s_r = sum_k gamma_k B_k(r),  gamma_0 = 0.
 
-    Increasing beta make an increasing t, and equal increments t = r. So smooth a curve has little room for errors that cancel at
-    one n alone: what is fitted with some n is good for others too, and best for larger ones. Fit it with the smallest n in use.
+    t increases because beta does; equal increments give t = r. A curve this smooth has little room for errors that cancel at a
+    single n, so a curve fitted at some n also serves others, larger ones best. Fit it at the smallest n in use.
 
     Attributes:
-        raw: [2 K - 1] numbers: K - 1 logarithms of increments of beta over the first, K softly bounded gamma.
+        raw: [2 K - 1] parameters: K - 1 logarithms of increments of beta relative to the first, K softly bounded gamma.
         method: "rk1" or "rk2", the base solver; static.
         num_steps: n; static.
 
@@ -49,17 +52,17 @@ class LearnedCurve(LearnedSolver):
     num_steps: int = dataclasses.field(metadata=dict(static=True))
 
     @classmethod
-    def identity(cls, method: str, num_steps: int, degree: int = 6, dtype=jnp.float32) -> "LearnedCurve":
+    def identity(cls, method: str, num_steps: int, degree: int = 6, dtype: DTypeLike = jnp.float32) -> "LearnedCurve":
         """t_r = r, s_r = 1: the base solver ("rk1" or "rk2") itself, with a curve of this degree to learn.
 
         Raises:
-            ValueError: for another base solver, or numbers that are no positive integers.
+            ValueError: for another base solver, or if a number is not a positive integer.
         """
         n, degree = check_base(method, num_steps), check_count("degree", degree)
         return cls(jnp.zeros(2 * degree - 1, check_float_dtype("dtype", dtype)), method, n)
 
     def check(self, name: str) -> None:
-        """Raise TypeError or ValueError unless the method exists and the numbers are a curve's; as `SolverTable.check`."""
+        """Raise TypeError or ValueError unless the method exists and `raw` has the shape of a curve's parameters."""
         check_base(self.method, self.num_steps)
         if check_array(f"{name}.raw", self.raw, ("2 K - 1",)).shape[0] % 2 == 0:
             raise ValueError(f"{name}.raw: wanted shape [2 K - 1], an odd length, got {list(self.raw.shape)}.")
@@ -80,14 +83,17 @@ class LearnedCurve(LearnedSolver):
         return (self.num_parameters + 1) // 2
 
     def with_steps(self, num_steps: int) -> "LearnedCurve":
-        """The same curve read at the knots of another number of steps."""
+        """The same curve, read at the knots of another number of steps."""
         return dataclasses.replace(self, num_steps=check_base(self.method, num_steps))
 
     def like(self, curve: Curve) -> "LearnedCurve":
-        """The Bezier curve nearest to a concrete (not traced) `curve`, by least squares, as far as degree and bounds allow.
+        """The Bezier curve nearest to `curve` in the least-squares sense, within degree and bounds.
+
+        Args:
+            curve: concrete, not traced.
 
         Raises:
-            TypeError: if it is no `Curve`.
+            TypeError: if it is not a `Curve`.
             ValueError: if the curve is not finite, t decreases, or s is not positive.
         """
         check_type("curve", curve, Curve, "a scale_time.Curve (LearnedCurve.curve gives its own)")
@@ -109,8 +115,8 @@ class LearnedCurve(LearnedSolver):
         raw = np.concatenate([increments[1:] - increments[0], _LOG_BOUND * np.arctanh(gamma / _LOG_BOUND)])
         return self.with_raw(jnp.asarray(raw, self.raw.dtype))
 
-    def at(self, r):
-        """(t_r, dt/dr, s_r, ds/dr), each of r's shape, for r in [0, 1]."""
+    def at(self, r: Float[Array, "*shape"]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """(t_r, dt/dr, s_r, ds/dr), each of the shape of r, for r in [0, 1]."""
         by_t, by_s = jnp.split(self.raw, (self.degree - 1,))
         zero = jnp.zeros((1,), self.raw.dtype)
         share = jax.nn.softmax(jnp.concatenate([zero, by_t]))
@@ -123,7 +129,7 @@ class LearnedCurve(LearnedSolver):
         return jnp.sum(basis * beta, axis=-1), dt, s, s * dlog_s
 
     def curve(self) -> Curve:
-        """As a `scale_time.Curve`, for what works on any curve: `transform_velocity`, `theta_from_curve`, `scheduler_along`."""
+        """As a `scale_time.Curve`, for `transform_velocity`, `theta_from_curve`, `scheduler_along`."""
         return Curve(lambda r: self.at(r)[0], lambda r: self.at(r)[2])
 
     def knots(self) -> Knots:
@@ -135,8 +141,8 @@ class LearnedCurve(LearnedSolver):
         """The table of its n steps."""
         return table_from_knots(self.method, self.knots(), 1.0 / self.num_steps)
 
-    def starts(self, flow) -> dict[str, "LearnedCurve"]:
-        """The nearest to each of the `start_curves`, but for those that are no scale-time curves."""
+    def starts(self, flow: Flow) -> dict[str, "LearnedCurve"]:
+        """The Bezier curve nearest to each of the `start_curves`."""
         found = {}
         for name, curve in start_curves(flow.scheduler).items():
             with contextlib.suppress(ValueError):
@@ -145,7 +151,7 @@ class LearnedCurve(LearnedSolver):
 
 
 def _bernstein(degree: int, r):
-    """B_k(r) = binomial(K, k) r^k (1 - r)^(K - k), k = 0..K, in a last axis; NumPy's or JAX's as r is. They add up to 1."""
+    """B_k(r) = binomial(K, k) r^k (1 - r)^(K - k), k = 0..K, on a last axis, in NumPy or JAX as r is. They add up to 1."""
     library = np if isinstance(r, np.ndarray) else jnp
 
     def powers(x):

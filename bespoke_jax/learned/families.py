@@ -1,4 +1,4 @@
-"""The families of learned solvers: a name, and how one begins. A new family is a file of its own and a row here."""
+"""The families of learned solvers, by name. A new family is a file of its own and a row here."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +12,7 @@ from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.table import LearnedTable
 from bespoke_jax.learned.times import LearnedTimes
 from bespoke_jax.table import LearnedSolver
+from bespoke_jax.types import DTypeLike
 
 __all__ = ["FAMILIES", "init_theta"]
 
@@ -22,10 +23,10 @@ FAMILIES: dict[str, Callable] = {
     "times": lambda n, dtype: LearnedTimes.of("ipndm-4", n, dtype=dtype),
     "curve": lambda n, dtype: LearnedCurve.identity("rk2", n, dtype=dtype),
 }
-"""Name -> (num_steps, dtype) -> the solver before it learns. The order is part of the format of runs: append."""
+"""Name -> function (num_steps, dtype) -> the solver before it learns. Append new rows: runs' random keys depend on the order."""
 
 
-def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> LearnedSolver:
+def init_theta(base: str, num_steps: int, dtype: DTypeLike = jnp.float32) -> LearnedSolver:
     """A learned solver before it learns.
 
     - "rk1", "rk2": exactly Euler, midpoint with `num_steps` equal steps.

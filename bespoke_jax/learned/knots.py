@@ -1,8 +1,7 @@
-"""Knots: a scale-time transformation (t_r, s_r) at r_j = j / N, and the unconstrained numbers that it is learned by.
+"""Knots: a scale-time transformation (t_r, s_r) at r_j = j / N, and its unconstrained parameters.
 
-At the knots a Bespoke solver knows t, s and, at the start of each interval, their derivatives: 4N - 1 free numbers, since
-t_0 = 0, t_N = 1 and s_0 = 1 are fixed (Sec. 2.2). Time (t and its derivative) takes 2N - 1 of them, scale (s and its derivative)
-2N.
+The knots are t, s and, at the start of each interval, their derivatives: 4N - 1 free numbers, since t_0 = 0, t_N = 1 and s_0 = 1
+are fixed (Sec. 2.2). Time (t and its derivative) takes 2N - 1 of them, scale (s and its derivative) 2N.
 """
 
 from typing import NamedTuple
@@ -10,8 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_numbers
+from bespoke_jax.types import Array, Numbers
 
 __all__ = ["Knots", "knots_of_numbers", "numbers_of_knots"]
 
@@ -38,20 +39,20 @@ class Knots(NamedTuple):
     ds: jax.Array
 
     def of_steps(self, num_steps: int) -> "Knots":
-        """What each step sees: the same fields, [num_steps, N/n + 1] for t and s, [num_steps, N/n] for dt and ds.
+        """The knots of each step: the same fields, [num_steps, N/n + 1] for t and s, [num_steps, N/n] for dt and ds.
 
-        A step run on its own knots, as step 0, is the step of the whole solver.
+        A step run on its own knots, as step 0, equals that step of the whole solver.
         """
         width = self.dt.shape[0] // num_steps
         index = width * jnp.arange(num_steps)[:, None] + jnp.arange(width + 1)
         return Knots(self.t[index], self.dt[index[:, :-1]], self.s[index], self.ds[index[:, :-1]])
 
 
-def knots_of_numbers(numbers) -> Knots:
+def knots_of_numbers(numbers: Float[Array, "P"]) -> Knots:
     """The knots of 4N - 1 unconstrained numbers (derived; the paper's Appendix F up to the choice of positive functions).
 
     The increments of t are a softmax with its first logit held at 0; dt = exp(b), s = exp(c), ds = d, with b, c
-    and d softly bounded. Strictly monotone t and positive s for every vector, and nowhere a dead gradient at 0.
+    and d softly bounded. t is strictly monotone and s positive for every vector, and no gradient vanishes at 0.
 
     Examples:
         >>> knots_of_numbers(jnp.zeros(7)).t.tolist()
@@ -66,7 +67,7 @@ def knots_of_numbers(numbers) -> Knots:
     return Knots(t, jnp.exp(_soft_bound(b, _LOG_BOUND)), s, _soft_bound(d, _SLOPE_BOUND))
 
 
-def numbers_of_knots(t, dt, s, ds) -> np.ndarray:
+def numbers_of_knots(t: Numbers, dt: Numbers, s: Numbers, ds: Numbers) -> Float[np.ndarray, "P"]:
     """The inverse of `knots_of_numbers`, for concrete (not traced) knots: float64 [4N - 1].
 
     Raises:

@@ -1,7 +1,7 @@
 """Scale-time transformations: xbar(r) = s_r x(t_r) (Sec. 2.1).
 
-A curve r -> (t_r, s_r) turns a velocity field into another whose paths run through the same points (16). Every change
-of scheduler is such a curve (Theorem 2.3), and a curve read at the knots is a theta.
+A curve r -> (t_r, s_r) turns a velocity field into another one, whose paths run through the same points up to the scale (16).
+Every change of scheduler is such a curve (Theorem 2.3), and a curve read at the knots is a theta.
 """
 
 import dataclasses
@@ -12,9 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_type
 from bespoke_jax.schedulers import EDM, CondOT, Cosine, Scheduler, VariancePreserving
+from bespoke_jax.types import Scalar
 
 __all__ = [
     "Curve",
@@ -34,7 +36,7 @@ class Curve:
     """A scale-time curve from two differentiable functions of a scalar r in [0, 1].
 
     Args:
-        t: r -> t_r, increasing, t_0 = 0 and t_1 = 1 (a scheduler change comes near these ends).
+        t: r -> t_r, increasing, with t_0 = 0 and t_1 = 1; a change of scheduler may only come near these ends.
         s: r -> s_r > 0; a constant factor of s changes no solver.
     """
 
@@ -43,9 +45,10 @@ class Curve:
 
     def __post_init__(self):
         for name in ("t", "s"):
-            check_type(f"Curve.{name}", getattr(self, name), Callable, "a function of r")
+            if not callable(getattr(self, name)):
+                raise TypeError(f"Curve.{name}: wanted a function of r, got {type(getattr(self, name)).__name__}.")
 
-    def __call__(self, r):
+    def __call__(self, r: Scalar) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """(t_r, tdot_r, s_r, sdot_r) at a scalar r."""
         r = jnp.asarray(r, jnp.result_type(float))
         one = jnp.ones_like(r)
@@ -96,11 +99,11 @@ def transform_velocity_by(u: Callable, t: Callable, phi: Callable, phi_inverse: 
 def curve_between(scheduler: Scheduler, target: Scheduler) -> Curve:
     """The curve that carries paths of `scheduler` to those of `target` (Theorem 2.3, Sec. 2.2).
 
-    t_r = snr^-1(snrbar_r); s_r = sigmabar_r / sigma_{t_r} = alphabar_r / alpha_{t_r}. Both quotients are 0/0 at an end; the
-    quotient of (alpha, sigma)'s lengths is the same number and never is.
+    t_r = snr^-1(snrbar_r); s_r = sigmabar_r / sigma_{t_r} = alphabar_r / alpha_{t_r}. Each of these quotients is 0/0 at one end;
+    the quotient of the lengths of (alpha, sigma) has the same value and is regular at both.
 
     Raises:
-        TypeError: if either is no scheduler.
+        TypeError: if either is not a scheduler.
     """
     check_type("scheduler", scheduler, Scheduler, "a bespoke_jax.schedulers.Scheduler")
     check_type("target", target, Scheduler, "a bespoke_jax.schedulers.Scheduler")
@@ -116,7 +119,7 @@ def curve_between(scheduler: Scheduler, target: Scheduler) -> Curve:
 
 
 def scheduler_along(scheduler: Scheduler, curve: Curve) -> Scheduler:
-    """The other way (Theorem 2.3): the scheduler whose paths the transformed field follows.
+    """The converse of `curve_between` (Theorem 2.3): the scheduler whose paths the transformed field follows.
 
     alphabar_r = s_r alpha_{t_r}, sigmabar_r = s_r sigma_{t_r}.
     """
@@ -127,7 +130,7 @@ def scheduler_along(scheduler: Scheduler, curve: Curve) -> Scheduler:
 
 
 class CurveAt(NamedTuple):
-    """A curve at some r: t_r, dt/dr, s_r, ds/dr, NumPy's float64."""
+    """Values of a curve: t_r, dt/dr, s_r, ds/dr, float64 [m] each."""
 
     t: np.ndarray
     dt: np.ndarray
@@ -143,8 +146,8 @@ def _read(curves, r):
     return [jax.vmap(curve)(r) for curve in curves]
 
 
-def read_curves(curves: tuple[Curve, ...], r) -> list[CurveAt]:
-    """Concrete curves at `r` [m]; compiled once for these curves, whatever m."""
+def read_curves(curves: tuple[Curve, ...], r: Float[np.ndarray, "m"]) -> list[CurveAt]:
+    """Values of concrete (not traced) curves at `r` [m]; compiled once for these curves, for every m."""
     padded = np.append(r, np.ones(-len(r) % _PIECE)).reshape(-1, _PIECE)
     pieces = [_read(curves, piece) for piece in padded]
     return [
@@ -153,12 +156,12 @@ def read_curves(curves: tuple[Curve, ...], r) -> list[CurveAt]:
     ]
 
 
-@functools.cache  # the curves are functions: the same ones again are compiled no more
+@functools.cache  # curves are functions, and compiled programs depend on their identity
 def start_curves(scheduler: Scheduler | None = None) -> dict[str, Curve]:
     """Curves worth trying, by name: powers of time, and changes from `scheduler` to the usual schedulers (Theorem 2.3).
 
-    Each scheduler change comes twice, whole and as its time grid alone. A flow whose scheduler is unknown is treated as
-    CondOT: the curves are then no scheduler changes, but candidates still.
+    Each change of scheduler comes twice: as it is, and as its time grid alone. A flow whose scheduler is unknown is treated as
+    CondOT: the curves are then not changes of its scheduler, but still candidates.
 
     Examples:
         >>> sorted(start_curves())[:2]
@@ -169,7 +172,7 @@ def start_curves(scheduler: Scheduler | None = None) -> dict[str, Curve]:
         "condot": CondOT(),
         "cosine": Cosine(),
         "vp": VariancePreserving(),
-        # From snr 0.1 to 50 only: a sampler's grid, not a training range.
+        # Only snr 0.1 to 50, the range of a sampler's grid rather than that of training.
         "edm": EDM(sigma_min=0.02, sigma_max=10.0),
     }
     curves = {

@@ -2,15 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_array, check_count, check_number, check_numeric, check_type, known
-from bespoke_jax.learned.steps import step
+from bespoke_jax.learned.steps import Index, Velocity, step
 from bespoke_jax.learned.theta import Theta
+from bespoke_jax.types import Array, Scalar
 
 __all__ = ["step_lipschitz", "step_theta"]
 
 
-def step_theta(theta: Theta, i, x, u):
+def step_theta(
+    theta: Theta, i: Index, x: Float[Array, "*shape"], u: Velocity
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, "*shape"]]:
     """Step number `i` of the solver `theta`: eq. (17) for rk1, eqs. (19)-(20) for rk2.
 
     Args:
@@ -23,8 +27,10 @@ def step_theta(theta: Theta, i, x, u):
         (t_{i+1}, x_{i+1}).
 
     Raises:
-        TypeError: if `theta` is none, or its numbers are not floating arrays.
-        ValueError: if `i` is no integer, or a concrete one no step of the solver; for a theta with other than its numbers.
+        TypeError: if `theta` is not a `Theta`, its parameters are not floating arrays, x is not a floating array, or u not a
+            function.
+        ValueError: if `i` is not an integer, or is known and not a step of the solver; for a theta with a wrong number of
+            parameters.
 
     Examples:
         >>> from bespoke_jax import init_theta
@@ -44,7 +50,7 @@ def step_theta(theta: Theta, i, x, u):
     return step(theta.base, theta.knots(), 1.0 / theta.num_steps, i, x, u)
 
 
-def step_lipschitz(theta: Theta, lipschitz):
+def step_lipschitz(theta: Theta, lipschitz: Scalar) -> Float[jax.Array, "n"]:
     """L_i of every step, shape [n], for a field with Lipschitz constant `lipschitz` (L_tau) in x (Sec. 2.3; constants derived).
 
     Lbar_r = |sdot_r| / s_r + tdot_r L_tau bounds the transformed field (16); then

@@ -1,4 +1,4 @@
-"""The learned table: all numbers of a `SolverTable` free (Shaul et al. 2024, arXiv:2403.01329), as corrections to a reference."""
+"""The learned table: all entries of a `SolverTable`, as corrections to a reference (Shaul et al. 2024, arXiv:2403.01329)."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bespoke_jax.checks import check_array, check_type
 from bespoke_jax.classic.dedicated import dedicated
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.table import LearnedSolver, SolverTable
 
 __all__ = ["LearnedTable"]
@@ -15,12 +16,12 @@ __all__ = ["LearnedTable"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LearnedTable(LearnedSolver):
-    """A table of m evaluations whose times and factors are learned; all corrections 0 is exactly the reference.
+    """A table of m evaluations with learned times and factors; with all corrections 0 it is exactly the reference.
 
-    The times are free of the factors (the "model time" is decoupled) and of each other: each moves by its own angle,
-    t_j = sin^2(arcsin(sqrt(t_ref_j)) + raw_j), so it stays in [0, 1] whatever the number, and is turned back at 0 and 1, where a
-    logit would be lost for good; the first stays where it is. The factors are a_ref + raw and b_ref + raw. No step is divided by
-    a difference of times, so none can collide.
+    The times are independent of the factors (the "model time" is decoupled) and of each other. Each moves by an angle of its own,
+    t_j = sin^2(arcsin(sqrt(t_ref_j)) + raw_j): it stays in [0, 1] for any value and turns back at 0 and 1, where a logit would
+    be stuck for good. The first time is fixed. The factors are a_ref + raw and b_ref + raw. No step is divided by a difference
+    of times, so times may coincide.
 
     Attributes:
         raw: [m (m + 5) / 2 - 1] corrections: m - 1 of times, m of a, m (m + 1) / 2 of b by rows.
@@ -38,10 +39,10 @@ class LearnedTable(LearnedSolver):
 
     @classmethod
     def of(cls, reference: SolverTable) -> "LearnedTable":
-        """The learned table that is `reference` before it learns.
+        """The learned table that begins as `reference`.
 
         Raises:
-            TypeError: if it is no table; `to_table` makes one of another solver.
+            TypeError: if it is not a table; `to_table` gives the table of another solver.
             ValueError: if its arrays disagree, as `SolverTable.check`.
         """
         check_type("reference", reference, SolverTable, "a SolverTable (bespoke_jax.to_table makes one)")
@@ -50,7 +51,7 @@ class LearnedTable(LearnedSolver):
         return cls(jnp.zeros(m * (m + 5) // 2 - 1, reference.t.dtype), reference)
 
     def check(self, name: str) -> None:
-        """Raise TypeError or ValueError unless the reference is a table and has as many corrections; as `SolverTable.check`."""
+        """Raise TypeError or ValueError unless the reference is a table and `raw` has a correction for each of its entries."""
         check_type(f"{name}.reference", self.reference, SolverTable, "a SolverTable").check(f"{name}.reference")
         m = self.nfe
         check_array(f"{name}.raw", self.raw, (m * (m + 5) // 2 - 1,))
@@ -71,10 +72,10 @@ class LearnedTable(LearnedSolver):
         return self.reference.nfe
 
     def table(self) -> SolverTable:
-        """The table as it stands."""
+        """The reference with the corrections."""
         m, t = self.nfe, self.reference.t
         by_time, by_a, by_b = jnp.split(self.raw, (m - 1, 2 * m - 1))
-        # As t + sin(x) sin(2 phi + x), phi the reference's angle: exactly t where x is 0. sin(2 phi) = 2 sqrt(t (1 - t)).
+        # With phi the reference's angle this is t + sin(x) sin(2 phi + x): exactly t for x = 0. sin(2 phi) = 2 sqrt(t (1 - t)).
         tiny = jnp.finfo(t.dtype).tiny  # a root has no derivative at 0
         sine, cosine = 2 * jnp.sqrt(jnp.maximum(t[1:] * (1 - t[1:]), tiny)), 1 - 2 * t[1:]
         moved = t[1:] + jnp.sin(by_time) * (sine * jnp.cos(by_time) + cosine * jnp.sin(by_time))
@@ -83,8 +84,8 @@ class LearnedTable(LearnedSolver):
             times, self.reference.a + by_a, self.reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True)
         )
 
-    def starts(self, flow) -> dict[str, "LearnedTable"]:
-        """Every dedicated solver of as many evaluations, on every grid."""
+    def starts(self, flow: Flow) -> dict[str, "LearnedTable"]:
+        """Every dedicated solver with as many evaluations, on every grid."""
         return {
             name: LearnedTable.of(table) for name, table in dedicated(self.nfe, flow.scheduler, self.raw.dtype).items()
         }

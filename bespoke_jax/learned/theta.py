@@ -1,8 +1,8 @@
-"""Theta: the learned numbers of a Bespoke solver, raw (unconstrained) and as knots (constrained).
+"""Theta: the parameters of a Bespoke solver, raw (unconstrained) and as knots (constrained).
 
 A solver of n steps has N intervals between its knots: N = n for rk1 and N = 2n for rk2, whose midpoints are knots too. So it
-has 4n - 1 or 8n - 1 numbers (Sec. 2.2, eqs. 17, 19-20); `learned.knots` says what they mean. Time and scale may each be learned
-alone, the other held where it stands.
+has 4n - 1 or 8n - 1 parameters (Sec. 2.2, eqs. 17, 19-20); `learned.knots` gives their meaning. Either time or scale can be
+learned alone, with the other held fixed.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import (
     check_array,
@@ -20,28 +21,30 @@ from bespoke_jax.checks import (
     check_float_dtype,
 )
 from bespoke_jax.dtypes import promote
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.knots import Knots, knots_of_numbers, numbers_of_knots
 from bespoke_jax.learned.scale_time import CurveAt, read_curves, start_curves
 from bespoke_jax.learned.steps import BASES, check_base, step, table_from_knots
 from bespoke_jax.table import LearnedSolver, Program, SolverTable
+from bespoke_jax.types import Array, DTypeLike, Numbers
 
 __all__ = ["LEARNED", "Theta", "init_theta", "knot_places", "theta_from_knots", "theta_from_reading"]
 
 LEARNED = ("both", "time", "scale")
-"""What of a theta may be learned."""
+"""The parts of a theta that can be learned."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Theta(LearnedSolver):
-    """The parameters of a Bespoke solver; a pytree with the single leaf `raw`, and `held` if a part of them is not learned.
+    """A Bespoke solver: a pytree with the leaf `raw`, and the leaf `held` if a part of it is not learned.
 
     Attributes:
-        raw: [num_parameters] unconstrained numbers that are learned, all 0 for the plain base solver.
+        raw: [num_parameters] unconstrained parameters, all 0 for the plain base solver.
         base: "rk1" or "rk2"; static.
         num_steps: n; static.
         learned: one of `LEARNED`; static. Set it with `learning`.
-        held: the unconstrained numbers of the other part; carried, not learned. None if both are learned.
+        held: the unconstrained parameters of the part that is not learned; None if both are learned.
 
     Examples:
         >>> theta = init_theta("rk2", num_steps=5)
@@ -59,11 +62,14 @@ class Theta(LearnedSolver):
     has_steps: ClassVar[bool] = True
 
     def check(self, name: str) -> None:
-        """Raise unless base and steps exist and there are as many numbers as they have; `name` is what errors call it.
+        """Raise unless base and number of steps exist, with the number of parameters that they have.
+
+        Args:
+            name: what errors call the solver.
 
         Raises:
-            TypeError: if the numbers are no floating array.
-            ValueError: for anything else, NaN and infinity among it where the numbers are known.
+            TypeError: if the parameters are not a floating array.
+            ValueError: for anything else, including NaN and infinity where the parameters are known.
 
         Examples:
             >>> init_theta("rk1", num_steps=4).with_raw(jnp.zeros(31)).check("theta")
@@ -78,7 +84,7 @@ class Theta(LearnedSolver):
         if others:
             check_array(f"{name}.held", self.held, (others,))
         elif self.held is not None:
-            raise ValueError(f"{name}.held: wanted None, for both parts are learned; Theta.learning sets it.")
+            raise ValueError(f"{name}.held: wanted None, since both parts are learned; Theta.learning sets it.")
 
     @property
     def family(self) -> str:
@@ -92,7 +98,7 @@ class Theta(LearnedSolver):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are learned: 4N - 1 (4n - 1 for rk1, 8n - 1 for rk2); 2N - 1 of time alone, 2N of scale alone."""
+        """Number of learned parameters: 4N - 1 (4n - 1 for rk1, 8n - 1 for rk2), 2N - 1 for time alone, 2N for scale alone."""
         n = self.num_intervals
         return {"both": 4 * n - 1, "time": 2 * n - 1, "scale": 2 * n}[self.learned]
 
@@ -102,14 +108,14 @@ class Theta(LearnedSolver):
         return BASES[self.base] * self.num_steps
 
     def numbers(self) -> jax.Array:
-        """All 4N - 1 unconstrained numbers, learned or held: those of time, then those of scale."""
+        """All 4N - 1 unconstrained parameters, learned or held: those of time, then those of scale."""
         self.check("theta")
-        if self.learned == "both":
+        if self.held is None:
             return self.raw
         return jnp.concatenate([self.raw, self.held] if self.learned == "time" else [self.held, self.raw])
 
     def learning(self, learned: str) -> "Theta":
-        """The same solver, of which another part is learned; the rest is held at the numbers that it has now.
+        """The same solver with another part to learn; the rest is held at its present values.
 
         Args:
             learned: "time" (t and dt), "scale" (s and ds) or "both".
@@ -130,15 +136,15 @@ class Theta(LearnedSolver):
         return dataclasses.replace(self, raw=raw, learned=learned, held=held)
 
     def knots(self) -> Knots:
-        """The constrained numbers; differentiable in `raw`."""
+        """The constrained parameters; differentiable in `raw`."""
         return knots_of_numbers(self.numbers())
 
     def table(self) -> SolverTable:
-        """Its steps, unrolled."""
+        """The table of its steps."""
         return table_from_knots(self.base, self.knots(), 1.0 / self.num_steps)
 
-    def program(self, flow, x0) -> Program:
-        """Its own steps, which keep nothing but the state."""
+    def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
+        """Its own steps, which carry only the state."""
         knots = self.knots()
 
         def step_number(i, carry):
@@ -147,15 +153,15 @@ class Theta(LearnedSolver):
         return Program((x0, None), step_number, self.num_steps)
 
     def saved(self) -> dict:
-        """What its file holds beside the table: order, steps, what is learned, all raw numbers, and the knots."""
+        """The entries of its file beside the table: order, steps, the learned part, all raw parameters, and the knots."""
         knots = _knots(self)._asdict()
         own = dict(order=BASES[self.base], num_steps=self.num_steps, learned=self.learned)
         return own | dict(raw=self.numbers(), knots=knots)
 
-    def starts(self, flow) -> dict[str, "Theta"]:
-        """Itself with the knots of each of the `start_curves`; what it holds stays as it is.
+    def starts(self, flow: Flow) -> dict[str, "Theta"]:
+        """The solver with the knots of each of the `start_curves`; the part that is held stays as it is.
 
-        A curve that leaves the range of knots is not a start.
+        Curves that leave the range of knots are left out.
         """
         curves = start_curves(flow.scheduler)
         readings = read_curves(tuple(curves.values()), knot_places(self.base, self.num_steps))
@@ -170,12 +176,12 @@ class Theta(LearnedSolver):
 _knots = jax.jit(Theta.knots)  # rounded as it is wherever solvers run
 
 
-def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
-    """The start: exactly Euler ("rk1") or midpoint ("rk2") with `num_steps` equal steps.
+def init_theta(base: str, num_steps: int, dtype: DTypeLike = jnp.float32) -> Theta:
+    """The solver before it learns: exactly Euler ("rk1") or midpoint ("rk2") with `num_steps` equal steps.
 
     Raises:
         TypeError: for a dtype that is not floating.
-        ValueError: for another base, or `num_steps` that is no positive integer.
+        ValueError: for another base, or if `num_steps` is not a positive integer.
 
     Examples:
         >>> [float(t) for t in init_theta("rk1", num_steps=4).knots().t]
@@ -185,13 +191,15 @@ def init_theta(base: str, num_steps: int, dtype=jnp.float32) -> Theta:
     return Theta(jnp.zeros(4 * BASES[base] * num_steps - 1, dtype), base, num_steps)
 
 
-def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
+def theta_from_knots(
+    base: str, t: Numbers, dt: Numbers, s: Numbers, ds: Numbers, dtype: DTypeLike | None = None
+) -> Theta:
     """The theta with these knots: the inverse of `Theta.knots`, for concrete (not traced) numbers.
 
     Args:
         base: "rk1" or "rk2".
         t, s: [N + 1], dt, ds: [N], as in `Knots`, arrays or lists; N = n for rk1, N = 2n for rk2.
-        dtype: of the parameters; that of `t` (at least float32) if not given.
+        dtype: of the parameters; by default that of `t`, at least float32.
 
     Raises:
         TypeError: for a dtype that is not floating.
@@ -205,8 +213,8 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
     """
     check_choice("base", base, BASES)
     if dtype is None:
-        floating = hasattr(t, "dtype") and jnp.issubdtype(t.dtype, jnp.floating)
-        dtype = promote(jnp.result_type(t if floating else float), jnp.float32)
+        own = getattr(t, "dtype", np.dtype(int))
+        dtype = promote(own if jnp.issubdtype(own, jnp.floating) else jnp.result_type(float), jnp.float32)
     else:
         dtype = check_float_dtype("dtype", dtype)
     numbers = numbers_of_knots(t, dt, s, ds)
@@ -215,12 +223,12 @@ def theta_from_knots(base: str, t, dt, s, ds, dtype=None) -> Theta:
     return Theta(jnp.asarray(numbers, dtype), base, n // BASES[base])
 
 
-def knot_places(base: str, num_steps: int) -> np.ndarray:
+def knot_places(base: str, num_steps: int) -> Float[np.ndarray, "N+1"]:
     """r at the knots of `base` with `num_steps` steps, [N + 1]."""
     return np.linspace(0, 1, check_base(base, num_steps) * BASES[base] + 1)
 
 
-def theta_from_reading(base: str, reading: CurveAt, dtype=jnp.float32) -> Theta:
+def theta_from_reading(base: str, reading: CurveAt, dtype: DTypeLike = jnp.float32) -> Theta:
     """`theta_from_curve` of a curve that has been read at the `knot_places`."""
     t, dt, s, ds = reading
     length = t[-1] - t[0]

@@ -1,4 +1,4 @@
-"""Learned times: a known solver of which the step times alone are learned, its factors recomputed at them."""
+"""Learned times: a dedicated solver whose step times are learned and whose factors are recomputed from them."""
 
 import contextlib
 import dataclasses
@@ -6,14 +6,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_array, check_choice, check_count, check_float_dtype, known
 from bespoke_jax.classic import GRIDS, time_grid
 from bespoke_jax.classic.grids import NEED_NO_SCHEDULER
 from bespoke_jax.classic.levels import check_scheduler
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.tables_of_times import METHODS
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import LearnedSolver, SolverTable
+from bespoke_jax.types import DTypeLike, GridLike
 
 __all__ = ["LearnedTimes"]
 
@@ -23,16 +26,16 @@ _SHORTEST = 0.02  # of its gap in the reference grid: no gap gets shorter, so th
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LearnedTimes(LearnedSolver):
-    """A known solver with learned step times; all numbers 0 is that solver on the reference grid.
+    """A dedicated solver with learned step times; with all parameters 0 it is that solver on the reference grid.
 
-    Learned discretisation, as in DDSS (Watson et al. 2022, arXiv:2202.05830) and LD3 (Tong et al. 2024, arXiv:2405.15506).
-    There are few numbers, so a few paths suffice for them, and whatever they are, the solver keeps its order.
+    Learned discretisation, as in DDSS (Watson et al. 2022, arXiv:2202.05830) and LD3 (Tong et al. 2024, arXiv:2405.15506). The
+    parameters are few, so few paths suffice, and the solver keeps its order for all of their values.
 
-    The gaps between times are a softmax over log(reference gap) + raw, the first raw held at 0, mixed with 2 % of the
-    reference gaps: t_0 = 0, t_n = 1, and no two times meet whatever is learned.
+    The gaps between times are a softmax of log(reference gap) + raw, with the first raw held at 0, mixed with 2 % of the
+    reference gaps: t_0 = 0, t_n = 1, and no two times coincide, whatever is learned.
 
     Attributes:
-        raw: [n - 1] logarithms of the gaps' growth over the first one's.
+        raw: [n - 1] logarithms of the gaps' growth relative to the first gap's.
         grid: [n + 1] the reference times; carried, not learned.
         method: a name in `tables_of_times.METHODS`; static.
         scheduler: the flow's, for methods that predict noise or data; static.
@@ -53,18 +56,24 @@ class LearnedTimes(LearnedSolver):
 
     @classmethod
     def of(
-        cls, method: str, num_steps: int, scheduler: Scheduler | None = None, *, grid="uniform", dtype=jnp.float32
+        cls,
+        method: str,
+        num_steps: int,
+        scheduler: Scheduler | None = None,
+        *,
+        grid: GridLike = "uniform",
+        dtype: DTypeLike = jnp.float32,
     ) -> "LearnedTimes":
         """The method before it learns.
 
         Args:
             method: on the velocity: "euler", "midpoint", "heun", "rk4" (1, 2, 2, 4 evaluations a step), "ipndm-2", "-3", "-4"
                 (Adams-Bashforth); with a scheduler: "ddim", "dpm_solver_pp-2m", "-3m", "deis-2", "-3", "-4", "ipndm_noise-2",
-                "-3", "-4". The names are those of `classic.dedicated`. One evaluation a step where nothing is said.
+                "-3", "-4". The names are those of `classic.dedicated`. One evaluation per step unless said otherwise.
             num_steps: n, at least 2: a single step has no time to learn.
-            scheduler: the flow's; asked for by the latter methods and by most named grids.
-            grid: where it starts, as for `classic.time_grid`.
-            dtype: of the numbers.
+            scheduler: the flow's; required by the latter methods and by most named grids.
+            grid: the reference times, as for `classic.time_grid`.
+            dtype: of the parameters.
 
         Raises:
             ValueError: for another method, a missing scheduler, a wrong grid, or one with gaps too small for `dtype`.
@@ -81,7 +90,7 @@ class LearnedTimes(LearnedSolver):
         return cls(jnp.zeros(n - 1, dtype), times, method, kept)
 
     def check(self, name: str) -> None:
-        """Raise TypeError or ValueError unless arrays and method agree and the grid increases; as `SolverTable.check`."""
+        """Raise TypeError or ValueError unless arrays and method agree and the grid increases from 0 to 1."""
         check_choice(f"{name}.method", self.method, METHODS)
         if METHODS[self.method].needs_scheduler:
             check_scheduler(self.scheduler, f"the method {self.method!r}")
@@ -107,8 +116,8 @@ class LearnedTimes(LearnedSolver):
         """Velocity evaluations per sample."""
         return METHODS[self.method].stages * self.num_steps
 
-    def times(self) -> jax.Array:
-        """The times between which it steps, [n + 1]: strictly increasing from exactly 0 to exactly 1."""
+    def times(self) -> Float[jax.Array, "n+1"]:
+        """The times between steps, [n + 1]: strictly increasing from exactly 0 to exactly 1."""
         gaps = jnp.diff(self.grid)
         zero, one = jnp.zeros((1,), self.raw.dtype), jnp.ones((1,), self.raw.dtype)
         share = jax.nn.softmax(jnp.log(gaps) + jnp.concatenate([zero, self.raw]))
@@ -119,8 +128,8 @@ class LearnedTimes(LearnedSolver):
         """The method's table at these times."""
         return METHODS[self.method].table(self.times(), self.scheduler)
 
-    def starts(self, flow) -> dict[str, "LearnedTimes"]:
-        """The same solver on every grid, but for those with gaps too small."""
+    def starts(self, flow: Flow) -> dict[str, "LearnedTimes"]:
+        """The same solver on every grid whose gaps are large enough."""
         found = {}
         for name in NEED_NO_SCHEDULER if flow.scheduler is None else GRIDS:
             with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Thetas read off scale-time curves, and carried from one scheduler to another (Theorem 2.3)."""
+"""Thetas from scale-time curves, and their transfer from one scheduler to another (Theorem 2.3)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,18 +7,19 @@ from bespoke_jax.checks import check_float_dtype, check_type
 from bespoke_jax.learned.scale_time import Curve, CurveAt, curve_between, read_curves
 from bespoke_jax.learned.theta import Theta, knot_places, theta_from_reading
 from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.types import DTypeLike
 
 __all__ = ["theta_from_curve", "transfer"]
 
 
-def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32) -> Theta:
-    """The theta of the base solver run on the field transformed by `curve`: its knots read off the curve.
+def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype: DTypeLike = jnp.float32) -> Theta:
+    """The theta whose knots are read off `curve`: the base solver on the field transformed by it.
 
-    A curve that misses t = 0 or t = 1 (a scheduler change between models whose ends are only near 0 and 1) is stretched
-    to meet them, and s is divided by s_0, which no solver notices.
+    A curve that misses t = 0 or t = 1 (a change between schedulers whose ends are only near 0 and 1) is stretched to meet them.
+    s is divided by s_0, which does not change the solver.
 
     Raises:
-        TypeError: if `curve` is none, or for a dtype that is not floating.
+        TypeError: if `curve` is not a `Curve`, or for a dtype that is not floating.
         ValueError: as `init_theta` for base and num_steps; as `theta_from_knots` if the curve does not increase or leaves
             its bounds at a knot.
 
@@ -35,18 +36,20 @@ def theta_from_curve(base: str, num_steps: int, curve: Curve, dtype=jnp.float32)
 
 
 def transfer(theta: Theta, source: Scheduler, target: Scheduler) -> Theta:
-    """A theta learned on a flow of scheduler `source`, for flows of scheduler `target`: a start for `fit`, or to use as it is.
+    """A theta learned for flows of scheduler `source`, rewritten for flows of scheduler `target`.
 
-    With one model under both schedulers it is the same solver (Theorem 2.3): its transformed path s_r x(t_r) is, with the
-    change of scheduler x(t) = c_t y(tau_t) put in, s_r c_{t_r} y(tau_{t_r}). It is stretched where the schedulers' ends differ.
+    Use it as it is, or as the start of a fit. For one model under both schedulers it is the same solver (Theorem 2.3): with the
+    change of scheduler x(t) = c_t y(tau_t), its transformed path s_r x(t_r) is s_r c_{t_r} y(tau_{t_r}). Where the ends of the
+    schedulers differ, it is stretched.
 
     Args:
         theta: of rk1 or rk2.
-        source, target: schedulers of the flow that it was learned on, and of the one it is for.
+        source: the scheduler of the flow that it was learned for.
+        target: the scheduler of the flow that it is to solve.
 
     Raises:
-        TypeError: for another solver, or what is no scheduler.
-        ValueError: as `theta_from_knots`, if knots come too near each other.
+        TypeError: for another solver, or something that is not a scheduler.
+        ValueError: as `theta_from_knots`, if knots come too close to each other.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -58,7 +61,7 @@ def transfer(theta: Theta, source: Scheduler, target: Scheduler) -> Theta:
     for name, scheduler in (("source", source), ("target", target)):
         check_type(name, scheduler, Scheduler, "a bespoke_jax.schedulers.Scheduler")
     t, dt, s, ds = (np.asarray(value, np.float64) for value in theta.knots())
-    dt, ds = np.append(dt, 0), np.append(ds, 0)  # of the last knot, which has none, nothing is used
+    dt, ds = np.append(dt, 0), np.append(ds, 0)  # the last knot has no derivatives, and none are used
     change = read_curves((curve_between(target, source),), t)[0]
     reading = CurveAt(change.t, change.dt * dt, s * change.s, ds * change.s + s * change.ds * dt)
     return theta_from_reading(theta.base, reading, theta.raw.dtype).learning(theta.learned)
