@@ -136,8 +136,8 @@ def said(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("inception", "", "weights"), "--reference: missing. The FID wants two files"),
-        (("inception", "none.npz", ""), "--inception: missing. The FID wants two files"),
+        (("inception", "", "weights"), "--reference: missing. The FID needs two files"),
+        (("inception", "none.npz", ""), "--inception: missing. The FID needs two files"),
         (("inception", "none.npz", "weights"), "none.npz: no such file"),
         (("inception", None, "none.pth"), "none.pth: no such file"),
         (("fashion_classifier", "none.npz", ""), "--features=fashion_classifier has its own statistics"),

@@ -170,12 +170,7 @@ def _read(files: _Files, name: str, size: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
             return np.asarray(cropped(_as_rgb(image), size))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow raises all of these for damage
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's for damage
         path = files.source / name if files.source.is_dir() else f"{files.source}: {name}"
         raise ValueError(f"{path}: cannot be read as an image ({error}); replace or delete it.") from None
 

@@ -51,10 +51,8 @@ def train(training: Training, run: Run) -> tuple:
         state = training.init()
         state = training.place(checkpoints.restore(state) or state)
         first, losses = int(state[0]), []
-        batches, bar = (
-            training.batches(range(first, num_steps)),
-            processes.bar(total=num_steps, initial=first, desc=name),
-        )
+        batches = training.batches(range(first, num_steps))
+        bar = processes.bar(total=num_steps, initial=first, desc=name)
         with bar, run.scalars(name, first + 1) as scalars, contextlib.closing(batches):
             for done in range(first + 1, num_steps + 1):
                 try:
