@@ -213,8 +213,8 @@ def theta_from_knots(
     """
     check_choice("base", base, BASES)
     if dtype is None:
-        own = getattr(t, "dtype", np.dtype(int))
-        dtype = promote(own if jnp.issubdtype(own, jnp.floating) else jnp.result_type(float), jnp.float32)
+        of_t = jnp.result_type(t) if isinstance(t, Array) else jnp.result_type(float)
+        dtype = promote(of_t if jnp.issubdtype(of_t, jnp.floating) else jnp.result_type(float), jnp.float32)
     else:
         dtype = check_float_dtype("dtype", dtype)
     numbers = numbers_of_knots(t, dt, s, ds)
