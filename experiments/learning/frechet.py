@@ -9,6 +9,7 @@ import numpy as np
 import bespoke_jax as bj
 from bespoke_jax.flow import conditions
 from bespoke_jax.models import inception
+from bespoke_jax.run.paths import slices
 from experiments.learning import compare, measure
 from experiments.run import processes, stopping
 from experiments.run.runs import Run
@@ -130,7 +131,7 @@ def samples(flow: bj.Flow, ends: Callable, key, num_samples: int, label: str) ->
         FloatingPointError: if samples are not finite.
     """
     with processes.bar(total=num_samples, desc=label) as bar:
-        for number, part in enumerate(bj.adjoint.chunks(num_samples, measure.BATCH_SIZE)):
+        for number, part in enumerate(slices(num_samples, measure.BATCH_SIZE)):
             fresh, size = jax.random.fold_in(key, number), part.stop - part.start
             stopping.stop_if_asked()
             some = conditions.dealt(flow, jax.random.fold_in(fresh, 0), size)

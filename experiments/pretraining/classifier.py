@@ -11,6 +11,7 @@ import optax
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_count, check_positive
+from bespoke_jax.run.paths import slices
 from experiments import data
 from experiments.pretraining.loop import Training
 from experiments.run.checks import check_fields, check_seed
@@ -96,7 +97,7 @@ def training_of(plan: Plan, training: data.DataSet) -> Training:
 
 def images_of(dataset: data.DataSet, count: int) -> Iterator[np.ndarray]:
     """The first `count` images, [B, H, W, C] in [-1, 1], in batches."""
-    for part in bj.adjoint.chunks(count, _BATCH_SIZE):
+    for part in slices(count, _BATCH_SIZE):
         yield data.to_model(dataset.read(np.arange(part.start, part.stop)))
 
 
