@@ -9,10 +9,10 @@ from bespoke_jax import classic
 from bespoke_jax.checks import check_count, check_key, check_positive, check_type
 from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.run import adjoint, scores
+from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.run.scores import Score, distances
+from bespoke_jax.run.scores import Score, distances, score
 from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth
 from bespoke_jax.table import Solver, check_solver_arrays
 
@@ -48,9 +48,9 @@ class SolverCheck(NamedTuple):
 
     def __str__(self):
         verdict = f"fits: {self.gain:.2f} dB above" if self.fits else f"does not fit: {abs(self.gain):.2f} dB below"
-        scores = [s for s in (self.solver, self.euler, self.midpoint, self.dedicated) if s is not None]
-        width = max(len(score.name) for score in scores)
-        lines = [f"{score.name:<{width}}  {score.psnr:6.2f}  {score.mean_psnr:9.2f}" for score in scores]
+        rows = [row for row in (self.solver, self.euler, self.midpoint, self.dedicated) if row is not None]
+        width = max(len(row.name) for row in rows)
+        lines = [f"{row.name:<{width}}  {row.psnr:6.2f}  {row.mean_psnr:9.2f}" for row in rows]
         head = f"{'':<{width}}    PSNR  mean PSNR"
         calls = f" = {self.network_calls} network calls" if self.network_calls != self.nfe else ""
         return "\n".join(
@@ -102,29 +102,33 @@ def check_solver(
         >>> found.fits, found.nfe, found.dedicated.name
         (True, 8, 'heun')
     """
-    _check(flow, solver, others)
-    check_key(key)
+    _check_arguments(flow, solver, key, others)
     num_paths, batch_size = check_count("num_paths", num_paths), check_count("batch_size", batch_size)
     data_range = check_positive("data_range", data_range)
-    nfe = solver.nfe
-    if others is None:
-        others = classic.dedicated(nfe, flow.scheduler)
     probed = max(2, min(batch_size, num_paths))  # one alone does not tell what depends on its batch
     check_velocity(dealt(flow, jax.random.fold_in(key, 0), probed), flow.noise(key, (probed,)))
     x0, flow = flow.noise(key, (num_paths,)), dealt(flow, jax.random.fold_in(key, 0), num_paths)
     paths = ground_truth(flow, x0, rtol, atol, batch_size=batch_size, ends_only=True)
     truth, _ = truth_of(paths, flow, rtol, atol, batch_size=batch_size, data_range=data_range)
 
-    def score(name, solver):
-        return scores.score(
-            name, distances(flow, adjoint.end_points(flow, solver, x0, batch_size), paths.x1), data_range
-        )
+    def score_of(name, solver):
+        ends = adjoint.end_points(flow, solver, x0, batch_size)
+        return score(name, distances(flow, ends, paths.x1), data_range)
 
-    own, euler = score("this solver", solver), score("euler", classic.euler(nfe))
-    midpoint = score("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
-    dedicated = max((score(*item) for item in others.items()), key=_mean_psnr, default=None)
+    found = _compared(score_of, flow, solver, others, truth, num_paths)
+    warn_of_truth("check_solver", found.solver.mean_psnr, truth.mean_psnr, truth)
+    return found
+
+
+def _compared(score_of, flow, solver, others, truth, num_paths) -> SolverCheck:
+    """The check from `score_of(name, solver)`, the score of any solver on the same paths."""
+    nfe = solver.nfe
+    if others is None:
+        others = classic.dedicated(nfe, flow.scheduler)
+    own, euler = score_of("this solver", solver), score_of("euler", classic.euler(nfe))
+    midpoint = score_of("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
+    dedicated = max((score_of(*item) for item in others.items()), key=_mean_psnr, default=None)
     gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
-    warn_of_truth("check_solver", own.mean_psnr, truth.mean_psnr, truth)
     calls = nfe * flow.calls_per_evaluation
     return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, truth)
 
@@ -133,10 +137,11 @@ def _mean_psnr(score: Score) -> float:
     return score.mean_psnr
 
 
-def _check(flow, solver, others):
+def _check_arguments(flow, solver, key, others):
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     if others is not None and not isinstance(others, Mapping):
         raise TypeError(f"others: wanted a dict of solvers by name, got {type(others).__name__}.")
     named = {"solver": solver} | {f"others[{name!r}]": other for name, other in (others or {}).items()}
     for name, value in named.items():
         check_solver_arrays(name, value)
+    check_key(key)

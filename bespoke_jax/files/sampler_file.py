@@ -71,32 +71,52 @@ def save_sampler(
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_solver_arrays("solver", solver)
     bake_params, dtype = check_flag("bake_params", bake_params), check_float_dtype("dtype", dtype)
-    if batch_size is not None:
-        batch_size = check_count("batch_size", batch_size)
-    platforms = (jax.export.default_export_platform(),) if platforms is None else platforms
-    if batch_size is None:
-        batch_size = num_conditions(flow)
-    else:
-        check_size(flow, batch_size, "batch_size")
-    if not isinstance(platforms, list | tuple) or not platforms or not all(name in _PLATFORMS for name in platforms):
-        raise ValueError(f"platforms: wanted some of {_PLATFORMS}, got {platforms!r}.")
-    noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
-    check_number("flow.scheduler.sigma(0)", noise_std, 0)
+    batch_size, platforms = _checked_batch_size(flow, batch_size), _checked_platforms(platforms)
+    noise_std = _noise_std(flow)
     solver, params = jax.device_get((solver, flow.params))  # off the devices that they lie on
-    bake_params = bake_params or not jax.tree.leaves(params)
 
     def sampler(params, x0):
         return solve(Flow(flow.velocity, params, flow.event_shape, flow.scheduler), solver, x0)
 
+    bake_params = bake_params or not jax.tree.leaves(params)
     function, known = (lambda x0: sampler(params, x0), ()) if bake_params else (sampler, (params,))
     known = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), known)
 
     def arguments(size):
         return *known, jax.ShapeDtypeStruct((size, *flow.event_shape), dtype)
 
+    program = _serialized(_exported(function, arguments, batch_size, platforms))
+    about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
+    content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
+    write_whole(path, content + hashlib.sha256(content).digest())
+
+
+def _checked_batch_size(flow, batch_size) -> int | None:
+    """The number of samples per call; None for any number."""
+    if batch_size is None:
+        return num_conditions(flow)
+    batch_size = check_count("batch_size", batch_size)
+    check_size(flow, batch_size, "batch_size")
+    return batch_size
+
+
+def _checked_platforms(platforms) -> tuple[str, ...]:
+    platforms = (jax.export.default_export_platform(),) if platforms is None else platforms
+    if not isinstance(platforms, list | tuple) or not platforms or not all(name in _PLATFORMS for name in platforms):
+        raise ValueError(f"platforms: wanted some of {_PLATFORMS}, got {platforms!r}.")
+    return tuple(platforms)
+
+
+def _noise_std(flow) -> float:
+    noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
+    return check_number("flow.scheduler.sigma(0)", noise_std, 0)
+
+
+def _exported(function, arguments, batch_size, platforms) -> jax.export.Exported:
+    """A function traced with the shapes `arguments(number of samples)`, symbolic in that number if `batch_size` is None."""
     size = jax.export.symbolic_shape("batch")[0] if batch_size is None else batch_size
     try:
-        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments(size))
+        return jax.export.export(jax.jit(function), platforms=platforms)(*arguments(size))
     except Exception as error:  # from within the network, of any kind
         if batch_size is not None:
             raise
@@ -106,16 +126,16 @@ def save_sampler(
             f"batch_size: the velocity cannot be traced for any batch size ({reason:.300}); write x.shape[0] for len(x), or "
             "give one, such as batch_size=64."
         ) from error
+
+
+def _serialized(exported: jax.export.Exported) -> bytes:
     try:
-        program = bytes(exported.serialize())
+        return bytes(exported.serialize())
     except ValueError as error:
         raise TypeError(
             f"flow: jax.export cannot write the tree of its parameters ({error}); make it of dicts, lists and tuples, or "
             "use bake_params=True."
         ) from None
-    about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
-    content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
-    write_whole(path, content + hashlib.sha256(content).digest())
 
 
 @dataclasses.dataclass(frozen=True)

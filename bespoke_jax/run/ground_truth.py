@@ -20,6 +20,7 @@ from bespoke_jax.flow.conditions import check_size, condition_of, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
+from bespoke_jax.run.interpolation import padded
 from bespoke_jax.run.paths import Paths, check_finite
 from bespoke_jax.run.tolerance import DOPRI5, Attempt, Tolerance, first_step
 
@@ -77,21 +78,25 @@ def ground_truth(
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (x0, *jax.tree.leaves(flow))):
         raise TypeError("ground_truth: x0 and flow must be concrete arrays; call it outside jit, vmap and grad.")
-    rtol, atol = check_positive("rtol", rtol), None if atol is None else check_positive("atol", atol)
+    tolerance = Tolerance(check_positive("rtol", rtol), None if atol is None else check_positive("atol", atol))
     ends_only = check_flag("ends_only", ends_only)
     max_steps = check_count("max_steps", max_steps)
+    batch_size = None if batch_size is None else check_count("batch_size", batch_size)
+    batch_shape, flat = _checked_noises(flow, x0)
+    fields = _solve(flow, flat, tolerance, batch_size, max_steps, ends_only)
+    tolerance.warn()
+    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
+
+
+def _checked_noises(flow, x0):
+    """(the batch shape, the noises [B, *event]) of x0, if they are finite and as many as the flow has conditions."""
     batch_shape = flow.batch_shape(x0, "x0")
     flat = jnp.reshape(x0, (-1, *flow.event_shape))
     if flat.shape[0] == 0:
         raise ValueError(f"x0: wanted at least one noise, got shape {jnp.shape(x0)}.")
     check_size(flow, len(flat), "x0")
     check_finite("x0", gather(flow, flat))
-    if batch_size is not None:
-        batch_size = check_count("batch_size", batch_size)
-    tolerance = Tolerance(rtol, atol)
-    fields = _solve(flow, flat, tolerance, batch_size, max_steps, ends_only)
-    tolerance.warn()
-    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
+    return batch_shape, flat
 
 
 def finer_ends(flow: Flow, x0, rtol: float, atol: float | None):
@@ -118,16 +123,6 @@ def _solve(flow, x0, tolerance, batch_size, max_steps, ends_only):
 
 
 _NUMBERS_TOGETHER = 2**24  # in the states of a batch: 64 MB in float32, of which Dopri5 has ten at a time
-
-
-def padded(part, length: int):
-    """The arrays of `Paths`, the end of each path repeated up to `length` knots: batches of different steps fit together."""
-    *arrays, evaluations = part
-    grown = []
-    for array, knots in zip(arrays, (length, length, length, length - 1), strict=True):
-        tail = [array[:, -1:]] * (knots - array.shape[1])
-        grown.append(jnp.concatenate([array, *tail], axis=1) if tail else array)
-    return (*grown, evaluations)
 
 
 _SHORTEST = 1e-6  # a step as short as this that still gives NaN or infinity is the velocity's fault, not the step's

@@ -14,6 +14,7 @@ from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.conditions import check_size, condition_of, of_paths, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
+from bespoke_jax.run.interpolation import quartic
 
 __all__ = ["Paths", "check_finite", "samples", "slices"]
 
@@ -213,7 +214,7 @@ class Paths:
     def _at(self, t):
         if jnp.ndim(t):
             return jax.vmap(self._at)(t)
-        return self._to_batch(jax.vmap(_quartic, in_axes=(0, 0, 0, 0, None))(*self._arrays, t))
+        return self._to_batch(jax.vmap(quartic, in_axes=(0, 0, 0, 0, None))(*self._arrays, t))
 
     @jax.jit
     def _velocity(self, t):
@@ -275,22 +276,3 @@ def _finite_samples(x):
 @jax.jit
 def _rows(arrays, indices):
     return jax.tree.map(lambda array: array[indices], arrays)
-
-
-def _quartic(times, states, velocities, middles, t):
-    """Value at t of one path: the quartic through both ends with their velocities and the middle of t's interval."""
-    t = jnp.asarray(t, times.dtype)
-    # side="left" finds the last real interval for t = 1, where the padding has none.
-    k = jnp.clip(jnp.searchsorted(times, t, side="left") - 1, 0, len(times) - 2)
-    step = times[k + 1] - times[k]
-    p = (t - times[k]) / jnp.where(step > 0, step, 1)
-    left, right = (1 - p) ** 2, p**2
-    basis = (
-        left * (1 - 2 * p) * (1 + 4 * p),
-        right * (2 * p - 1) * (5 - 4 * p),
-        16 * left * right,
-        step * p * left * (1 - 2 * p),
-        step * right * (1 - p) * (1 - 2 * p),
-    )
-    values = (states[k], states[k + 1], middles[k], velocities[k], velocities[k + 1])
-    return sum(b.astype(v.dtype) * v for b, v in zip(basis, values, strict=True))
