@@ -15,6 +15,7 @@ from bespoke_jax.flow import kernels
 from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
+from bespoke_jax.metrics import mean_square
 
 __all__ = ["EVALUATIONS", "check_velocity"]
 
@@ -124,7 +125,7 @@ def _others(x, order, kept):
 @jax.jit
 def _rms(one, other):
     one, other = (value.astype(promote(value.dtype, jnp.float32)) for value in (one, other))
-    return jnp.sqrt(jnp.mean(jnp.square(one - other))), jnp.sqrt(jnp.mean(jnp.square(one)))
+    return tuple(jnp.sqrt(mean_square(value, value.ndim)) for value in (one - other, one))
 
 
 @jax.jit

@@ -79,9 +79,8 @@ def truth_of(
             if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
                 raise
             return Truth(math.nan, math.nan, math.nan), 0
-    apart = distances(some, x1, ends)
-    worth = score("true paths", apart, data_range)
-    share = float(np.mean(apart)) / max(size(some, ends), np.finfo(np.float32).tiny)
+    worth = score("true paths", distances(some, x1, ends), data_range)
+    share = worth.rmse / max(size(some, ends), float(np.finfo(np.float32).tiny))
     return Truth(worth.psnr, worth.mean_psnr, share), spent
 
 
