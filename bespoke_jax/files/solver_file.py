@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import Theta
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.table import Solver, SolverTable, check_solver_arrays, unrolled
+from bespoke_jax.warn import warn
 
 __all__ = ["load_solver", "save_solver"]
 
@@ -177,7 +177,7 @@ def _compare(path, stored, flow):
         found = [f"{path}: learned for another flow than this one.", *found] if found else []
     if found:
         remedy = "bespoke_jax.check_solver(flow, solver, key) measures whether it serves this one."
-        warnings.warn("\n  ".join([*found, remedy]), UserWarning, stacklevel=3)
+        warn("\n  ".join([*found, remedy]))
 
 
 def _solver(content) -> Theta | SolverTable:

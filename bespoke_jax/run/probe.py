@@ -4,8 +4,6 @@ A network in training mode (dropout, batch statistics), a time that runs the oth
 wrong without a word: the fit learns whatever field it is given. All of these show in some velocities of one batch.
 """
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +14,7 @@ from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
+from bespoke_jax.warn import warn
 
 __all__ = ["EVALUATIONS", "check_velocity"]
 
@@ -89,13 +88,11 @@ def _check_slope(flow, x0):
     _, sigma, sigma_dot = _level_and_slope(flow.scheduler, start)
     wanted = sigma_dot / sigma
     if abs(slope - wanted) > max(_SLOPE_OFF, _SLOPE_OFF * abs(wanted), _PREDICTION_OFF * flow.slope_at_noise):
-        warnings.warn(
+        warn(
             f"velocity: at t = 0 its slope in x is {slope:.3g}, and that of the flow's scheduler {wanted:.3g}. Does its time run "
             "from data to noise, or is a sign missing? A network that gives dx/ds at s = 1 - t wants -network(params, 1 - t, x) "
             "as velocity; one that predicts noise, data or v wants Flow.from_prediction and the time 1 - t without the sign. (If "
-            "noise and data were strongly paired in training, by reflow say, the scheduler's slope does not hold.)",
-            UserWarning,
-            stacklevel=4,
+            "noise and data were strongly paired in training, by reflow say, the scheduler's slope does not hold.)"
         )
 
 

@@ -7,7 +7,6 @@ where they are, and raised where the rounding of the velocity alone is more.
 import dataclasses
 import functools
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import diffrax
@@ -18,6 +17,7 @@ import numpy as np
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.kernels import combine
+from bespoke_jax.warn import warn
 
 __all__ = ["DOPRI5", "Attempt", "Tolerance", "Verdict", "first_step"]
 
@@ -148,26 +148,20 @@ class Tolerance:
     def warn(self):
         """Say what the caller should know."""
         if self.factor is not None and self.factor > 1:
-            warnings.warn(
+            warn(
                 f"ground_truth: the velocity is rounded too coarsely for rtol={self.rtol:g}. The tolerance was raised to "
                 f"{self.factor * self.rtol:.1g}, which is what it can give. A network in bfloat16 or float16 gives better paths "
-                "in float32, one in float32 (to about 1e-6) in float64; to keep these paths, ask for that tolerance.",
-                UserWarning,
-                stacklevel=3,
+                "in float32, one in float32 (to about 1e-6) in float64; to keep these paths, ask for that tolerance."
             )
         if self.worst_shortest > _COARSE_STEP:
-            warnings.warn(
+            warn(
                 f"ground_truth: somewhere the field changes faster than times of this precision can say; steps there miss the "
-                f"tolerance up to {self.worst_shortest:.2g} times. Solve in float64 (jax.enable_x64, and noise of that dtype).",
-                UserWarning,
-                stacklevel=3,
+                f"tolerance up to {self.worst_shortest:.2g} times. Solve in float64 (jax.enable_x64, and noise of that dtype)."
             )
         if self.atol is not None and self.atol > _COARSE_ATOL * self.least_scale:
-            warnings.warn(
+            warn(
                 f"atol: {self.atol:g} is {100 * self.atol / max(self.least_scale, 1e-300):.2g} % of the scale of the states "
-                f"({self.least_scale:.2g}), so these are no true paths; give a smaller atol, or None to follow the states.",
-                UserWarning,
-                stacklevel=3,
+                f"({self.least_scale:.2g}), so these are no true paths; give a smaller atol, or None to follow the states."
             )
 
 

@@ -1,7 +1,6 @@
 """What true paths are worth: no solver can be measured, or learned, better than the truth it is held against."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from bespoke_jax.run.ground_truth import finer_ends
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, score, size
 from bespoke_jax.table import SolverTable
+from bespoke_jax.warn import warn
 
 __all__ = ["NUM_CHECKED", "Truth", "truth_of", "warn_of_other_paths", "warn_of_truth"]
 
@@ -90,26 +90,20 @@ def warn_of_truth(name: str, psnr: float, worth: float, truth: Truth) -> None:
     Paths that are as good as float32 allows are not warned of: no tolerance would make them better.
     """
     if math.isnan(worth):
-        warnings.warn(
-            f"{name}: what the true paths are worth could not be found out, since Dopri5 cannot solve them at a tenth of rtol.",
-            UserWarning,
-            stacklevel=3,
+        warn(
+            f"{name}: what the true paths are worth could not be found out, since Dopri5 cannot solve them at a tenth of rtol."
         )
     if psnr > worth - _ENOUGH and truth.share > _ROUNDING:
-        warnings.warn(
+        warn(
             f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {worth:.1f} dB from better ones themselves: the "
-            "figure says as much of them as of the solver. Ask for a smaller rtol, or give better paths.",
-            UserWarning,
-            stacklevel=3,
+            "figure says as much of them as of the solver. Ask for a smaller rtol, or give better paths."
         )
 
 
 def warn_of_other_paths(name: str, truth: Truth) -> None:
     """Warn if paths that were given end far from where this flow takes their noises."""
     if truth.share > _OTHER_PATHS:
-        warnings.warn(
+        warn(
             f"{name}: they end {100 * truth.share:.2g} % of the samples' size from where this flow takes their noises. Are they "
-            "another flow's, of other conditions or another guidance scale?",
-            UserWarning,
-            stacklevel=4,
+            "another flow's, of other conditions or another guidance scale?"
         )
