@@ -94,8 +94,12 @@ def test_examples_keep_the_rules(path):
     assert max(map(len, source.splitlines())) <= 130
     if not (ROOT / path).exists():
         assert ast.get_docstring(tree) and "__all__" in source
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+    public = [node for node in tree.body if not getattr(node, "name", "_").startswith("_")]
+    for node in [inner for outer in public for inner in ast.walk(outer)]:
+        if isinstance(node, ast.FunctionDef) and (node in public or "self" in {a.arg for a in node.args.args}):
+            assert node.returns and ast.get_docstring(node)
+            assert all(a.annotation or a.arg in ("self", "cls") for a in (*node.args.args, *node.args.kwonlyargs))
+        elif isinstance(node, ast.ClassDef):
             assert ast.get_docstring(node)
 
 
