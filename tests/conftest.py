@@ -7,7 +7,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of o
 
 import hypothesis
 import jax
+import jax.experimental
 import pytest
+
+if not hasattr(jax, "enable_x64"):  # the oldest versions that we support have it elsewhere
+    jax.enable_x64 = jax.experimental.enable_x64
 
 from tests import quick, typechecked, zoo
 

@@ -22,6 +22,7 @@ ROOMS = (
     ("bespoke_jax.files",),
     ("bespoke_jax.models.weights_io", "bespoke_jax.models.networks"),
     ("bespoke_jax.models",),
+    ("bespoke_jax.adapters",),
     ("experiments.data", "experiments.run"),
     ("experiments.learning",),
     ("experiments.report",),

@@ -69,7 +69,7 @@ def test_a_process_with_jax_alone_runs_it(flow, theta, path, tmp_path):
     x0 = jax.random.normal(KEY, (5, 3))
     np.savez(tmp_path / "in.npz", x0=x0, **flow.params)
     code = f"""
-import sys, numpy as np, jax
+import sys, numpy as np, jax, jax.export
 loaded = dict(np.load({str(tmp_path / "in.npz")!r}))
 x0 = loaded.pop("x0")
 sampler = jax.export.deserialize(bytearray(open({str(path)!r}, "rb").read()))
