@@ -2,14 +2,17 @@
 
 import os
 
+from tests import quick
+
+os.environ["XLA_FLAGS"] = quick.with_flags(os.environ.get("XLA_FLAGS", ""))  # XLA reads it when it first compiles
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of one would wait for those of the other
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    os.environ["XLA_FLAGS"] += " --xla_cpu_multi_thread_eigen=false"
 
 import hypothesis
 import jax
 import pytest
 
-from tests import quick, zoo
+from tests import zoo
 
 collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden arrays come from
 
