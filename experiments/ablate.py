@@ -9,9 +9,11 @@ import time
 from typing import NamedTuple
 
 import bespoke_jax as bj
+from bespoke_jax.types import PathLike
 from experiments.learning import costs, flows, learn, measure, settings, truth
 from experiments.report import page
 from experiments.run import command_line, processes, runs
+from experiments.run.config import ConfigDict
 from experiments.run.launch import launch
 
 
@@ -38,7 +40,7 @@ class Row(NamedTuple):
     memory: float | None = None
 
 
-def prepare(config, workdir):
+def prepare(config: ConfigDict, workdir: PathLike) -> tuple[dict[str, settings.Plan], bj.Flow, runs.Run]:
     """(plan of each fit by name, flow, run) of a config. Every mistake in it is an error here, before any work."""
     plans = settings.read_fits(config)
     flow = flows.load(config.flow)
@@ -59,6 +61,7 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
         seconds = time.monotonic() - begun
         learned, failed = learned | done, failed | lost
         if done and job.name not in known:
+            assert paths.train is not None, "an ablation has no budget"
             peak = costs.memory(bj.sharding.on_one_device(flow), plan.stages, job.start, paths.train)
             known[job.name] = dict(seconds=seconds if fresh else None, memory=peak)
             processes.from_first(lambda: costs.write_costs(run, known))
@@ -71,15 +74,16 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
     return len(failed)
 
 
-def _row(row, found) -> Row:
+def _row(row: measure.Row, found: tuple[learn.Learned, dict] | None) -> Row:
+    measured = row._asdict()
     if found is None:
-        return Row(*row)
+        return Row(**measured)
     result, cost = found
     evaluations = result.history[-1]["evaluations"] - result.history[0]["evaluations"]
-    return Row(*row, result.theta.num_parameters, evaluations, cost["seconds"], cost["memory"])
+    return Row(**measured, parameters=result.theta.num_parameters, evaluations=evaluations, **cost)
 
 
-def publish(rows: list[Row], failed: dict[settings.Job, str], run: runs.Run):
+def publish(rows: list[Row], failed: dict[settings.Job, str], run: runs.Run) -> None:
     """Write the table as CSV, Markdown and HTML, and print it."""
     run.write_table("ablation.csv", Row._fields, rows)
     head, body = _HEAD, [_cells(row) for row in rows]
@@ -104,7 +108,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def main(config, workdir) -> int:
+def main(config: ConfigDict, workdir: PathLike) -> int:
     """Returns the exit status, 1 if a solver failed."""
     return launch(lambda: prepare(config, workdir), ablate)
 

@@ -5,14 +5,16 @@
 """
 
 import bespoke_jax as bj
-from experiments.learning import compare, measure, truth
+from bespoke_jax.types import PathLike
+from experiments.learning import compare, measure, settings, truth
 from experiments.learning.prepare import prepare
 from experiments.report import plots
-from experiments.run import command_line, processes
+from experiments.run import command_line, processes, runs
+from experiments.run.config import ConfigDict
 from experiments.run.launch import launch
 
 
-def evaluate(plan, flow, learned, where, run):
+def evaluate(plan: settings.Plan, flow: bj.Flow, learned: list[compare.Named], where: str, run: runs.Run) -> None:
     """Solve the true paths unless the run has them, measure, and write evaluate.csv and the picture.
 
     Args:
@@ -27,7 +29,7 @@ def evaluate(plan, flow, learned, where, run):
     processes.from_first(lambda: publish(found, run, where))
 
 
-def publish(found, run, where):
+def publish(found: compare.Comparison, run: runs.Run, where: str) -> None:
     """Write the tables and the picture, and print the text."""
     run.write_table("evaluate.csv", measure.Row._fields, found.rows)
     run.write_table("evaluate_screening.csv", measure.Row._fields, found.screened)
@@ -37,7 +39,7 @@ def publish(found, run, where):
     print(f"Picture: {run.folder / 'figures' / 'evaluate.png'}")
 
 
-def main(config, workdir) -> int:
+def main(config: ConfigDict, workdir: PathLike) -> int:
     """Returns the exit status."""
 
     def prepared():

@@ -18,9 +18,11 @@ from absl import flags
 
 import bespoke_jax as bj
 from bespoke_jax.models import inception
-from experiments.learning import frechet, measure
+from bespoke_jax.types import PathLike
+from experiments.learning import frechet, measure, settings
 from experiments.learning.prepare import prepare
-from experiments.run import command_line, processes
+from experiments.run import command_line, processes, runs
+from experiments.run.config import ConfigDict
 from experiments.run.launch import launch
 
 _NOISE_OF_FID = 1  # index of the key; 0 is the test set of PSNR
@@ -31,16 +33,12 @@ SELECT = ("rmse", "fid", "classifier_distance")
 class Table:
     """The table of distances: a file that is written again, and a line that is printed, after every solver."""
 
-    def __init__(self, run, statistic: frechet.Statistic, num_samples: int):
-        self._run, self._statistic, self._num_samples, self._rows, self._by_iteration = (
-            run,
-            statistic,
-            num_samples,
-            [],
-            [],
-        )
+    def __init__(self, run: runs.Run, statistic: frechet.Statistic, num_samples: int):
+        self._run, self._statistic, self._num_samples = run, statistic, num_samples
+        self._rows: list[tuple] = []
+        self._by_iteration: list[tuple[str, int, int | None, float]] = []
 
-    def add(self, name: str, nfe: int | str, found: frechet.Measured, by: str):
+    def add(self, name: str, nfe: int | str, found: frechet.Measured, by: str) -> None:
         """Add a solver's row; `by` says what it was selected by, "" for a baseline."""
         kind, (column, source) = self._statistic.name, self._statistic.source
         self._rows.append((name, nfe, found.distance, self._num_samples, source, by, found.of_wanted_class))
@@ -53,7 +51,7 @@ class Table:
         if processes.is_first():
             print(f"{name:>16} NFE {nfe:>3}   {title} {found.distance:.4g}{share}{chosen}", flush=True)
 
-    def add_iterations(self, name: str, distances: list[tuple[int, int, float]]):
+    def add_iterations(self, name: str, distances: list[tuple[int, int | None, float]]) -> None:
         """Add (NFE, iteration, distance) of each validation of a solver's fit to a file of their own."""
         self._by_iteration += [(name, *distance) for distance in distances]
         kind = self._statistic.name
@@ -63,7 +61,16 @@ class Table:
         processes.from_first(lambda: self._run.write_table(name, header, rows))
 
 
-def measure_all(plan, flow, solvers, statistic, num_samples, select, baselines, run):
+def measure_all(
+    plan: settings.Plan,
+    flow: bj.Flow,
+    solvers: list[frechet.Candidate],
+    statistic: frechet.Statistic,
+    num_samples: int,
+    select: str,
+    baselines: bool,
+    run: runs.Run,
+) -> None:
     """Measure the solvers, and choose among the validations of each unless `select` is "rmse".
 
     Args:
@@ -102,8 +109,8 @@ def measure_all(plan, flow, solvers, statistic, num_samples, select, baselines, 
 
 
 def main(
-    config,
-    workdir,
+    config: ConfigDict,
+    workdir: PathLike,
     load: Callable[[], frechet.Statistic],
     num_samples: int,
     select: str = "rmse",

@@ -1,14 +1,16 @@
 """Learn Bespoke solvers: `python -m experiments.train --config=experiments/configs/fashion_fmot.py --workdir=W`."""
 
 import bespoke_jax as bj
-from experiments.learning import learn, measure, truth
+from bespoke_jax.types import PathLike
+from experiments.learning import learn, measure, settings, truth
 from experiments.learning.prepare import prepare
 from experiments.report import page
-from experiments.run import command_line, processes
+from experiments.run import command_line, processes, runs
+from experiments.run.config import ConfigDict
 from experiments.run.launch import launch
 
 
-def train(plan, flow, run) -> int:
+def train(plan: settings.Plan, flow: bj.Flow, run: runs.Run) -> int:
     """Solve the paths, learn the solvers, measure them, report. Returns the number of solvers that failed."""
     paths = truth.solve(flow, plan, run)
     learned, failed = learn.learn_all(flow, plan, paths, run)
@@ -26,7 +28,7 @@ def train(plan, flow, run) -> int:
     return len(failed)
 
 
-def main(config, workdir) -> int:
+def main(config: ConfigDict, workdir: PathLike) -> int:
     """Returns the exit status, 1 if a solver failed."""
     return launch(lambda: prepare(config, workdir), train)
 

@@ -2,8 +2,11 @@
 
 import os
 
+from tests import quick
+
+os.environ["XLA_FLAGS"] = quick.with_flags(os.environ.get("XLA_FLAGS", ""))  # XLA reads it when it first compiles
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of one would wait for those of the other
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    os.environ["XLA_FLAGS"] += " --xla_cpu_multi_thread_eigen=false"
 
 import hypothesis
 import jax
@@ -13,7 +16,7 @@ import pytest
 if not hasattr(jax, "enable_x64"):  # the oldest versions that we support have it elsewhere
     jax.enable_x64 = jax.experimental.enable_x64
 
-from tests import quick, typechecked, zoo
+from tests import typechecked, zoo
 
 collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden arrays come from
 

@@ -20,7 +20,7 @@ from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import Theta
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.table import LearnedSolver, SolverTable, check_solver_arrays, unrolled
+from bespoke_jax.table import SolverTable, check_solver_arrays, unrolled
 from bespoke_jax.types import Array, Numbers, PathLike
 from bespoke_jax.warn import warn
 
@@ -34,9 +34,7 @@ _ORDERS = {"rk1": 1, "rk2": 2}
 _EDITED = 1e-3  # larger differences between raw and derived numbers are edits, not rounding
 
 
-def save_solver(
-    path: PathLike, theta: LearnedSolver | SolverTable, info: dict[str, Any] | None = None, flow: Flow | None = None
-) -> None:
+def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = None, flow: Flow | None = None) -> None:
     """Write a theta or a table to a file, whole or not at all.
 
     The file holds the family (one of `families.FAMILIES`), nfe, dtype, and the table t, a, b, which any program can run

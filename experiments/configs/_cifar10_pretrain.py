@@ -11,9 +11,10 @@ Then `python -m experiments.train --config=experiments/configs/cifar10_fmot.py -
 """
 
 from experiments.configs import fashion_fmot_pretrain
+from experiments.run.config import ConfigDict
 
 
-def config(name: str, scheduler: str, prediction: str):
+def config(name: str, scheduler: str, prediction: str) -> ConfigDict:
     config = fashion_fmot_pretrain.get_config()
     config.workdir = f"runs/{name}"
     config.data = dict(name="cifar10", folder="", flip=True)

@@ -5,9 +5,10 @@ classifier-free guidance. 3,000 steps of 64 images.
 """
 
 from experiments.configs import fashion_fmot_pretrain
+from experiments.run.config import ConfigDict
 
 
-def config(name: str, scheduler: str, prediction: str):
+def config(name: str, scheduler: str, prediction: str) -> ConfigDict:
     config = fashion_fmot_pretrain.get_config()
     config.workdir = f"runs/{name}"
     config.scheduler = scheduler

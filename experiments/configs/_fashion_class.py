@@ -1,9 +1,10 @@
 """The common part of the three class-conditional Fashion-MNIST flows: each solver serves all ten classes."""
 
 from experiments.configs import fashion_fmot
+from experiments.run.config import ConfigDict
 
 
-def config(name: str):
+def config(name: str) -> ConfigDict:
     config = fashion_fmot.get_config()
     config.workdir = f"runs/{name}"
     # labels: a class, "0,3,5", or "all". guidance_scale: w of classifier-free guidance, 0 for none.

@@ -15,13 +15,14 @@ solver. For one row alone, add --config.solver.base=rk2 --config.solver.num_step
 """
 
 from experiments.configs import fashion_fmot
+from experiments.run.config import ConfigDict
 
 _STEPS = (4, 5, 8, 10, 12)  # NFE 8, 10, 16, 20, 24 of rk2
 _EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
 _TORCHCFM = "https://github.com/atong01/conditional-flow-matching/releases/download/1.0.4/"
 
 
-def _config(name: str, flow: dict, **num_paths: int):
+def _config(name: str, flow: dict, **num_paths: int) -> ConfigDict:
     config = fashion_fmot.get_config()
     config.workdir = f"runs/{name}"
     config.flow = flow
@@ -35,13 +36,13 @@ def _published(what: str, url: str) -> dict:
     return dict(path="", missing=what, remedy=f"curl -LO {url} and add --config.flow.path={url.rsplit('/', 1)[1]}")
 
 
-def cifar10_edm(name: str, scheduler: str, file: str = "edm-cifar10-32x32-uncond-vp.pkl"):
+def cifar10_edm(name: str, scheduler: str, file: str = "edm-cifar10-32x32-uncond-vp.pkl") -> ConfigDict:
     """CIFAR-10 with one of EDM's files, unconditional, under a scheduler."""
     missing = "EDM's denoiser of CIFAR-10 (55.7 M parameters), which the library does not ship."
     return _config(name, dict(name="edm", scheduler=scheduler) | _published(missing, _EDM + file))
 
 
-def cifar10_torchcfm(name: str):
+def cifar10_torchcfm(name: str) -> ConfigDict:
     """CIFAR-10 with torchcfm's OT-CFM file."""
     missing = "torchcfm's OT-CFM weights of CIFAR-10 (35.7 M parameters), which the library does not ship."
     return _config(
@@ -49,14 +50,14 @@ def cifar10_torchcfm(name: str):
     )
 
 
-def imagenet64(name: str, scheduler: str):
+def imagenet64(name: str, scheduler: str) -> ConfigDict:
     """ImageNet-64 with EDM's conditional ADM, all classes, under a scheduler."""
     missing = "EDM's denoiser of ImageNet-64 (295.9 M parameters), which the library does not ship."
     flow = dict(name="edm", scheduler=scheduler, labels="all")
     return _config(name, flow | _published(missing, f"{_EDM}edm-imagenet-64x64-cond-adm.pkl"), num_test=256)
 
 
-def own(name: str, what: str, **num_paths: int):
+def own(name: str, what: str, **num_paths: int) -> ConfigDict:
     """A data set without published weights that an importer reads: the user's own file."""
     flow = dict(
         name="checkpoint",

@@ -9,7 +9,8 @@ The file is written by `bespoke_jax.models.save_flow`: see docs/models.md. Then 
 """
 
 from experiments.configs import _paper
+from experiments.run.config import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return _paper.own("afhq256_fmot", "an FM-OT flow of AFHQ-256", num_train=32, num_validation=32, num_test=64)

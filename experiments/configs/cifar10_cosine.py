@@ -10,7 +10,8 @@ Then continue as `_paper` says.
 """
 
 from experiments.configs import _paper
+from experiments.run.config import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return _paper.cifar10_edm("cifar10_cosine", "cosine")

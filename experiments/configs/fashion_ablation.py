@@ -4,9 +4,8 @@ All fits begin at the base solver and spend about the same number of velocity ev
 `fashion_ablation.py:endpoint-lm,rmse-lm`. Cost and table: docs/ablation.md.
 """
 
-import ml_collections
-
 from experiments.configs import fashion_fmot
+from experiments.run.config import ConfigDict
 
 # Evaluations per path and step: 3 of Adam, 5 of Levenberg-Marquardt on ends, 14 on single steps.
 _ADAM = dict(optimizer="adam", batch_size=16, num_iterations=64, validate_every=16)
@@ -19,7 +18,7 @@ _FITS = {
 _PARTS = ("rmse_bound-adam", "endpoint-lm")  # learned with time or scale alone, too
 
 
-def get_config(names: str = ""):
+def get_config(names: str = "") -> ConfigDict:
     config = fashion_fmot.get_config()
     config.workdir = "runs/fashion_ablation"
     config.solvers = dict(rk2=(5,))
@@ -37,5 +36,5 @@ def get_config(names: str = ""):
         fits = {name: fits[name] for name in names.split(",") if name}
     with config.unlocked():
         del config.fit
-        config.fits = ml_collections.ConfigDict(fits)
+        config.fits = ConfigDict(fits)
     return config

@@ -4,15 +4,15 @@ Cost: 3 minutes on 2 AMD EPYC cores.
 Expect: at NFE 8 a PSNR of 34.6 dB for rk2-bespoke and 38.3 for a learned table, against 28.3 for rk2; rk4 has 33.2 at NFE 16.
 """
 
-import ml_collections
+from experiments.run.config import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     # Many steps on few paths each: the quadratic model of the loss holds for a step only.
     stage = dict(
         loss="endpoint", optimizer="lm", learning_rate=1e-2, batch_size=16, chunk_size=16, probes=1, validate_every=4
     )
-    return ml_collections.ConfigDict(
+    return ConfigDict(
         dict(
             workdir="runs/fashion_fmot",
             seed=0,

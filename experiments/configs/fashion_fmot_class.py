@@ -1,7 +1,8 @@
 """Solvers for the shipped class-conditional Fashion-MNIST flow, FM-OT. See `_fashion_class.py`."""
 
 from experiments.configs import _fashion_class
+from experiments.run.config import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return _fashion_class.config("fashion_fmot_class")

@@ -1,7 +1,8 @@
 """FM-OT on Fashion-MNIST, class-conditional: the velocity, under CondOT. See `_class_pretrain.py`."""
 
 from experiments.configs import _class_pretrain
+from experiments.run.config import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return _class_pretrain.config("fashion_fmot_class_pretrain", scheduler="condot", prediction="velocity")

@@ -5,11 +5,11 @@ Data: the Debian package dataset-fashion-mnist (or `--config.data.folder=` with 
 workdir/flow.safetensors, which `bespoke_jax.models.load_flow` reads, and workdir/figures/samples.png.
 """
 
-import ml_collections
+from experiments.run.config import ConfigDict
 
 
-def get_config():
-    return ml_collections.ConfigDict(
+def get_config() -> ConfigDict:
+    return ConfigDict(
         dict(
             workdir="runs/fashion_fmot_pretrain",
             seed=0,

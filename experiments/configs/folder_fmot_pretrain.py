@@ -7,9 +7,10 @@ the classes of dataset.json or of the sub-folders, add --config.network.num_clas
 """
 
 from experiments.configs import fashion_fmot_pretrain
+from experiments.run.config import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = fashion_fmot_pretrain.get_config()
     config.workdir = "runs/folder_fmot_pretrain"
     config.data = dict(name="folder", folder="", flip=True, image_size=64)

@@ -10,9 +10,10 @@ The file is written by `bespoke_jax.models.save_flow`: see docs/models.md. Then 
 """
 
 from experiments.configs import _paper
+from experiments.run.config import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return _paper.own(
         "imagenet128_fmot", "an FM-OT flow of ImageNet-128", num_train=64, num_validation=64, num_test=128
     )

@@ -47,8 +47,8 @@ def _from_archive(path, names) -> dict[str, bytes]:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = pathlib.PurePosixPath(member.name).name
-                if member.isfile() and name.removesuffix(".bin") in names:
-                    contents[name] = archive.extractfile(member).read()
+                if member.isfile() and name.removesuffix(".bin") in names and (file := archive.extractfile(member)):
+                    contents[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{path}: wanted an archive, got a truncated or another file ({error}); download it again."

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float, Int, Int32, UInt8
+
+from bespoke_jax.types import Array
 
 __all__ = ["DataSet", "to_model"]
 
@@ -19,16 +22,18 @@ class DataSet:
         num_classes: 0 if the images have no classes.
     """
 
-    read: Callable[[np.ndarray], np.ndarray]
-    labels: np.ndarray
+    read: Callable[[Int[np.ndarray, "B"]], UInt8[np.ndarray, "B H W C"]]
+    labels: Int32[np.ndarray, "N"]
     image_shape: tuple[int, int, int]
     num_classes: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
-    def in_memory(cls, images, labels, num_classes: int, source) -> "DataSet":
+    def in_memory(
+        cls, images: UInt8[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"], num_classes: int, source: object
+    ) -> "DataSet":
         """A data set of arrays: `images` uint8 [N, H, W, C] and `labels` [N]. `source` is what an error names.
 
         Raises:
@@ -47,6 +52,6 @@ class DataSet:
         return cls(images.__getitem__, labels.astype(np.int32), images.shape[1:], num_classes)
 
 
-def to_model(images):
+def to_model(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """uint8 [0, 255] -> float32 [-1, 1]."""
     return images.astype(np.float32) / 127.5 - 1.0

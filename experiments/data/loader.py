@@ -4,14 +4,19 @@ import collections
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Int, Int32, UInt8
 
 from experiments.data.dataset import DataSet
 
-__all__ = ["batch", "batch_indices", "batches"]
+__all__ = ["Batch", "batch", "batch_indices", "batches"]
+
+Batch: TypeAlias = tuple[UInt8[np.ndarray, "B H W C"], Int32[np.ndarray, "B"]]
+"""Images and their labels."""
 
 
 @functools.lru_cache(maxsize=2)  # for a million images it takes longer than a batch
@@ -19,7 +24,7 @@ def _permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
-def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.ndarray:
+def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> Int[np.ndarray, "B"]:
     """Indices of the images of batch number `step`, by a fresh permutation each epoch: a pure function of (seed, step)."""
     if not 1 <= batch_size <= num_images:
         raise ValueError(f"batch_size: wanted 1 to {num_images}, the number of images, got {batch_size}.")
@@ -27,7 +32,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.
     return _permutation(seed, epoch, num_images)[position * batch_size : (position + 1) * batch_size]
 
 
-def batch(dataset: DataSet, seed: int, step: int, batch_size: int, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def batch(dataset: DataSet, seed: int, step: int, batch_size: int, flip: bool = False) -> Batch:
     """(images, labels) of batch number `step`: uint8 [B, H, W, C], int32 [B]. `flip` mirrors half of them, left to right."""
     indices = batch_indices(seed, step, batch_size, len(dataset))
     images = dataset.read(indices)
@@ -44,7 +49,7 @@ def batches(
     batch_size: int,
     flip: bool = False,
     num_threads: int | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[Batch]:
     """`batch` for each of `steps`, in order. Close it (`contextlib.closing`) if you stop before its end.
 
     Args:

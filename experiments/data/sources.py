@@ -8,6 +8,7 @@ from bespoke_jax.checks import check_choice, check_count
 from experiments.data import cifar, fashion, folder, imagenet
 from experiments.data.dataset import DataSet
 from experiments.run.checks import check_fields, check_file_name, check_section
+from experiments.run.config import ConfigDict
 
 __all__ = ["load"]
 
@@ -28,7 +29,7 @@ _KINDS = {
 }
 
 
-def load(section) -> DataSet:
+def load(section: ConfigDict) -> DataSet:
     """The training images of `config.data`. `name` is their kind, `folder` where they are, `image_size` the side for a "folder".
 
     Raises:

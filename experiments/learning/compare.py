@@ -6,18 +6,24 @@ their methods, are then measured on all noises.
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import of_samples
+from bespoke_jax.table import Solver
+from bespoke_jax.types import Array
 from experiments.learning.measure import Row, end_points, row_of
 from experiments.learning.settings import Job
 from experiments.run import processes, stopping
 from experiments.run.runs import Run
 
-__all__ = ["NUM_FINALISTS", "NUM_SCREENED", "Comparison", "as_text", "compare", "curves", "learned_solvers"]
+__all__ = ["NUM_FINALISTS", "NUM_SCREENED", "Comparison", "Named", "as_text", "compare", "curves", "learned_solvers"]
+
+Named: TypeAlias = tuple[str, Solver]
+"""A solver with its name."""
 
 NUM_SCREENED = 12  # noises that every dedicated solver is tried on
 NUM_FINALISTS = 8  # dedicated solvers of each NFE that are measured on all noises
@@ -40,7 +46,7 @@ class Comparison(NamedTuple):
         return self.learned + self.dedicated + self.plain
 
 
-def learned_solvers(run: Run, flow: bj.Flow, flow_name: str, jobs: Iterable[Job]) -> tuple[list[tuple], str]:
+def learned_solvers(run: Run, flow: bj.Flow, flow_name: str, jobs: Iterable[Job]) -> tuple[list[Named], str]:
     """([(name, solver)], where they come from): those in the run's folder; if it has none, those shipped with the flow.
 
     The name is the file's without its -n5. A solver that was learned for another flow causes a warning.
@@ -66,9 +72,9 @@ def _shipped(flow_name, jobs):
 def compare(
     flow: bj.Flow,
     nfes: Iterable[int],
-    learned: list[tuple],
-    x0,
-    x1,
+    learned: list[Named],
+    x0: Float[Array, "N *event"],
+    x1: Float[Array, "N *event"],
     num_screened: int = NUM_SCREENED,
     num_finalists: int = NUM_FINALISTS,
 ) -> Comparison:
@@ -82,8 +88,8 @@ def compare(
         num_screened: how many of the noises every dedicated solver is tried on; the first ones.
         num_finalists: how many dedicated solvers of each NFE are measured on all noises.
     """
-    nfes = sorted({*nfes, *(solver.nfe for _, solver in learned)})
-    solvers = [item for nfe in nfes for item in _dedicated(nfe, flow.scheduler).items()]
+    all_nfes = sorted({*nfes, *(solver.nfe for _, solver in learned)})
+    solvers = [item for nfe in all_nfes for item in _dedicated(nfe, flow.scheduler).items()]
     plain = [item for item in solvers if item[0] in _PLAIN]
     solvers = [item for item in solvers if item[0] not in _PLAIN]
     few = slice(min(num_screened, len(x0)))
@@ -135,13 +141,16 @@ def _dedicated(nfe, scheduler) -> dict:
     return solvers
 
 
-def curves(rows: Iterable[Row], by_method: bool = False) -> dict[str, tuple[list[int], list[float]]]:
+def curves(rows: Iterable[Row], by_method: bool = False) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
     """Solver -> (NFE, PSNR), or method -> those of its best grids, sorted by the PSNR at the largest NFE, best first."""
     best = {}
     for row in rows:
         line = best.setdefault(_method(row.solver) if by_method else row.solver, {})
         line[row.nfe] = max(row.psnr, line.get(row.nfe, -np.inf))
-    lines = {name: tuple(zip(*sorted(line.items()), strict=True)) for name, line in best.items()}
+    lines = {}
+    for name, line in best.items():
+        nfes, psnrs = zip(*sorted(line.items()), strict=True)
+        lines[name] = (nfes, psnrs)
     return dict(sorted(lines.items(), key=lambda item: (item[1][0][-1], item[1][1][-1]), reverse=True))
 
 

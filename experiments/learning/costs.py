@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import in_turn
+from bespoke_jax.table import LearnedSolver
 from experiments.run.errors import cannot_read
 from experiments.run.runs import Run
 
@@ -39,12 +40,12 @@ def read_costs(run: Run) -> dict[str, dict]:
     }
 
 
-def write_costs(run: Run, costs: dict[str, dict]):
+def write_costs(run: Run, costs: dict[str, dict]) -> None:
     """Note the costs for later starts."""
     run.write_text(_FILE, json.dumps(costs, indent=2) + "\n")
 
 
-def memory(flow: bj.Flow, stages: tuple[bj.Stage, ...], theta, paths: bj.Paths) -> float | None:
+def memory(flow: bj.Flow, stages: tuple[bj.Stage, ...], theta: LearnedSolver, paths: bj.Paths) -> float | None:
     """MiB of temporaries and outputs of the largest program of the stages, as XLA reports them, on one device.
 
     For a first-order update that program is its gradient on a whole batch. Levenberg-Marquardt on a loss of ends linearises the
@@ -52,10 +53,13 @@ def memory(flow: bj.Flow, stages: tuple[bj.Stage, ...], theta, paths: bj.Paths) 
     is None; so it is where XLA reports nothing.
     """
     found = [_program(flow, stage, theta, paths) for stage in stages]
-    sizes = [None if program is None else program.memory_analysis() for program in found]
-    if any(size is None for size in sizes):
-        return None
-    return max(size.temp_size_in_bytes + size.output_size_in_bytes for size in sizes) / 2**20
+    sizes = []
+    for program in found:
+        size = None if program is None else program.memory_analysis()
+        if size is None:
+            return None
+        sizes.append(size.temp_size_in_bytes + size.output_size_in_bytes)
+    return max(sizes) / 2**20
 
 
 def _program(flow, stage, theta, paths):

@@ -12,6 +12,7 @@ import numpy as np
 import bespoke_jax as bj
 from bespoke_jax.checks import check_choice, check_count, check_number, check_positive
 from experiments.run.checks import check_file_name, check_section, check_seed
+from experiments.run.config import ConfigDict
 
 __all__ = ["fingerprint", "load"]
 
@@ -66,7 +67,7 @@ _KINDS = {
 }
 
 
-def load(section) -> bj.Flow:
+def load(section: ConfigDict) -> bj.Flow:
     """The flow of `config.flow` on all devices. Its field `name` is the kind, which decides the other fields.
 
     Files are those of `bj.models.save_flow` ("checkpoint"), EDM ("edm") and torchcfm ("torchcfm"), and the folders of diffusers

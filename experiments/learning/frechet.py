@@ -1,20 +1,41 @@
 """Frechet distances between the samples of solvers and the data: the FID, or that of a small classifier's features."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 import bespoke_jax as bj
 from bespoke_jax.flow import conditions
 from bespoke_jax.models import inception
 from bespoke_jax.run.paths import slices
+from bespoke_jax.table import Solver
+from bespoke_jax.types import Array, KeyArray
 from experiments.learning import compare, measure
+from experiments.learning.settings import Job, Plan
 from experiments.run import processes, stopping
 from experiments.run.runs import Run
 
-__all__ = ["Measured", "Statistic", "candidates", "check_statistic", "ends_of", "measured", "samples", "statistic_of"]
+__all__ = [
+    "Candidate",
+    "Ends",
+    "Measured",
+    "Statistic",
+    "candidates",
+    "check_statistic",
+    "ends_of",
+    "measured",
+    "samples",
+    "statistic_of",
+]
+
+Candidate: TypeAlias = tuple[str, list[tuple[int | None, Solver]]]
+"""The name of a solver, and [(iteration, the solver then)] of the validations of its fit; None for the one that was kept."""
+
+Ends: TypeAlias = Callable[[bj.Flow, Float[Array, "B *event"]], Float[np.ndarray, "B *event"]]
+"""The flow of some samples and their noises -> the samples."""
 
 
 class Statistic(NamedTuple):
@@ -30,11 +51,11 @@ class Statistic(NamedTuple):
     """
 
     name: str
-    features: Callable
+    features: Callable[[Float[Array, "B H W C"]], Float[Array, "B D"]]
     reference: bj.fid.FeatureStatistics
     source: tuple[str, str]
-    classes: Callable | None = None
-    image_shape: tuple[int, int, int] | None = None
+    classes: Callable[[Float[Array, "B H W C"]], Int[Array, "B"]] | None = None
+    image_shape: tuple[int, ...] | None = None
 
 
 def statistic_of(features: str, reference: str, weights: str, convention: str) -> Statistic:
@@ -75,7 +96,7 @@ def statistic_of(features: str, reference: str, weights: str, convention: str) -
     )
 
 
-def check_statistic(statistic: Statistic, flow: bj.Flow, select: str):
+def check_statistic(statistic: Statistic, flow: bj.Flow, select: str) -> None:
     """Raise ValueError unless the statistic suits the flow's images, and `select` is "rmse" or its name."""
     if select not in ("rmse", statistic.name):
         raise ValueError(
@@ -88,7 +109,7 @@ def check_statistic(statistic: Statistic, flow: bj.Flow, select: str):
         )
 
 
-def candidates(run: Run, flow: bj.Flow, flow_name: str, jobs, select: str) -> list[tuple]:
+def candidates(run: Run, flow: bj.Flow, flow_name: str, jobs: Iterable[Job], select: str) -> list[Candidate]:
     """[(name, [(iteration, solver)])] of the solvers to choose from. With "rmse" each has one, and its iteration is None.
 
     Raises:
@@ -96,16 +117,16 @@ def candidates(run: Run, flow: bj.Flow, flow_name: str, jobs, select: str) -> li
     """
     if select == "rmse":
         learned, where = compare.learned_solvers(run, flow, flow_name, jobs)
-        found = [(name, [(None, solver)]) for name, solver in learned]
+        found: list[Candidate] = [(name, [(None, solver)]) for name, solver in learned]
     else:
-        found = list(run.validations(flow).items())
+        found = [(name, [*kept]) for name, kept in run.validations(flow).items()]
         where = f"no validations in {run.folder}; experiments.train keeps them"
     if not found:
         raise ValueError(f"workdir: no learned solvers ({where}).")
     return found
 
 
-def ends_of(solver, plan) -> Callable:
+def ends_of(solver: Solver | None, plan: Plan) -> Ends:
     """`(flow, noises [B, *event]) -> samples`, of a solver; of the true paths to the plan's tolerance if it is None."""
     if solver is not None:
         return lambda flow, x0: measure.end_points(flow, solver, x0)
@@ -117,7 +138,9 @@ def ends_of(solver, plan) -> Callable:
     return ends
 
 
-def samples(flow: bj.Flow, ends: Callable, key, num_samples: int, label: str) -> Iterator[tuple]:
+def samples(
+    flow: bj.Flow, ends: Ends, key: KeyArray, num_samples: int, label: str
+) -> Iterator[tuple[bj.Flow, Float[np.ndarray, "B *event"]]]:
     """(the flow of some samples, the samples [B, *event]), in batches. The same key gives all solvers the same noises.
 
     Args:
@@ -149,7 +172,7 @@ class Measured(NamedTuple):
     of_wanted_class: float | str
 
 
-def measured(flow: bj.Flow, ends: Callable, key, num_samples: int, label: str, statistic: Statistic) -> Measured:
+def measured(flow: bj.Flow, ends: Ends, key: KeyArray, num_samples: int, label: str, statistic: Statistic) -> Measured:
     """The statistic of `samples`. Ones that are not finite are infinitely far from the data, with a message."""
     right = []
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.fit import fit_on
 from bespoke_jax.fitting.history import FitError
+from bespoke_jax.table import LearnedSolver
 from experiments.learning.settings import Job, Plan
 from experiments.learning.truth import Truth
 from experiments.run import processes, stopping
@@ -22,8 +23,8 @@ __all__ = ["Learned", "check_budget", "learn", "learn_all"]
 class Learned(NamedTuple):
     """A learned solver, the record of every validation of its fit, and its cost in velocity evaluations of single samples."""
 
-    theta: bj.Theta
-    history: list[dict]
+    theta: LearnedSolver | bj.SolverTable
+    history: list[dict[str, Any]]
     cost: int
 
 
@@ -52,7 +53,7 @@ def _data_once(flow, plan, truth) -> Callable[[], Data]:
     return data
 
 
-def check_budget(flow: bj.Flow, plan: Plan):
+def check_budget(flow: bj.Flow, plan: Plan) -> None:
     """Raise ValueError if the plan's budget is too small for one of its solvers."""
     for job in plan.jobs if plan.budget else ():
         try:
@@ -133,7 +134,7 @@ def _for_json(record: dict) -> dict:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
-def _as_kept(theta):
+def _as_kept(theta: LearnedSolver) -> LearnedSolver | bj.SolverTable:
     """The solver as it is kept: as a plain table, unless its file gives more back."""
     return theta if theta.saved() else bj.to_table(theta)
 

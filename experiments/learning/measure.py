@@ -1,13 +1,16 @@
 """The error of solvers on noise that no fit has seen."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 import bespoke_jax as bj
 from bespoke_jax.run import scores
+from bespoke_jax.table import Solver
+from bespoke_jax.types import Array
 from experiments.learning.settings import Job
 from experiments.run import processes, stopping
 
@@ -24,7 +27,7 @@ __all__ = [
 ]
 
 # Euler and midpoint as thetas, which are exactly these methods: they share compiled programs with the learned solvers.
-BASE_SOLVERS = {
+BASE_SOLVERS: dict[str, tuple[int, Callable[[int], Solver]]] = {
     "rk1": (1, lambda nfe: bj.init_theta("rk1", nfe)),
     "rk2": (2, lambda nfe: bj.init_theta("rk2", nfe // 2)),
     "rk4": (4, bj.classic.rk4),
@@ -63,7 +66,12 @@ class Measured(NamedTuple):
 
 
 def measure(
-    flow: bj.Flow, jobs: Iterable[Job], learned: dict[Job, bj.Theta | bj.SolverTable], x0, x1, keep: int
+    flow: bj.Flow,
+    jobs: Iterable[Job],
+    learned: Mapping[Job, Solver],
+    x0: Float[Array, "N *event"],
+    x1: Float[Array, "N *event"],
+    keep: int,
 ) -> Measured:
     """Measure the base solvers at the NFE of `jobs`, then the learned ones.
 
@@ -85,18 +93,18 @@ def measure(
     return measured
 
 
-def base_solvers(nfes: Iterable[int]) -> list[tuple]:
+def base_solvers(nfes: Iterable[int]) -> list[tuple[str, Solver]]:
     """[(name, solver)] of the base solvers, each at every NFE that its steps divide."""
     nfes = sorted(nfes)
     return [(name, make(nfe)) for name, (stages, make) in BASE_SOLVERS.items() for nfe in nfes if nfe % stages == 0]
 
 
-def end_points(flow: bj.Flow, solver, x0) -> np.ndarray:
+def end_points(flow: bj.Flow, solver: Solver, x0: Float[Array, "N *event"]) -> Float[np.ndarray, "N *event"]:
     """The ends of a solver's paths from noises [N, *event]. `bj.solve` would compile the network again for each solver."""
     return np.asarray(bj.sharding.gather(flow, bj.adjoint.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE)))
 
 
-def row_of(name: str, nfe: int, ends, x1) -> Row:
+def row_of(name: str, nfe: int, ends: Float[Array, "N *event"], x1: Float[Array, "N *event"]) -> Row:
     """The row of a solver that ends at `ends` where the true end is x1, both [N, *event]."""
     found = scores.score(name, bj.metrics.rmse(ends, x1, event_ndim=x1.ndim - 1), data_range=2.0)
     # The score's own PSNR is of float64: its last digits are not those of the results published so far.

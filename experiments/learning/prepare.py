@@ -1,12 +1,15 @@
 """The beginning of a run that learns or measures solvers: its config is checked, its flow loaded, its folder opened."""
 
+import bespoke_jax as bj
+from bespoke_jax.types import PathLike
 from experiments.learning import flows, learn, settings
 from experiments.run import runs
+from experiments.run.config import ConfigDict
 
 __all__ = ["prepare"]
 
 
-def prepare(config, workdir):
+def prepare(config: ConfigDict, workdir: PathLike) -> tuple[settings.Plan, bj.Flow, runs.Run]:
     """(plan, flow, run) of a config. Every mistake in the user's input is an error here, before any work."""
     plan = settings.read(config)
     flow = flows.load(config.flow)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive
@@ -14,7 +13,9 @@ from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import LEARNED
 from bespoke_jax.table import LearnedSolver
+from bespoke_jax.types import KeyArray
 from experiments.run.checks import check_fields, check_section, check_seed
+from experiments.run.config import ConfigDict
 
 __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 
@@ -46,7 +47,10 @@ class Job(NamedTuple):
     def start(self) -> LearnedSolver:
         """The solver that the fit begins with."""
         theta = bj.init_theta(self.base, self.num_steps)
-        return theta if self.learned == "both" else theta.learning(self.learned)
+        if self.learned == "both":
+            return theta
+        assert isinstance(theta, bj.Theta), "only rk1 and rk2 have parts"
+        return theta.learning(self.learned)
 
     @property
     def name(self) -> str:
@@ -80,7 +84,7 @@ class Plan(NamedTuple):
     atol: float
     num_samples: int
 
-    def key(self, purpose: str, index: int = 0):
+    def key(self, purpose: str, index: int = 0) -> KeyArray:
         """The random key for a purpose: a function of the seed, so that a resumed run draws the same numbers."""
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), _PURPOSES.index(purpose)), index)
 

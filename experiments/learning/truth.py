@@ -1,10 +1,11 @@
 """The true paths of a run: solved once, kept in its folder, shared by all solvers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 import bespoke_jax as bj
 from bespoke_jax.flow import conditions
@@ -21,10 +22,10 @@ _CURVE_POINTS = 65
 class TestSet(NamedTuple):
     """Fresh noise that no fit has seen."""
 
-    x0: np.ndarray  # [N, *event]
-    x1: np.ndarray  # [N, *event]
-    evaluations: np.ndarray  # [N], the cost of the true paths
-    curves: np.ndarray  # [points, NUM_CURVES, *event]: whole paths of the first few, at equal times
+    x0: Float[np.ndarray, "N *event"]
+    x1: Float[np.ndarray, "N *event"]
+    evaluations: Int[np.ndarray, "N"]  # the cost of the true paths
+    curves: Float[np.ndarray, "points few *event"]  # whole paths of the first NUM_CURVES, at equal times
 
 
 class Truth(NamedTuple):
@@ -55,11 +56,12 @@ def solve(flow: bj.Flow, plan: Plan, run: Run, *others: Plan) -> Truth:
         arrays = run.arrays(
             purpose, compute, lambda found: _check_paths(found, _noises(flow, plan, purpose), ends_only)
         )
-        arrays = dict.fromkeys(_ARRAYS) | {name: jnp.asarray(value) for name, value in arrays.items()}
+        fields: dict[str, Any] = dict.fromkeys(_ARRAYS)
+        fields |= {name: jnp.asarray(value) for name, value in arrays.items()}
         condition = bj.sharding.gather(flow, conditions.condition_of(dealt(flow, plan, purpose)))
-        return bj.Paths(**arrays, batch_shape=(plan.num_paths[purpose],), condition=condition)
+        return bj.Paths(**fields, batch_shape=(plan.num_paths[purpose],), condition=condition)
 
-    sets = dict(train=None, validation=None)
+    sets: dict[str, Any] = dict(train=None, validation=None)
     with processes.bar(("test",) if plan.budget else ("train", "validation", "test"), desc="true paths") as progress:
         for purpose in progress:
             progress.set_postfix_str(f"{purpose}: {plan.num_paths[purpose]}")

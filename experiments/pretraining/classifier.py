@@ -2,19 +2,22 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_count, check_positive
 from bespoke_jax.run.paths import slices
+from bespoke_jax.types import Array, PyTree
 from experiments import data
 from experiments.pretraining.loop import Training
 from experiments.run.checks import check_fields, check_seed
+from experiments.run.config import ConfigDict
 from experiments.run.runs import Run
 
 __all__ = ["Plan", "finish", "images_of", "read", "stamp", "training_of"]
@@ -35,7 +38,7 @@ class Plan(NamedTuple):
     learning_rate: float
 
 
-def read(config, training: data.DataSet) -> Plan:
+def read(config: ConfigDict, training: data.DataSet) -> Plan:
     """The plan of a config for a training set.
 
     Raises:
@@ -54,7 +57,7 @@ def read(config, training: data.DataSet) -> Plan:
     )
 
 
-def stamp(plan: Plan) -> dict:
+def stamp(plan: Plan) -> dict[str, Any]:
     """What the weights depend on."""
     return plan._replace(network=plan.network.channels)._asdict()
 
@@ -73,8 +76,8 @@ def training_of(plan: Plan, training: data.DataSet) -> Training:
     @jax.jit
     def updated(variables, opt_state, images, labels):
         def loss(variables):
-            logits = plan.network.apply(variables, data.to_model(images))[1]
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            outputs: Any = plan.network.apply(variables, data.to_model(images))
+            return optax.softmax_cross_entropy_with_integer_labels(outputs[1], labels).mean()
 
         value, gradient = jax.value_and_grad(loss)(variables)
         updates, opt_state = optimizer.update(gradient, opt_state)
@@ -95,13 +98,13 @@ def training_of(plan: Plan, training: data.DataSet) -> Training:
     )
 
 
-def images_of(dataset: data.DataSet, count: int) -> Iterator[np.ndarray]:
+def images_of(dataset: data.DataSet, count: int) -> Iterator[Float[Array, "B H W C"]]:
     """The first `count` images, [B, H, W, C] in [-1, 1], in batches."""
     for part in slices(count, _BATCH_SIZE):
         yield data.to_model(dataset.read(np.arange(part.start, part.stop)))
 
 
-def finish(plan: Plan, training: data.DataSet, test: data.DataSet, run: Run, variables):
+def finish(plan: Plan, training: data.DataSet, test: data.DataSet, run: Run, variables: PyTree) -> None:
     """Write classifier.safetensors with the statistics of the test images' features, and print how good it is."""
     path = run.folder / "classifier.safetensors"
     bj.models.save_classifier(path, bj.models.Classifier(plan.network, variables, test.image_shape))

@@ -37,7 +37,7 @@ def training_of(plan: Plan, dataset: data.DataSet) -> Training:
     )
 
 
-def finish(plan: Plan, dataset: data.DataSet, run: Run, state: TrainState):
+def finish(plan: Plan, dataset: data.DataSet, run: Run, state: TrainState) -> None:
     """Write the flow of the averaged weights, and a picture of its samples with a row for each of the first ten classes."""
     path, network = run.folder / "flow.safetensors", plan.objective.network
     no_class = np.zeros(network.num_classes) if network.num_classes else None

@@ -1,14 +1,17 @@
 """Pre-training by regression: the loss in the network's own prediction, the training state, and one update."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
+from jaxtyping import Float, Int, UInt8
 
+from bespoke_jax.models import ADM, UNet
 from bespoke_jax.models.labels import with_labels
 from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.types import Array, KeyArray, PyTree
 from experiments import data
 
 __all__ = ["TARGETS", "Objective", "TrainState", "init_state", "learning_rate", "make_update"]
@@ -32,12 +35,14 @@ class Objective(NamedTuple):
     Salimans 2022, arXiv:2207.12598).
     """
 
-    network: nn.Module
+    network: UNet | ADM
     scheduler: Scheduler
     prediction: str = "velocity"
     label_dropout: float = 0.0
 
-    def loss(self, params, key, x1, labels=None):
+    def loss(
+        self, params: PyTree, key: KeyArray, x1: Float[Array, "B H W C"], labels: Int[Array, "B"] | None = None
+    ) -> Float[jax.Array, ""]:
         """The loss on data x1 [B, H, W, C] of classes `labels` [B], which an unconditional network ignores.
 
         t is stratified over the batch, one draw in each of B equal cells: this lowers the variance and keeps the expectation.
@@ -65,14 +70,16 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(objective: Objective, optimizer, event_shape: tuple[int, ...], key) -> TrainState:
+def init_state(
+    objective: Objective, optimizer: optax.GradientTransformation, event_shape: tuple[int, ...], key: KeyArray
+) -> TrainState:
     """The state before the first update."""
     variables = jax.jit(objective.network.init)(key, jnp.zeros(()), jnp.zeros((1, *event_shape)))
     params = variables["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
-def learning_rate(peak: float, num_steps: int, warmup: int, decay_fraction: float):
+def learning_rate(peak: float, num_steps: int, warmup: int, decay_fraction: float) -> optax.Schedule:
     """Linear warm-up, constant, then linear decay to 0 over the last `decay_fraction` of the run.
 
     The constant part does not depend on `num_steps`, so a run can be lengthened or shortened, and resumed.
@@ -88,7 +95,11 @@ def learning_rate(peak: float, num_steps: int, warmup: int, decay_fraction: floa
     )
 
 
-def make_update(objective: Objective, optimizer, ema_decay: float):
+def make_update(
+    objective: Objective, optimizer: optax.GradientTransformation, ema_decay: float
+) -> Callable[
+    [TrainState, KeyArray, UInt8[Array, "B H W C"], Int[Array, "B"]], tuple[TrainState, Float[jax.Array, ""]]
+]:
     """One jitted update `(state, key, images, labels) -> (state, loss)`; the state's buffers are donated.
 
     images: uint8 [B, H, W, C]. With the images spread over devices and the state on each of them, every device computes its part

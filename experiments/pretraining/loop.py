@@ -1,16 +1,22 @@
 """The training loop of every network: batches, updates, progress, checkpoints, and a stop that loses nothing."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
+from bespoke_jax.types import PyTree
+from experiments.data.loader import Batch
 from experiments.run import processes, stopping
 from experiments.run.runs import Run
 
-__all__ = ["Training", "train"]
+__all__ = ["State", "Training", "train"]
+
+State: TypeAlias = PyTree
+"""The state of a training: a tuple whose first entry counts the updates."""
 
 _LOOK_EVERY = 10  # steps between looks at the loss and for SIGTERM: each look waits for the device
 
@@ -20,7 +26,7 @@ class Training(NamedTuple):
 
     Attributes:
         name: of its checkpoints and scalars in the run's folder.
-        init: makes the state before the first update, a tuple whose first entry counts the updates.
+        init: makes the state before the first update.
         update: `(state, step, images, labels) -> (state, loss)`; a function of its arguments, so that a run can be resumed.
         batches: range of steps -> their (images, labels), in order.
         num_steps: updates in all.
@@ -30,16 +36,16 @@ class Training(NamedTuple):
     """
 
     name: str
-    init: Callable[[], tuple]
-    update: Callable[[tuple, int, Any, Any], tuple[tuple, jax.Array]]
-    batches: Callable[[range], Iterator[tuple[np.ndarray, np.ndarray]]]
+    init: Callable[[], State]
+    update: Callable[[State, int, Any, Any], tuple[State, Float[jax.Array, ""]]]
+    batches: Callable[[range], Generator[Batch]]
     num_steps: int
     checkpoint_every: int
     remedy: str
-    place: Callable[[tuple], tuple] = lambda state: state
+    place: Callable[[State], State] = lambda state: state
 
 
-def train(training: Training, run: Run) -> tuple:
+def train(training: Training, run: Run) -> State:
     """The state after the last step. Training continues from the last checkpoint in the run's folder, if there is one.
 
     Raises:

@@ -5,14 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
-from ml_collections import ConfigDict
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_number, check_positive
 from experiments.data import DataSet
 from experiments.pretraining.flow_matching import TARGETS, Objective, learning_rate
 from experiments.run.checks import check_fields, check_section, check_seed
+from experiments.run.config import ConfigDict
 
 __all__ = ["Plan", "read", "stamp"]
 
@@ -87,7 +86,7 @@ def stamp(config: ConfigDict) -> dict:
     return {name: value for name, value in content.items() if name not in ("workdir", "num_steps", "checkpoint_every")}
 
 
-def _network(config, dataset) -> nn.Module:
+def _network(config: ConfigDict, dataset: DataSet) -> bj.models.UNet | bj.models.ADM:
     """The network of `config.network`, after a check of its shapes for the images."""
     check_choice("config.compute_dtype", config.compute_dtype, _DTYPES)
     options = check_section("config.network", config.network, "with the fields of a network").to_dict()

@@ -2,9 +2,11 @@
 
 import base64
 import html
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import of_samples
@@ -18,6 +20,8 @@ from experiments.run.runs import Run
 
 __all__ = ["write", "write_table"]
 
+_Figure: TypeAlias = tuple[str, str, Figure, str]  # file name, heading, figure, caption
+
 
 def write(
     run: Run,
@@ -27,10 +31,10 @@ def write(
     learned: dict[Job, Learned],
     failed: dict[Job, str],
     measured: Measured,
-):
+) -> None:
     """Draw the figures and write `report.html`."""
     sections = [_results(measured.rows, truth), _calls(flow), _failures(failed)]
-    figures = list(_error_figures(plan, learned, measured.rows))
+    figures: list[_Figure] = list(_error_figures(plan, learned, measured.rows))
     for base in sorted({job.base for job in learned}):
         jobs = {job: result.theta for job, result in learned.items() if job.base == base}
         thetas = {job.num_steps: theta for job, theta in jobs.items() if isinstance(theta, bj.Theta)}
@@ -51,7 +55,7 @@ def write(
     _write_page(run, sections)
 
 
-def write_table(run: Run, head: list[str], body: list[list[str]], failed: dict[Job, str], note: str):
+def write_table(run: Run, head: list[str], body: list[list[str]], failed: dict[Job, str], note: str) -> None:
     """Write a report that is one table, whose first column is of headings, with a note below it."""
     rows = [f"<th>{row[0]}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in body]
     table = _table(["".join(f"<th>{cell}</th>" for cell in head)], rows)
@@ -63,9 +67,6 @@ def _write_page(run, sections):
     sections = [*sections, f"<details><summary>Config of this run</summary><pre>{config}</pre></details>"]
     title = html.escape(f"Bespoke solvers: {run.folder.name}")
     run.write_text("report.html", _PAGE.format(title=title, body="\n".join(filter(None, sections))))
-
-
-# A figure of the report is (file name, heading, figure, caption).
 
 
 def _error_figures(plan, learned, rows):
@@ -174,8 +175,8 @@ def _learning(learned, calls, budget):
 
 
 def _table(head: list[str], body: list[str]) -> str:
-    head, body = ("".join(f"<tr>{line}</tr>" for line in lines) for lines in (head, body))
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    top, rest = ("".join(f"<tr>{line}</tr>" for line in lines) for lines in (head, body))
+    return f"<table><thead>{top}</thead><tbody>{rest}</tbody></table>"
 
 
 _PAGE = """<!doctype html>

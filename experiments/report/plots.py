@@ -1,6 +1,7 @@
 """The figures of a report: functions from plain arrays to matplotlib figures, without files, state or a display."""
 
 import functools
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ __all__ = [
     "psnr_of_solvers",
 ]
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.grid": True,
@@ -30,7 +31,7 @@ _STYLE = {
     "figure.constrained_layout.use": True,
 }
 # Base solvers are grey and dashed. Learned ones are coloured by Okabe and Ito's palette, which is legible to the colour-blind.
-_LOOK = {
+_LOOK: dict[str, dict[str, Any]] = {
     "rk1": dict(color="0.68", linestyle=":", marker="v"),
     "rk2": dict(color="0.5", linestyle="--", marker="s"),
     "rk4": dict(color="0.3", linestyle="-.", marker="^"),
@@ -38,7 +39,8 @@ _LOOK = {
     "rk2-bespoke": dict(color="#0072B2", marker="s"),
     "table": dict(color="#009E73", marker="o"),
 }
-_BOLD = dict(linewidth=3.0, markersize=7, zorder=3)
+_UNLISTED: dict[str, Any] = dict(color="black", marker="o")
+_BOLD: dict[str, Any] = dict(linewidth=3.0, markersize=7, zorder=3)
 
 
 def _styled(draw):
@@ -61,7 +63,7 @@ def _hues(count):
 def error_against_nfe(curves: dict[str, tuple]) -> Figure:
     """RMSE and PSNR against NFE; `curves`: solver -> (nfe, rmse, psnr)."""
     figure = Figure(figsize=(9, 3.6))
-    figure.get_layout_engine().set(wspace=0.06)
+    figure.set_layout_engine("constrained", wspace=0.06)
     left, right = figure.subplots(1, 2)
     ticks = sorted({int(n) for nfe, *_ in curves.values() for n in nfe})
     for axes, column, label in ((left, 1, "RMSE"), (right, 2, "PSNR (dB)")):
@@ -78,9 +80,9 @@ def psnr_of_solvers(learned: dict[str, tuple], dedicated: dict[str, tuple], plai
     """PSNR against NFE of three kinds of solvers, each: name -> (nfe, psnr). The learned ones are drawn bold."""
     figure = Figure(figsize=(8.5, 4.6))
     axes = figure.subplots()
-    hues = matplotlib.colormaps["tab20b"].colors
+    hues = matplotlib.colormaps["tab20b"](np.arange(20))
     for name, line in learned.items():
-        axes.plot(*line, label=name, **dict(color="black", marker="o") | _LOOK.get(name, {}) | _BOLD)
+        axes.plot(*line, label=name, **_UNLISTED | _LOOK.get(name, {}) | _BOLD)
     for i, (name, line) in enumerate(dedicated.items()):
         axes.plot(*line, label=name, color=hues[7 * i % 20], linewidth=1.0, marker=".")
     for name, line in plain.items():
@@ -132,7 +134,7 @@ def image_grid(rows: dict[str, np.ndarray]) -> Figure:
     count = max(len(images) for images in rows.values())
     cell = 0.8
     figure = Figure(figsize=(1.45 + cell * count, cell * height / width * len(rows)))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     for line, (label, images) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
         for axes, image in zip(line, (np.clip(images, -1, 1) + 1) / 2, strict=True):
             axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)

@@ -15,11 +15,13 @@ import json
 import os
 import pathlib
 import shutil
+from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from bespoke_jax.types import PyTree
 from experiments.run.errors import ReadError, cannot_read, reason_of, writing
 from experiments.run.processes import all_of, from_first, say
 
@@ -56,13 +58,13 @@ class Checkpoints:
         # Synchronous: the state is safe once `save` returns.
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._orbax.close()
 
-    def save(self, iteration: int, state):
+    def save(self, iteration: int, state: PyTree) -> None:
         """Keep `state` as the one after `iteration` updates, unless there is one: a state is a function of its iteration."""
         path, state = self._folder / str(iteration), _on_host(state)
         part = path.with_name(f".part.{iteration}")
@@ -79,7 +81,7 @@ class Checkpoints:
                 self._orbax.save(part / "default", args=ocp.args.StandardSave(state))
                 from_first(end)
 
-    def restore(self, target):
+    def restore(self, target: PyTree) -> Any:
         """The last undamaged state, in the form of `target`, or None if there is none. Damaged ones are set aside.
 
         Raises:

@@ -5,9 +5,8 @@ import os
 import pathlib
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from bespoke_jax.checks import check_count
+from experiments.run.config import ConfigDict
 
 __all__ = ["LARGEST_SEED", "check_fields", "check_file_name", "check_section", "check_seed"]
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from experiments.run import processes, stopping
+from experiments.run.config import ConfigDict
 from experiments.run.errors import ReadError, WriteError, reason_of
 
 __all__ = ["run", "use_all_cores"]
@@ -19,7 +20,7 @@ _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
-def run(main: Callable[[ConfigDict, str], int | None], default: str):
+def run(main: Callable[[ConfigDict, str], int | None], default: str) -> None:
     """Parse the command line, call `main(config, workdir)`, and exit with the status that it returns.
 
     Args:
@@ -58,7 +59,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str):
     app.run(start, flags_parser=_parse)
 
 
-def use_all_cores():
+def use_all_cores() -> None:
     """Without an accelerator: a JAX device for each core, up to eight. One device keeps little more than one core busy."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
@@ -81,7 +82,7 @@ def _parse(argv):
 
 def _what_is_wrong(error: Exception) -> str:
     """One line for an error raised while the command line was read, by the config's own code or by an argument."""
-    chain = [error]
+    chain: list[BaseException] = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(following)
     for cause in reversed(chain):
@@ -95,7 +96,7 @@ def _what_is_wrong(error: Exception) -> str:
     return said if isinstance(error, flags.Error) else f"--config: cannot load it: {said}"
 
 
-def _place_in_config(error: Exception) -> str:
+def _place_in_config(error: BaseException) -> str:
     """File, line and source of the config's code that raised an error; "" if other code did."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {(error.text or '').strip():.100}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 
 __all__ = ["ReadError", "WriteError", "cannot_read", "reason_of", "writing"]
 
@@ -14,7 +15,7 @@ class ReadError(OSError):
     """A run cannot continue from what is in its folder. Nothing there was changed."""
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """The first line of an exception's message, or its type."""
     said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
     return f"{said or type(error).__name__:.200}"
@@ -29,7 +30,7 @@ def cannot_read(path: pathlib.Path, error: Exception) -> ReadError:
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path, *errors: type[Exception]):
+def writing(path: pathlib.Path, *errors: type[Exception]) -> Iterator[None]:
     """Turn whatever prevents a file from being written (OSError, and `errors`) into a `WriteError` that says what to do."""
     try:
         yield

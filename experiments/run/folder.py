@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 import socket
+from collections.abc import Iterator
 
 from experiments.run.errors import writing
 from experiments.run.processes import say
@@ -36,7 +37,7 @@ def lock(path: pathlib.Path) -> int:
 
 
 @contextlib.contextmanager
-def written(path: pathlib.Path):
+def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A path to write to, which is then renamed to `path`. It keeps the suffix: some writers choose the format by it.
 
     Raises:
@@ -55,7 +56,7 @@ def written(path: pathlib.Path):
             temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: pathlib.Path):
+def sweep(folder: pathlib.Path) -> None:
     """Delete the files that a killed process left half-written."""
     for pattern in (".part.*", "*.json.part"):
         for litter in folder.rglob(pattern):

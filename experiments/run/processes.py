@@ -7,7 +7,7 @@ import importlib.util
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -18,7 +18,9 @@ from jax.experimental import multihost_utils
 __all__ = ["all_of", "bar", "from_first", "is_first", "say", "start"]
 
 
-def start(coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None):
+def start(
+    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
     """Connect to the other processes, if there are any. Call it before asking JAX for its devices.
 
     Args:
@@ -36,12 +38,12 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
             f"--{missing[0]}: missing; --coordinator_address, --num_processes and --process_id go together."
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if not missing:
+    if coordinator_address is not None and num_processes is not None and process_id is not None:
         if not 0 <= process_id < num_processes:
             raise ValueError(
                 f"--process_id: wanted 0 to {num_processes - 1}, one below --num_processes, got {process_id}."
             )
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
     elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
         jax.distributed.initialize()
     elif importlib.util.find_spec("libtpu"):
@@ -83,12 +85,12 @@ def from_first(function: Callable[[], Any]) -> Any:
     return result
 
 
-def bar(items=None, **options) -> tqdm.tqdm:
+def bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm.tqdm:
     """A progress bar, which only the first process shows."""
     return tqdm.tqdm(items, disable=not is_first(), **options)
 
 
-def say(text: str):
+def say(text: str) -> None:
     """Print a line, on the first process only, above the progress bars."""
     if is_first():
         tqdm.tqdm.write(text, file=sys.stderr)

@@ -26,11 +26,15 @@ import json
 import os
 import pathlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import bespoke_jax as bj
+from bespoke_jax.table import Solver
+from bespoke_jax.types import ArrayLike, PathLike
 from experiments.run.checkpoints import Checkpoints, written_by
 from experiments.run.errors import cannot_read, reason_of, writing
 from experiments.run.folder import lock, sweep, written
@@ -41,7 +45,7 @@ from experiments.run.stamps import as_in_file, check_stamp, read_stamp
 __all__ = ["Run", "open_run"]
 
 
-def open_run(workdir, stamp: dict) -> "Run":
+def open_run(workdir: PathLike, stamp: dict) -> "Run":
     """The run in folder `workdir`, which is made if need be. The folder is this process's until `Run.close`, or until it ends.
 
     Args:
@@ -71,15 +75,15 @@ class Run:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        self.close = lambda: None
+        self.close: Callable[[], object] = lambda: None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def claim(self, stamp: dict):
+    def claim(self, stamp: dict) -> None:
         """Make the folder if need be, lock it, leave the stamp in it, and delete what a killed process left half-written."""
         folder, path, here = self.folder, self.folder / "config.json", as_in_file(stamp)
         try:
@@ -101,18 +105,18 @@ class Run:
             check_stamp(folder, there, here)
         sweep(folder)
 
-    def write_text(self, name: str, text: str):
+    def write_text(self, name: str, text: str) -> None:
         """Write a text file in the run's folder."""
         with written(self.folder / name) as path:
             path.write_text(text)
 
-    def write_table(self, name: str, header: tuple[str, ...], rows):
+    def write_table(self, name: str, header: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> None:
         """Write a CSV file in the run's folder, with six digits of each float."""
         rows = [[f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows]
         with written(self.folder / name) as path, open(path, "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
-    def write_figure(self, name: str, figure) -> bytes:
+    def write_figure(self, name: str, figure: Figure) -> bytes:
         """Write `figures/<name>.png`; returns its bytes."""
         target = self.folder / "figures" / f"{name}.png"
         with written(target) as path:
@@ -120,7 +124,10 @@ class Run:
         return target.read_bytes()
 
     def arrays(
-        self, name: str, compute: Callable[[], dict], check: Callable[[dict], None] = lambda arrays: None
+        self,
+        name: str,
+        compute: Callable[[], Mapping[str, ArrayLike]],
+        check: Callable[[dict[str, np.ndarray]], None] = lambda arrays: None,
     ) -> dict[str, np.ndarray]:
         """The arrays of `paths/<name>.npz`, which are computed and kept there if the file is missing or damaged.
 
@@ -140,18 +147,19 @@ class Run:
             except ValueError as error:
                 stored = None
                 say(f"{target}: cannot be read ({error}); computed again.")
-        if all_of(stored is not None):
+        everywhere = all_of(stored is not None)
+        if stored is not None and everywhere:
             return stored
         arrays = {key: np.asarray(value) for key, value in compute().items()}
 
         def write():
             with written(target) as path:
-                np.savez(path, **arrays)
+                np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]  # no array is named allow_pickle
 
         from_first(write)
         return arrays
 
-    def finished(self, name: str, nfe: int) -> tuple[bj.Theta, dict] | None:
+    def finished(self, name: str, nfe: int) -> tuple[bj.Theta | bj.SolverTable, dict[str, Any]] | None:
         """(theta, info) of a solver of `nfe` evaluations whose fit has ended; None if there is none, or the file is damaged."""
         path = self.folder / "solvers" / f"{name}.json"
 
@@ -172,7 +180,7 @@ class Run:
         return from_first(read)
 
     def keep_solver(
-        self, name: str, theta: bj.Theta, info: dict, flow: bj.Flow | None = None, folder: str = "solvers"
+        self, name: str, theta: Solver, info: dict[str, Any], flow: bj.Flow | None = None, folder: str = "solvers"
     ) -> pathlib.Path:
         """Keep a solver in `<folder>/<name>.json`; returns the path.
 

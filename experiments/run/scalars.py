@@ -3,10 +3,14 @@
 import contextlib
 import pathlib
 import time
+from typing import Self
 
-import tensorboardX
+from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import (  # which makes its classes while it is imported
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 from experiments.run.errors import writing
 from experiments.run.processes import from_first
@@ -25,15 +29,15 @@ class Scalars:
         """Write below `folder`; TensorBoard discards what an earlier start wrote from iteration `start` on."""
         self._folder, self._start, self._writer = folder, start, None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             with contextlib.suppress(OSError):  # each event is on disk already
                 self._writer.close()
 
-    def add(self, iteration: int, values: dict[str, float]):
+    def add(self, iteration: int, values: dict[str, float]) -> None:
         """Add values by name."""
         from_first(lambda: self._add(iteration, values))
 
@@ -42,9 +46,8 @@ class Scalars:
             if self._writer is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._writer = EventsWriter(str(self._folder / "events"), f".{self._start}")
-                status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                self._writer.write_event(event_pb2.Event(step=self._start, session_log=status))
+                self._writer.write_event(Event(step=self._start, session_log=SessionLog(status=SessionLog.START)))
             for name, value in values.items():
-                summary = tensorboardX.summary.scalar(name, value)
-                self._writer.write_event(event_pb2.Event(step=iteration, summary=summary, wall_time=time.time()))
+                event = Event(step=iteration, summary=summary.scalar(name, value), wall_time=time.time())
+                self._writer.write_event(event)
             self._writer.flush()

@@ -56,7 +56,7 @@ def read_stamp(path: pathlib.Path) -> dict | None:
     return there
 
 
-def check_stamp(folder: pathlib.Path, there: dict, here: dict):
+def check_stamp(folder: pathlib.Path, there: dict, here: dict) -> None:
     """Raise ValueError unless a run whose config.json holds `there` can be continued with the stamp `here`."""
     begun_by = there.get("written_by", _BEFORE_VERSIONS)
     there = {name: value for name, value in there.items() if name != "written_by"}
@@ -85,4 +85,5 @@ def _differences(old, new, field="config") -> list[tuple[str, str, str]]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
         return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{field}.{key}")]
-    return [] if old == new else [(field, *("nothing" if v is None else json.dumps(v) for v in (old, new)))]
+    there, here = ("nothing" if value is None else json.dumps(value) for value in (old, new))
+    return [] if old == new else [(field, there, here)]

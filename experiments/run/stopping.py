@@ -7,6 +7,7 @@ folder. Exit status 75 (EX_TEMPFAIL of sysexits.h) tells the scheduler that the 
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 from experiments.run import processes
 
@@ -19,7 +20,7 @@ _asked = threading.Event()
 
 
 @contextlib.contextmanager
-def listening():
+def listening() -> Iterator[None]:
     """Within this context SIGTERM is a request to stop."""
     _asked.clear()
     before = signal.signal(signal.SIGTERM, lambda *_: _asked.set())
@@ -35,7 +36,7 @@ def asked() -> bool:
     return not processes.all_of(not _asked.is_set())
 
 
-def stop_if_asked():
+def stop_if_asked() -> None:
     """Exit with status `RESUME` if any process has received SIGTERM. Call it where everything done so far is written.
 
     All processes must call it, so that they stop at the same place.
