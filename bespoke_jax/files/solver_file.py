@@ -20,7 +20,7 @@ from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import Theta
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.table import SolverTable, check_solver_arrays, unrolled
+from bespoke_jax.table import Solver, SolverTable, check_solver_arrays, unrolled
 from bespoke_jax.types import Array, Numbers, PathLike
 from bespoke_jax.warn import warn
 
