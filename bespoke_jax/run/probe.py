@@ -109,9 +109,8 @@ def _level(scheduler: Scheduler, t: np.ndarray) -> tuple[float, float]:
 
 def _level_and_slope(scheduler: Scheduler, t: np.ndarray) -> tuple[float, float, float]:
     """(alpha, sigma, sigmadot) at t."""
-    time = jnp.asarray(t)
-    sigma, sigma_dot = jax.jvp(scheduler.sigma, (time,), (jnp.ones_like(time),))
-    return float(scheduler.alpha(time)), float(sigma), float(sigma_dot)
+    alpha, sigma, _, sigma_dot = scheduler.at(t)
+    return float(alpha), float(sigma), float(sigma_dot)
 
 
 @jax.jit
