@@ -1,18 +1,19 @@
 """Learn the ODE solver of a pre-trained flow or diffusion model.
 
-The names in `__all__` are the public interface, the modules among them with the names in their own `__all__`. Everything else may
-change without notice. From the ground up, each room importing only what stands below it (tests/test_rooms.py):
+The public interface is `__all__`, and the `__all__` of each module in it. Everything else may change without notice.
+Each subpackage or module, a "room", imports only from its own line and the lines above it (tests/test_rooms.py):
 
-    checks dtypes metrics schedulers fid    no knowledge of flows or solvers
-    flow/                                   the given model
-    table                                   what a solver is
-    classic/                                the dedicated solvers
-    run/                                    solving, sampling, the adjoint, true paths
-    learned/                                what can be learned
-    fitting/                                learning it
-    compare                                 is it better than what you would use otherwise?
-    files/                                  solver files, sampler files
-    models/                                 networks, importers, the shipped flows
+    checks dtypes types warn     shared helpers
+    metrics schedulers fid       mathematics without flows or solvers
+    flow/                        the given model
+    table                        a solver as numbers
+    classic/                     the dedicated solvers
+    run/                         solving, sampling, the adjoint, true paths
+    learned/                     the families of learned solvers
+    fitting/                     fitting them to a flow
+    compare                      a solver beside the usual ones
+    files/                       solver files, sampler files
+    models/                      networks, importers, the shipped flows
 """
 
 import importlib
@@ -107,7 +108,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """`models` brings Flax, which the rest of the package does without: it is imported when it is first asked for."""
+    """Import `models` when it is first used, because it needs Flax, which the rest of the package does not."""
     if name == "models":
         return importlib.import_module("bespoke_jax.models")
     raise AttributeError(f"module 'bespoke_jax' has no attribute {name!r}")

@@ -80,7 +80,7 @@ class Solver:
 
     def table(self) -> "SolverTable":
         """The solver as a table."""
-        raise TypeError(f"solver: {type(self).__name__} has no table.")
+        raise TypeError(f"solver: wanted one with a table, got {type(self).__name__}.")
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
         """The solve of noise x0 as a loop: that of the table, unless there is a cheaper one."""

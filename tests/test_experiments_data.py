@@ -328,7 +328,7 @@ class TestFolder:
             load("folder", tmp_path, image_size=8)
         self.write(tmp_path / "a.png")
         self.write(tmp_path / "cat" / "b.png")
-        with pytest.raises(ValueError, match=r"images beside folders of images, a\.png for one"):
+        with pytest.raises(ValueError, match=r"wanted all images in class folders, got a\.png beside the folders"):
             load("folder", tmp_path, image_size=8)
         with pytest.raises(FileNotFoundError, match="where there is no folder"):
             load("folder", tmp_path / "nowhere", image_size=8)
@@ -396,8 +396,8 @@ class TestDataSetOfEDM:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (LABELLED[:3], "no label for 00001/img00000003.png, as for 1 of 4 images"),
-            ([*LABELLED, ["00002/a.png", 1]], "a label for 00002/a.png, which is not there"),
+            (LABELLED[:3], "wanted a label for every image, got none for 1, such as 00001/img00000003.png"),
+            ([*LABELLED, ["00002/a.png", 1]], "wanted labels of existing images, got 1 others, such as 00002/a.png"),
             ([*LABELLED[:3], LABELLED[0]], "wanted each image once, got 00000/img00000000.png twice"),
             ([*LABELLED[:3], [BUCKETED[3], -1]], r"a class from 0, got \['00001/img00000003.png', -1\]"),
             ([*LABELLED[:3], [BUCKETED[3], [0.0, 1.0]]], "wanted pairs like"),
@@ -452,9 +452,7 @@ class TestFolderOrZip:
 def test_a_class_without_images_is_refused(tmp_path):
     in_folder(tmp_path, contents(names=["a/1.png", "a/2.png", "c/3.png", "c/4.png"]))
     (tmp_path / "b").mkdir()
-    with pytest.raises(
-        ValueError, match="folders are classes, but there are no images in b; delete it, or put them there"
-    ):
+    with pytest.raises(ValueError, match="wanted images in every class folder, got none in b; add some, or delete it"):
         load("folder", tmp_path, image_size=8)
 
 
@@ -482,7 +480,7 @@ class TestZip:
         monkeypatch.setattr(images_of_folder, "_LARGEST", 1000)
         bomb = contents() | {BUCKETED[0]: b"\0" * 100_000}
         found = load("folder", in_zip(tmp_path, bomb, pack=zipfile.ZIP_DEFLATED), image_size=8)
-        with pytest.raises(ValueError, match="it claims 100000 bytes, wanted 1000 at most"):
+        with pytest.raises(ValueError, match="wanted at most 1000 bytes, got 100000"):
             found.read([0])
         np.testing.assert_array_equal(found.read([1]), PIXELS[[1]])
 

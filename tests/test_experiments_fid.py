@@ -136,11 +136,11 @@ def said(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("inception", "", "weights"), "--reference: missing. The FID needs two files"),
-        (("inception", "none.npz", ""), "--inception: missing. The FID needs two files"),
+        (("inception", "", "weights"), "--reference: wanted a file for the FID"),
+        (("inception", "none.npz", ""), "--inception: wanted a file for the FID"),
         (("inception", "none.npz", "weights"), "none.npz: no such file"),
         (("inception", None, "none.pth"), "none.pth: no such file"),
-        (("fashion_classifier", "none.npz", ""), "--features=fashion_classifier has its own statistics"),
+        (("fashion_classifier", "none.npz", ""), "wanted neither with --features=fashion_classifier"),
         (("fashion", "", ""), "wanted one of ['fashion_classifier'] or a *.safetensors file, got 'fashion'"),
         (("none.safetensors", "", ""), "no file none.safetensors"),
         (("fashion_classifier", "", ""), "the flow's images (4, 4, 1), got fashion_classifier, of images (28, 28, 1)"),
@@ -154,7 +154,7 @@ def test_what_is_missing_is_said_without_a_stack(config, reference, tmp_path, ar
 
 
 def test_a_run_without_solvers_and_another_distance_than_that_of_the_features_are_refused(config, pixels, tmp_path):
-    assert "no learned solvers" in said(config, tmp_path / "run", pixels, 10)
+    assert "wanted learned solvers, got none" in said(config, tmp_path / "run", pixels, 10)
     assert "no validations in " in said(config, tmp_path / "other", pixels, 10, "fid")
     assert "wanted 'rmse' or 'fid', which these features measure, got 'classifier_distance'" in said(
         config, tmp_path / "third", pixels, 10, "classifier_distance"

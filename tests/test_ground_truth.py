@@ -362,7 +362,9 @@ def test_under_jit_it_says_so():
 
 
 def test_noise_that_is_not_finite():
-    with pytest.raises(ValueError, match=r"x0: wanted finite numbers; 1 of 2 samples .* number 1"):
+    with pytest.raises(
+        ValueError, match=r"x0: wanted finite numbers, got NaN or infinity in 1 of 2 samples, .* number 1"
+    ):
         bj.ground_truth(DECAY, jnp.array([[1.0, 2.0], [np.nan, 0.0]]))
 
 

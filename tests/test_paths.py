@@ -50,7 +50,7 @@ def test_negative_indices_count_from_the_end(paths):
 
 
 def test_ends_that_are_not_finite(paths):
-    with pytest.raises(ValueError, match=r"^x1: wanted finite numbers; 1 of 8 .* number 3"):
+    with pytest.raises(ValueError, match=r"^x1: wanted finite numbers, got NaN or infinity in 1 of 8 .* number 3"):
         bj.Paths.of_ends(FLOW, paths.x0, paths.x1.at[3, 0].set(jnp.inf))
     with pytest.raises(ValueError, match=r"^evaluations: "):
         bj.Paths.of_ends(FLOW, paths.x0, paths.x1, evaluations=-1)

@@ -90,7 +90,7 @@ def test_derived_numbers_cannot_be_edited_alone(tmp_path, theta, where, name):
     part = content if where is None else content[where]
     part[name] = (np.array(part[name]) * 1.01).tolist()
     (tmp_path / "s.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"{name}: not what the raw numbers give"):
+    with pytest.raises(ValueError, match=rf"{name}: wanted what the raw numbers give"):
         bj.load_solver(tmp_path / "s.json")
 
 

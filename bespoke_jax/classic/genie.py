@@ -57,7 +57,7 @@ class TaylorSolver(Solver):
         return 2 * self.num_steps
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
-        """Its steps, each a velocity with its derivative."""
+        """The program of the steps; each evaluates the velocity and its derivative along the path."""
 
         def step(i, carry):
             x = carry[0]
@@ -81,15 +81,15 @@ def genie(
 ) -> TaylorSolver:
     """GENIE's steps (Dockhorn, Vahdat & Kreis 2022, arXiv:2210.05475): order 2.
 
-    In DDIM's variables y = x / alpha and gamma = sigma / alpha, dy = X0 d(gamma); a step of size h in gamma is
-    y + h X0 + h^2 / 2 dX0/dgamma, where dX0/dgamma is the total derivative along the path. The paper trains a small head to
-    predict it; here one Jacobian-vector product of the flow with tangent (1, u) gives it exactly.
+    In DDIM's variables y = x / alpha and gamma = sigma / alpha, dy = X0 d(gamma), with X0 and X1 the predicted noise and
+    data. A step h in gamma is y + h X0 + h^2 / 2 dX0/dgamma, dX0/dgamma the total derivative along the path. The paper trains a
+    small head to predict it; here one Jacobian-vector product of the flow with tangent (1, u) gives it exactly.
 
     A step that begins at snr 0, where gamma is infinite, is the same step on d(x / sigma) = X1 d(alpha / sigma), which is regular
     there; if it also ends at infinite snr (a single step), it is DDIM's.
 
     Args:
-        nfe: velocity evaluations, even: each step costs two.
+        nfe: velocity evaluations, even: a step counts as two.
         scheduler: the flow's.
         grid: a name or the nfe / 2 + 1 times between which it steps, see `time_grid`.
         dtype: of the factors.

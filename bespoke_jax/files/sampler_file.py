@@ -1,4 +1,4 @@
-"""A sampler as a program in a file: network and solver together, which need JAX to run and no other code.
+"""A sampler as a program in a file: network and solver together, which need JAX, flatbuffers and no other code.
 
 The file consists of the StableHLO program that `jax.export` writes, with the solver's numbers as constants, and of a trailer that
 `jax.export` ignores: a description, and a digest that reveals damage. `jax.export.deserialize` alone can thus read the file too.
@@ -50,14 +50,15 @@ def save_sampler(
         solver: a theta or a table; its numbers become constants of the program.
         batch_size: samples per call; None for any number, which networks that compute shapes in Python may not support. A `given`
             flow has one batch size, that of its conditions, which are parameters; None stands for it.
-        platforms: where the program is to run: some of "cpu", "cuda", "rocm", "tpu"; None for the platform here.
+        platforms: where the program is to run: some of "cpu", "cuda", "rocm", "tpu"; None for the current one.
         dtype: of x0.
         bake_params: store the network's parameters in the file. Otherwise they are an argument, of the same tree and shapes,
             unless the flow has none.
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity cannot be traced
-            for any batch size, or with this one; if the parameters' tree has nodes that `jax.export` cannot write.
+            with a symbolic batch size; if the parameters' tree has nodes that `jax.export` cannot write.
+        Exception: the velocity's own errors, unchanged.
         OSError: if the folder is missing, or the file cannot be written.
         ImportError: if flatbuffers is missing, which `jax.export` needs (`pip install 'bespoke_jax[export]'`).
 
@@ -76,7 +77,7 @@ def save_sampler(
     bake_params, dtype = check_flag("bake_params", bake_params), check_float_dtype("dtype", dtype)
     batch_size, platforms = _checked_batch_size(flow, batch_size), _checked_platforms(platforms)
     noise_std = _noise_std(flow)
-    solver, params = jax.device_get((solver, flow.params))  # the program is not tied to their devices
+    solver, params = jax.device_get((solver, flow.params))  # so that the program is tied to no device
 
     def sampler(params: PyTree, x0: jax.Array) -> jax.Array:
         return solve(Flow(flow.velocity, params, flow.event_shape, flow.scheduler), solver, x0)
@@ -125,11 +126,11 @@ def _exported(
     except Exception as error:  # the network's own, of any kind
         if batch_size is not None:
             raise
-        jax.eval_shape(function, *arguments(2))  # raises errors that no batch size can mend as they are
+        jax.eval_shape(function, *arguments(2))  # errors at every batch size pass unchanged
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"batch_size: the velocity cannot be traced for any batch size ({reason:.300}); write x.shape[0] for len(x), or "
-            "give one, such as batch_size=64."
+            f"batch_size: wanted a velocity that JAX can trace with a symbolic batch size, got {reason:.300}; write x.shape[0] "
+            "for len(x), or give a size, such as batch_size=64."
         ) from error
 
 
@@ -158,7 +159,7 @@ class Sampler:
         platforms: where it runs.
 
     Raises:
-        TypeError, ValueError: when called with other parameters or another x0; names the leaf, and what was wanted.
+        TypeError, ValueError: when called with other parameters or another x0; the message names the leaf.
     """
 
     event_shape: tuple[int, ...]
@@ -175,7 +176,7 @@ class Sampler:
         wanted = 1 if self.params is None else 2
         if len(arguments) != wanted:
             names = ("x0",) if wanted == 1 else ("params", "x0")
-            raise TypeError(f"sampler: wanted the arguments ({', '.join(names)}), got {len(arguments)}.")
+            raise TypeError(f"sampler: wanted the arguments ({', '.join(names)}), got {len(arguments)} arguments.")
         *params, x0 = arguments
         shape = jnp.shape(x0)
         if shape[1:] != self.event_shape or self.batch_size not in (None, *shape[:1]) or not all(shape[:1] or (0,)):
@@ -203,11 +204,12 @@ def _check_params(wanted: PyTree, params: PyTree) -> None:
 def load_sampler(path: PathLike) -> Sampler:
     """Read a file written by `save_sampler`. Loading runs nothing; calling the sampler runs its StableHLO program.
 
-    Such a program may call functions of jaxlib, such as a linear solver, and nothing else. The digest reveals damage, but not who
-    wrote the file: anyone can compute it.
+    Such a program can call functions of jaxlib, such as a linear solver. Treat a file from a stranger as a program: the digest
+    reveals damage, but not who wrote the file, because anyone can compute it.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ImportError: if flatbuffers is missing.
         ValueError: if it is truncated, damaged or foreign, or of a version of JAX that this one cannot read.
     """
     path = pathlib.Path(path)
@@ -221,7 +223,7 @@ def load_sampler(path: PathLike) -> Sampler:
     length = int.from_bytes(content[-8:], "little")
     if length > len(content) - 8:
         raise ValueError(
-            f"{path}: its program has {length} bytes, the file {len(content)}; write it again with save_sampler."
+            f"{path}: wanted a program of {length} bytes, got {len(content) - 8}; write it again with save_sampler."
         )
     about = _read_about(path, content[length:-8])
     try:

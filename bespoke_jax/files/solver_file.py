@@ -152,7 +152,7 @@ def load_solver(path: PathLike, flow: Flow | None = None) -> Theta | SolverTable
     if not path.is_file():
         raise FileNotFoundError(f"load_solver: no file {path}.")
     if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path}: larger than {_LARGEST >> 20} MiB; not a solver file.")
+        raise ValueError(f"{path}: wanted a solver file of at most {_LARGEST >> 20} MiB, got a larger file.")
     solver, stored = _read(path, path.read_bytes())
     if flow is not None:
         _compare(path, stored, flow)
@@ -162,10 +162,10 @@ def load_solver(path: PathLike, flow: Flow | None = None) -> Theta | SolverTable
 def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, dict[str, Any] | None]:
     """(solver, fingerprint or None) of a solver file with this content."""
     if len(text) > _LARGEST:
-        raise ValueError(f"{path}: larger than {_LARGEST >> 20} MiB; not a solver file.")
+        raise ValueError(f"{path}: wanted a solver file of at most {_LARGEST >> 20} MiB, got a larger file.")
     content = parse_json(str(path), text)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{path}: not a solver file; wanted a JSON object with format {_FORMAT!r}.")
+        raise ValueError(f"{path}: wanted a solver file, a JSON object with format {_FORMAT!r}, got other JSON.")
     try:
         _check_object("info", content.get("info", {}))
         stored = content.get("flow")
@@ -242,7 +242,7 @@ def _check_derived(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
         value = np.asarray(value, np.float64)
         if not np.allclose(stored[name], value, rtol=0, atol=_EDITED * max(1.0, float(np.max(np.abs(value))))):
             raise ValueError(
-                f"{name}: not what the raw numbers give; edit those, and write the file again with save_solver."
+                f"{name}: wanted what the raw numbers give, got other numbers; edit the raw ones, then use save_solver."
             )
 
 

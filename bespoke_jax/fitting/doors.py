@@ -63,10 +63,12 @@ def _check_whole(recipe: Recipe, paths: Paths | None):
     """Raise ValueError if a loss of single steps would not get whole paths."""
     for stage in recipe.stages:
         if stage.needs_steps and paths is not None and paths.is_of_ends:
-            raise ValueError(f"paths: the loss {stage.name!r} needs whole paths, got the ends alone (Paths.of_ends).")
+            raise ValueError(
+                f"paths: wanted whole paths for the loss {stage.name!r}, got the ends alone (Paths.of_ends)."
+            )
         if stage.needs_steps and recipe.reference is not None:
             raise ValueError(
-                f"reference: wanted None, for the loss {stage.name!r} needs whole paths; a reference gives ends."
+                f"reference: wanted None for the loss {stage.name!r}, which needs whole paths, got a solver of ends."
             )
 
 
@@ -91,11 +93,11 @@ def check_state(state: Any, solver: LearnedSolver, recipe: Recipe, num_starts: i
     check_type("state", state, FitState, "the FitState of an earlier fit")
     there, here = (f"{t.family} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, solver))
     if there != here:
-        raise ValueError(f"state: belongs to {there}; the solver is {here}.")
+        raise ValueError(f"state: wanted one of {here}, got one of {there}.")
     if not 0 <= int(state.start) < num_starts:
         raise ValueError(
-            f"state: began from start {int(state.start)}, of {num_starts} with these arguments; give the choose_start that it "
-            "was made with."
+            f"state: wanted a start below {num_starts}, got start {int(state.start)}; give the choose_start that the state was "
+            "made with."
         )
     wanted = init_state(solver, recipe.stages)
     shapes = [jax.tree.map(jnp.shape, (s.opt_states, s.history)) for s in (state, wanted)]
@@ -103,6 +105,6 @@ def check_state(state: Any, solver: LearnedSolver, recipe: Recipe, num_starts: i
     if shapes[0] != shapes[1] or not 0 <= int(state.iteration) <= iterations:
         looks = len(wanted.history.iteration)
         raise ValueError(
-            f"state: belongs to other stages: it has {len(state.opt_states)} optimisers, {len(state.history[0])} looks and is at "
-            f"iteration {int(state.iteration)}; wanted {len(recipe.stages)}, {looks} and at most {iterations}."
+            f"state: wanted {len(recipe.stages)} optimisers, {looks} looks and at most {iterations} iterations, got "
+            f"{len(state.opt_states)}, {len(state.history[0])} and {int(state.iteration)}; the state is of other stages."
         )

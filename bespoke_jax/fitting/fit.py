@@ -49,17 +49,17 @@ def fit(
         recipe: how to learn: `Recipe(...)`, `paper(...)` or `frugal(budget)`.
         paths, validation: true paths of this flow to fit to and to hold out; by default solved here, as the recipe says. If all
             losses are of ends, only the ends are kept.
-        state: a state to continue from, taken from a fit with the same arguments; the result is the same to the bit.
+        state: a state to continue from, of a fit with the same arguments; the result is bit-identical to an uninterrupted fit's.
         callback: called as `callback(state, record)` after every look at the held-out paths, to save or to show progress.
 
     Raises:
-        TypeError, ValueError: for arguments of the wrong kind, before anything is compiled; for paths or a `state` of another
-            flow; if a sample's velocity depends on chance or on its batch (a network in training mode).
-        FitError: if a loss is not finite, or no solver was finite on the held-out paths; carries the last good state.
+        TypeError, ValueError: for arguments of the wrong kind, before anything is compiled; for paths that do not fit the
+            flow; for a `state` of another fit; if a sample's velocity depends on chance or on its batch (training mode).
+        FitError: if a loss is not finite, or no solver was finite on the held-out paths; carries the last state.
 
     Warns:
-        UserWarning: if the solver comes within 6 dB of the accuracy of the held-out paths; if the velocity's slope at t = 0 is
-            not its scheduler's.
+        UserWarning: if the solver comes within 6 dB of the accuracy of the held-out paths, or that accuracy is unknown; if given
+            paths end far from where the flow takes their noises; if the velocity's slope at t = 0 is not its scheduler's.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -89,7 +89,7 @@ def fit_ladder(
     validation: Paths | None = None,
     callback: Callable[[FitState, dict], None] | None = None,
 ) -> list[FitResult]:
-    """Learn several solvers of one flow, such as a ladder of step numbers. They share true paths and compiled programs.
+    """Learn several solvers for one flow, for example one per number of steps. They share true paths and compiled programs.
 
     Each result is the one that `fit` returns for that solver alone, with the same key.
 
@@ -116,7 +116,7 @@ def fit_ladder(
     solvers = tuple(solvers)
     check_fit(flow, solvers, key, recipe, paths, validation, callback)
     if recipe.budget is not None:
-        raise ValueError("recipe: wanted one without a budget, which is for a single solver; call fit for each solver.")
+        raise ValueError(f"recipe: wanted one without a budget, got {recipe.budget}; call fit for each solver.")
     check_recipe(recipe, solvers, paths)
     data = prepare(flow, key, recipe, max(solvers, key=lambda solver: solver.nfe), paths, validation)
     return [fit_on(flow, solver, key, recipe, data, None, callback) for solver in solvers]
@@ -131,7 +131,7 @@ def fit_on(
     state: FitState | None = None,
     callback: Callable[[FitState, dict], None] | None = None,
 ) -> FitResult:
-    """`fit` on data from `data.prepare`, which several fits can share, by a recipe that is resolved."""
+    """`fit` with a resolved recipe, on data from `data.prepare`, which several fits can share."""
     starts = _starts(flow, solver, recipe)
     if state is not None:
         check_state(state, solver, recipe, len(starts))
@@ -162,7 +162,7 @@ def _fit(flow, starts, key, recipe: Recipe, data: Data, state, callback) -> FitR
     if not np.isfinite(state.best_rmse):
         raise FitError(
             f"fit: no theta was finite on all {data.validation.num_paths} held-out paths. "
-            f"{cause_of(flow, state.theta, data.validation, stages[0])} This error's .state is the last.",
+            f"{cause_of(flow, state.theta, data.validation, stages[0])} This error's .state is the last state.",
             state,
         )
     best = max(watch.records, key=lambda record: record[recipe.best_by])
@@ -172,7 +172,7 @@ def _fit(flow, starts, key, recipe: Recipe, data: Data, state, callback) -> FitR
 
 
 def _placed(flow, state: FitState) -> FitState:
-    """The state with arrays that go with the flow's devices; a checkpoint library may tie them to one, or return NumPy's."""
+    """The state on the flow's devices; a checkpoint library may restore its arrays to a single device, or as NumPy's."""
     history, arrays = state.history, state._replace(history=History.empty(0))  # the history has 64-bit integers
     placed = gather(flow, arrays)
     theta, best = (jax.tree.map(jnp.asarray, solver) for solver in (placed.theta, placed.best))
@@ -260,7 +260,7 @@ def _check_finite(flow, stage, state, solver, losses, first, paths):
     where = solver if there_is_solver else state.theta
     raise FitError(
         f"fit: loss {stage.name!r} or its gradient is not finite in iteration {first + last}. "
-        f"{cause_of(flow, where, paths, stage)} This error's .state.best is the best theta before.",
+        f"{cause_of(flow, where, paths, stage)} This error's .state.best is the best theta so far.",
         state,
     )
 
@@ -280,8 +280,8 @@ def _check_same_flow(flow, state, validation, stages):
     rounding = _ROUNDING * size(flow, validation.states[:, -1])
     if not np.allclose(found, state.best_rmse, rtol=_SAME, atol=rounding):
         raise ValueError(
-            f"state: wanted one of a fit to the same flow and paths; its best theta has RMSE {float(state.best_rmse):.4g} there, "
-            f"and {float(found):.4g} on these held-out paths."
+            f"state: wanted one of a fit to this flow and these paths, got one whose best theta had RMSE "
+            f"{float(state.best_rmse):.4g} in its fit, but has {float(found):.4g} here."
         )
 
 

@@ -75,8 +75,8 @@ def check_memory(flow: Flow, num_paths: int, ends_only: bool, chunk_size: int, n
         "" if ends_only else ", or use a loss of ends ('endpoint', 'rmse'), which needs no more than the ends of paths"
     )
     raise ValueError(
-        f"{name}: the true paths need {_gigabytes(paths)} and an update {_gigabytes(update)} besides the network's own, and "
-        f"there are {_gigabytes(limit)}. Lower {lower}{whole}."
+        f"{name}: wanted true paths and an update that fit into {_SHARE:.0%} of {_gigabytes(limit)}, got {_gigabytes(paths)} and "
+        f"{_gigabytes(update)} besides the network's own memory. Lower {lower}{whole}."
     )
 
 

@@ -195,7 +195,7 @@ def _check_budget(budget, stages):
         raise ValueError(f"budget: wanted at most {_MOST:.0e} evaluations, got {budget:.3g}.")
     if len(stages) > 1 or not stages[0].is_second_order or not stages[0].is_of_ends:
         raise ValueError(
-            "Recipe.budget: wanted one stage of Levenberg-Marquardt on a loss of ends, as bespoke_jax.frugal has it."
+            f"Recipe.budget: wanted one stage, of Levenberg-Marquardt on a loss of ends (see frugal), got {stages!r:.200}."
         )
 
 

@@ -72,8 +72,8 @@ class Stage:
             )
         if self.is_second_order and not isinstance(self.loss, Loss):
             raise ValueError(
-                f"Stage.optimizer: Levenberg-Marquardt needs curvature, which only the losses {sorted(LOSSES)} and a "
-                "losses.Distance have; use a first-order optimiser such as optax.adam(1e-2) with another loss of your own."
+                f"Stage.optimizer: wanted a first-order one, such as optax.adam(1e-2), for the loss {self.name!r}, got "
+                f"Levenberg-Marquardt, which takes {sorted(LOSSES)} or a losses.Distance."
             )
 
     @property
@@ -100,8 +100,8 @@ class Stage:
         """Raise ValueError if the loss compares steps that the solver's family does not have."""
         if self.needs_steps and not solver.has_steps:
             raise ValueError(
-                f"Stage.loss: {self.name!r} compares the steps of rk1 and rk2, which a solver of the family {solver.family!r} "
-                "does not have; use 'endpoint' or 'rmse'."
+                f"Stage.loss: wanted a loss of ends, such as 'endpoint' or 'rmse', for the family {solver.family!r}, got "
+                f"{self.name!r}, which compares the steps of rk1 or rk2."
             )
 
     def passes(self, solver: LearnedSolver) -> int:

@@ -27,15 +27,14 @@ class Flow:
     Args:
         velocity: `velocity(params, t, x) -> array of x's shape`, traceable by JAX, also under `vmap`. t is a scalar of x's dtype,
             at least float32; x is [B, *event_shape] with exactly one batch axis, whatever batch shape the caller used. The
-            samples of a batch must not affect each other. It may compute in a lower precision (bfloat16): its result is cast to
-            x's dtype.
+            samples of a batch must not affect each other. A result in lower precision (bfloat16) is cast to x's dtype.
         params: the network's parameters, any pytree of arrays.
         event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars.
         scheduler: the scheduler that the flow was trained with, if known. It sets the scale of the noise (for `EDM`) and gives
             `fit` more start curves to choose from; everything works without it.
 
     Raises:
-        TypeError: if `velocity` is not a function, `scheduler` not a `Scheduler`, or `params` hold something that is no array.
+        TypeError: if `velocity` is not a function, `scheduler` not a `Scheduler`, or `params` hold a function or text.
         TypeError, ValueError: if `event_shape` is not a tuple of positive integers.
 
     Examples:
@@ -95,14 +94,14 @@ class Flow:
     def time_range(self) -> tuple[float, float]:
         """(first, last) time at which the velocity is evaluated; times outside are replaced by the nearer of the two.
 
-        (0, 1) unless `from_prediction` keeps a margin from a singular end. A program that runs a solver without this flow must
+        (0, 1) unless `from_prediction` keeps a margin at an end. A program that runs a solver without this flow must
         clip its times likewise: `save_solver(..., flow=flow)` writes clipped times.
         """
         return getattr(self.velocity, "time_range", (0.0, 1.0))
 
     @property
     def slope_at_noise(self) -> float:
-        """The factor by which the slope in x of the network's prediction enters that of the velocity at t = 0.
+        """The factor from the slope in x of the prediction to that of the velocity at t = 0.
 
         1 unless `from_prediction` divides a noise or score prediction by a small alpha_t there.
         """
@@ -187,19 +186,19 @@ class Flow:
         prediction: str = "noise",
         time_margin: float | None = None,
     ) -> "Flow":
-        """A flow from a network that predicts something other than the velocity (Sec. 2.2; Salimans & Ho 2022 for "v").
+        """A flow from a network that predicts noise, data, score, v or velocity (Sec. 2.2; Salimans & Ho 2022 for "v").
 
         Args:
             network: `network(params, t, x) -> prediction`, of x's shape; t in [0, 1], 0 at noise.
             params, event_shape: as for `Flow`.
             scheduler: the scheduler it was trained with; required.
             prediction: "noise" (E[x0|x]), "data" (E[x1|x]), "score" (grad log p_t), "v" (alpha x0 - sigma x1) or "velocity".
-            time_margin: times within it of 0 or 1 are replaced by the nearest time inside, because noise and score predictions
-                are divided by alpha_t, and noise, data and v predictions by sigma_t. None for 1e-3 at an end where the divisor
-                vanishes, else 0 (under EDM at both ends).
+            time_margin: times are clipped to [margin, 1 - margin], because noise and score predictions are divided by alpha_t,
+                and noise, data and v predictions by sigma_t. None for 1e-3 at an end where the divisor vanishes, else 0, as at
+                both ends under EDM. Ignored for "velocity".
 
         Raises:
-            TypeError: if `scheduler` is not a `Scheduler`, `network` not a function, or `params` hold something that is no array;
+            TypeError: if `scheduler` is not a `Scheduler`, `network` not a function, or `params` hold a function or text;
                 when called, if the prediction is not a floating array.
             ValueError: for another prediction or margin; when called, if the prediction is not of x's shape.
 

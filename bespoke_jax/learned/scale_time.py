@@ -1,7 +1,7 @@
-"""Scale-time transformations: xbar(r) = s_r x(t_r) (Sec. 2.1).
+"""Scale-time transformations: xbar(r) = s_r x(t_r) (arXiv:2310.19075, Sec. 2.1).
 
-A curve r -> (t_r, s_r) turns a velocity field into another one, whose paths run through the same points up to the scale (16).
-Every change of scheduler is such a curve (Theorem 2.3), and a curve read at the knots is a theta.
+A curve r -> (t_r, s_r) turns a velocity field into another one, whose paths run through the same points up to scale, eq. (16).
+Every change of scheduler is such a curve (Theorem 2.3), and its values at the step times are the knots of a theta.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Curve:
     """A scale-time curve from two differentiable functions of a scalar r in [0, 1].
 
     Args:
-        t: r -> t_r, increasing, with t_0 = 0 and t_1 = 1; a change of scheduler may only come near these ends.
+        t: r -> t_r, increasing, with t_0 = 0 and t_1 = 1, which a change of scheduler may reach only approximately.
         s: r -> s_r > 0; a constant factor of s changes no solver.
     """
 
@@ -161,7 +161,7 @@ def start_curves(scheduler: Scheduler | None = None) -> dict[str, Curve]:
     """Curves worth trying, by name: powers of time, and changes from `scheduler` to the usual schedulers (Theorem 2.3).
 
     Each change of scheduler comes twice: as it is, and as its time grid alone. A flow whose scheduler is unknown is treated as
-    CondOT: the curves are then not changes of its scheduler, but still candidates.
+    CondOT: the curves remain candidates, though not changes of its own scheduler.
 
     Examples:
         >>> sorted(start_curves())[:2]

@@ -84,7 +84,9 @@ class Theta(LearnedSolver):
         if others:
             check_array(f"{name}.held", self.held, (others,))
         elif self.held is not None:
-            raise ValueError(f"{name}.held: wanted None, since both parts are learned; Theta.learning sets it.")
+            raise ValueError(
+                f"{name}.held: wanted None, since both parts are learned, got numbers; set it with Theta.learning."
+            )
 
     @property
     def family(self) -> str:
@@ -219,7 +221,7 @@ def theta_from_knots(
         dtype = check_float_dtype("dtype", dtype)
     numbers = numbers_of_knots(t, dt, s, ds)
     if (n := len(dt)) % BASES[base]:
-        raise ValueError(f"knots: {base} takes {BASES[base]} intervals a step, so N must be even; got N = {n}.")
+        raise ValueError(f"knots: wanted a multiple of {BASES[base]} intervals for {base}, got {n}.")
     return Theta(jnp.asarray(numbers, dtype), base, n // BASES[base])
 
 

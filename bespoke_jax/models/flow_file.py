@@ -67,7 +67,7 @@ def shipped_solver(flow: str, base: str, num_steps: int) -> Theta | SolverTable:
     path = folder / (f"table-n{num_steps}.json" if base == "table" else f"{base}-bespoke-n{num_steps}.json")
     if not path.is_file():
         there = ", ".join(sorted(found.stem for found in folder.glob("*.json")))
-        raise ValueError(f"shipped_solver: none for {flow!r}, {base!r}, {num_steps!r}; there are {there}.")
+        raise ValueError(f"shipped_solver: wanted one of {there} for {flow!r}, got {base!r} with {num_steps} steps.")
     return load_solver(path)
 
 
@@ -163,7 +163,9 @@ def save_denoiser(
     if labels is not None and (
         np.ndim(labels) > 1 or (np.ndim(labels) == 1 and np.shape(labels) != (model.num_classes,))
     ):
-        raise ValueError("labels: wanted one class, or its weights; give several classes to load_flow.")
+        raise ValueError(
+            f"labels: wanted one class, or its weights, got shape {np.shape(labels)}; give several to load_flow."
+        )
     scheduler = model.usual_scheduler if scheduler is None else scheduler
     params = with_labels(model.variables, labels, model.num_classes)
     save_flow(path, model.network, params, model.event_shape, scheduler, dtype, model.preconditioning)

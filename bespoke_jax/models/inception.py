@@ -253,8 +253,8 @@ def variables_from_state(state: dict[str, np.ndarray], source: str = "state") ->
         if array is not None:
             array = from_torch_layout(array, path[2], leaf.ndim)
         if array is None or array.shape != leaf.shape:
-            got = "missing" if array is None else f"of shape {array.shape} (in our layout)"
+            got = "none" if array is None else f"{array.shape} (in our layout)"
             hint = f"Is it pytorch-fid's InceptionV3? Found {some(state)}."
-            raise ValueError(f"{source}: {key} is {got}, wanted {leaf.shape}. {hint}")
+            raise ValueError(f"{source}: {key}: wanted shape {leaf.shape}, got {got}. {hint}")
         variables[path] = jnp.asarray(array)
     return unflatten_dict(variables)

@@ -40,11 +40,11 @@ def quartic(
 
 
 def padded(fields: tuple[jax.Array, ...], num_knots: int) -> tuple[jax.Array, ...]:
-    """The arrays of `Paths` with each path's end repeated up to `num_knots`, so that batches of different steps fit together.
+    """The arrays of `Paths` with each path's end repeated up to `num_knots`, so that batches can be concatenated.
 
     Args:
         fields: times, states, velocities, middles and evaluations of a batch, as in `Paths`.
-        num_knots: K + 1, at least that of the batch.
+        num_knots: wanted number of knots, at least the batch's.
     """
     *arrays, evaluations = fields
     grown = []

@@ -122,7 +122,7 @@ class Paths:
         if times is not None and not (
             knots > 1 and np.all(times[:, 0] == 0) and np.all(times[:, -1] == 1) and np.all(np.diff(times) >= 0)
         ):
-            raise ValueError(f"{name}.times: wanted times that increase from 0 to 1.")
+            raise ValueError(f"{name}.times: wanted times that increase from 0 to 1, got others.")
 
     @property
     def is_of_ends(self) -> bool:
@@ -279,8 +279,8 @@ def check_finite(name: str, x: Float[Array, "B *event"]) -> None:
     finite = np.asarray(_finite_samples(x))
     if not np.all(finite):
         raise ValueError(
-            f"{name}: wanted finite numbers; {np.sum(~finite)} of {len(finite)} samples hold NaN or infinity, the first of them "
-            f"number {int(np.argmin(finite))}."
+            f"{name}: wanted finite numbers, got NaN or infinity in {np.sum(~finite)} of {len(finite)} samples, first in number "
+            f"{int(np.argmin(finite))}."
         )
 
 

@@ -1,7 +1,7 @@
 """Images of any size and format in a folder or a .zip, as ImageNet, AFHQ and the data sets of EDM and StyleGAN are distributed.
 
 Classes come from dataset.json, {"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null} for none, as EDM's and
-StyleGAN's tools write it. Without that file the sub-folders are the classes, unless they are those tools' buckets.
+StyleGAN's tools write it. Without that file the top-level folders are the classes, unless they are those tools' batches of 1000.
 """
 
 import io
@@ -40,8 +40,8 @@ class _Files(NamedTuple):
 def load(folder: str, image_size: int) -> DataSet:
     """All images below a folder or in a .zip, read when they are needed: RGB, `image_size` x `image_size`.
 
-    An image's class is the one in dataset.json, or else the number, in alphabetical order, of the sub-folder that it is in,
-    however deep. If all images are in the folder itself, there are no classes. Hidden files and folders, and macOS's own
+    An image's class is the one in dataset.json, or else the alphabetical rank of the top-level folder that it is
+    below. If all images are in the folder itself, there are no classes. Hidden files and folders, and macOS's own
     (__MACOSX), are skipped.
 
     Raises:
@@ -85,7 +85,7 @@ def _in_folder(root: pathlib.Path) -> _Files:
 
 
 def _in_zip(path: pathlib.Path) -> _Files:
-    """The files of a .zip, which is not unpacked. Some zips hold the folder and some its contents: dataset.json tells."""
+    """The files of a .zip, which is not unpacked. The folder of its only dataset.json, if any, is the root."""
     try:
         archive = zipfile.ZipFile(path)
         entries = [entry for entry in archive.infolist() if _is_visible(entry.filename.rstrip("/"))]
@@ -101,7 +101,7 @@ def _in_zip(path: pathlib.Path) -> _Files:
     def read(name):
         entry = by_name[name]
         if entry.file_size > _LARGEST:
-            raise ValueError(f"it claims {entry.file_size} bytes, wanted {_LARGEST} at most")
+            raise ValueError(f"wanted at most {_LARGEST} bytes, got {entry.file_size}")
         try:
             with archive.open(entry) as file:
                 return file.read(_LARGEST)
@@ -136,10 +136,10 @@ def _labels_of_file(files: _Files, images: list[str]) -> tuple[list[int], int]:
         if name in labels:
             raise ValueError(f"{where}: wanted each image once, got {name} twice.")
         labels[name] = label
-    for problem, names in (("no label for", set(images) - set(labels)), ("a label for", set(labels) - set(images))):
-        if names:
-            missing = "" if problem == "no label for" else ", which is not there"
-            raise ValueError(f"{where}: {problem} {min(names)}{missing}, as for {len(names)} of {len(images)} images.")
+    if bare := set(images) - set(labels):
+        raise ValueError(f"{where}: wanted a label for every image, got none for {len(bare)}, such as {min(bare)}.")
+    if stray := set(labels) - set(images):
+        raise ValueError(f"{where}: wanted labels of existing images, got {len(stray)} others, such as {min(stray)}.")
     return [labels[name] for name in images], max(labels.values()) + 1
 
 
@@ -156,11 +156,11 @@ def _labels_of_folders(files: _Files, images: list[str]) -> tuple[list[int], int
     if "" in classes:
         stray = images[parts.index("")]
         raise ValueError(
-            f"{files.source}: images beside folders of images, {stray} for one; classes are folders: move them."
+            f"{files.source}: wanted all images in class folders, got {stray} beside the folders; move it."
         )
     if empty := files.folders - set(classes):
         raise ValueError(
-            f"{files.source}: folders are classes, but there are no images in {min(empty)}; delete it, or put them there."
+            f"{files.source}: wanted images in every class folder, got none in {min(empty)}; add some, or delete it."
         )
     number = {name: index for index, name in enumerate(classes)}
     return [number[part] for part in parts], len(classes)
@@ -180,7 +180,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion turns all but the darkest white
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() >= 2**16:
-            raise ValueError("wanted greys of 16 bits, got more")
+            raise ValueError(f"wanted greys from 0 to {2**16 - 1}, got {grey.min()} to {grey.max()}")
         image = Image.fromarray((grey >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("wanted 8 or 16 bits, got floating-point numbers")
@@ -193,8 +193,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def cropped(image: Image.Image, size: int) -> Image.Image:
     """The middle square of an image, `size` x `size`, as Dhariwal & Nichol 2021 (arXiv:2105.05233) crop ImageNet.
 
-    The image is halved by averaging while its shorter side stays at least `size`, resized to that by cubic interpolation, and
-    cropped.
+    The image is halved by averaging while its shorter side stays at least `size`, resized to `size` by cubic interpolation,
+    and cropped.
 
     Examples:
         >>> cropped(Image.new("RGB", (100, 70)), 32).size

@@ -1,4 +1,4 @@
-"""Frechet distances between the samples of solvers and the data: the FID, or that of a small classifier's features."""
+"""Frechet distances between the samples of solvers and the data: the FID, or one on a small classifier's features."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Candidate: TypeAlias = tuple[str, list[tuple[int | None, Solver]]]
-"""The name of a solver, and [(iteration, the solver then)] of the validations of its fit; None for the one that was kept."""
+"""(name, [(iteration, solver at that iteration)]) from the validations of a fit; iteration None for the final solver."""
 
 Ends: TypeAlias = Callable[[bj.Flow, Float[Array, "B *event"]], Float[np.ndarray, "B *event"]]
 """The flow of some samples and their noises -> the samples."""
@@ -68,19 +68,19 @@ def statistic_of(features: str, reference: str, weights: str, convention: str) -
         convention: how the reference's images were resized, for "inception".
 
     Raises:
-        ValueError: if a file is not given, of another kind, or given in vain.
+        ValueError: if a needed file is not given, a file is of another kind, or an unused one is given.
         FileNotFoundError: if a file does not exist.
     """
     if features == "inception":
         for name, path in (("reference", reference), ("inception", weights)):
             if not path:
                 raise ValueError(
-                    f"--{name}: missing. The FID needs two files (docs/fid.md); --features=fashion_classifier needs none."
+                    f"--{name}: wanted a file for the FID (docs/fid.md), got none; --features=fashion_classifier needs none."
                 )
         known = bj.fid.load_statistics(reference)
         return Statistic("fid", inception.load(weights, convention), known, ("convention", convention))
     if reference or weights:
-        raise ValueError(f"--reference, --inception: they are the FID's; --features={features} has its own statistics.")
+        raise ValueError(f"--reference, --inception: wanted neither with --features={features}, got one or both.")
     classifier = bj.models.load_classifier(features)
     if classifier.statistics is None:
         raise ValueError(
@@ -97,7 +97,7 @@ def statistic_of(features: str, reference: str, weights: str, convention: str) -
 
 
 def check_statistic(statistic: Statistic, flow: bj.Flow, select: str) -> None:
-    """Raise ValueError unless the statistic suits the flow's images, and `select` is "rmse" or its name."""
+    """Raise ValueError unless the statistic suits the flow's images, and `select` is "rmse" or the statistic's name."""
     if select not in ("rmse", statistic.name):
         raise ValueError(
             f"--select: wanted 'rmse' or {statistic.name!r}, which these features measure, got {select!r}."
@@ -122,12 +122,12 @@ def candidates(run: Run, flow: bj.Flow, flow_name: str, jobs: Iterable[Job], sel
         found = [(name, [*kept]) for name, kept in run.validations(flow).items()]
         where = f"no validations in {run.folder}; experiments.train keeps them"
     if not found:
-        raise ValueError(f"workdir: no learned solvers ({where}).")
+        raise ValueError(f"workdir: wanted learned solvers, got none ({where}).")
     return found
 
 
 def ends_of(solver: Solver | None, plan: Plan) -> Ends:
-    """`(flow, noises [B, *event]) -> samples`, of a solver; of the true paths to the plan's tolerance if it is None."""
+    """`(flow, noises [B, *event]) -> samples`, of a solver; with solver None, of the true paths."""
     if solver is not None:
         return lambda flow, x0: measure.end_points(flow, solver, x0)
 
@@ -160,13 +160,15 @@ def samples(
             some = conditions.dealt(flow, jax.random.fold_in(fresh, 0), size)
             found = ends(some, flow.noise(fresh, (size,)))
             if not np.all(np.isfinite(found)):  # rounding to 8 bits would hide it
-                raise FloatingPointError(f"{label}: among samples {part.start} to {part.stop - 1} some are not finite.")
+                raise FloatingPointError(
+                    f"{label}: wanted finite samples, got others among {part.start} to {part.stop - 1}."
+                )
             yield some, found
             bar.update(size)
 
 
 class Measured(NamedTuple):
-    """The distance of a solver's samples, and the share of them that are of the wanted class; "" if none was wanted."""
+    """The distance of a solver's samples from the data, and the share of the wanted class; "" if none, or not finite."""
 
     distance: float
     of_wanted_class: float | str

@@ -210,26 +210,32 @@ def test_the_betas_of_a_class_that_are_not_told(tmp_path):
         ({"_class_name": "KarrasVeScheduler"}, "KarrasVeScheduler are not supported"),
         ({"_class_name": "LCMScheduler"}, "LCMScheduler are not supported"),
         ({"_class_name": ["DDPMScheduler"]}, "are not supported"),
-        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "'epsilon' with use_flow_sigmas"),
+        (
+            {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
+            "wanted 'flow_prediction' with use_flow_sigmas, got 'epsilon'",
+        ),
         (
             {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"},
-            "prediction_type = 'flow_pred",
+            "prediction_type: wanted .*, got 'flow_pred",
         ),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True}, "invert_sigmas is not supported"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True}, "invert_sigmas: wanted False"),
         (
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 0},
             "num_train_timesteps: wanted an integer",
         ),
         (
             {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"},
-            "prediction_type = 'sample'; wanted 'epsilon'",
+            "prediction_type: wanted 'epsilon' or 'v_prediction', got 'sample'",
         ),
         (
             {"_class_name": "EDMEulerScheduler", "sigma_data": "0.5"},
             "sigma_data: wanted a finite number > 0, got '0.5'",
         ),
         ({"_class_name": "EDMEulerScheduler", "sigma_min": 90}, "wanted sigma_min < sigma_max, got 90.0, 80.0"),
-        ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "timestep_type = 'continuous'"),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"},
+            "timestep_type: wanted 'discrete', got 'continuous'",
+        ),
         ({"beta_start": float("nan")}, "beta_start: wanted a number .*, got nan"),
         ({"beta_end": "0.02"}, "beta_end: wanted a number .*, got '0.02'"),
         ({"num_train_timesteps": 10**12}, "num_train_timesteps: wanted an integer from 2 to 1000000"),

@@ -238,7 +238,7 @@ def test_headers_that_describe_no_classifier(tmp_path, change, message):
         (("fashion_fmot", "rk2", "5"), "num_steps: wanted an integer >= 1, got '5'"),
         (("fashion_fmot", "rk2", 5.0), "num_steps: wanted an integer >= 1, got 5.0"),
         (("fashion_fmot", "rk2", "5/../rk2-bespoke-n5"), "num_steps: wanted an integer"),
-        (("fashion_fmot", "rk2", 99), "none for 'fashion_fmot', 'rk2', 99; there are rk1"),
+        (("fashion_fmot", "rk2", 99), "wanted one of rk1.* for 'fashion_fmot', got 'rk2' with 99 steps"),
     ],
 )
 def test_solvers_come_from_the_package_only(tmp_path, arguments, message):

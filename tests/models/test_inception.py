@@ -109,9 +109,11 @@ def test_a_wrapped_state_dictionary(state, tmp_path):
 
 
 def test_refusals(state):
-    with pytest.raises(ValueError, match=r"Mixed_7c\.branch_pool\.bn\.running_var is missing.*pytorch-fid's"):
+    with pytest.raises(
+        ValueError, match=r"Mixed_7c\.branch_pool\.bn\.running_var: wanted shape .*, got none.*pytorch-fid's"
+    ):
         inception.variables_from_state({k: v for k, v in state.items() if k != "Mixed_7c.branch_pool.bn.running_var"})
-    with pytest.raises(ValueError, match=r"Conv2d_1a_3x3\.conv\.weight is of shape \(3, 3, 1, 32\)"):
+    with pytest.raises(ValueError, match=r"Conv2d_1a_3x3\.conv\.weight: wanted shape .*, got \(3, 3, 1, 32\)"):
         inception.variables_from_state({**state, "Conv2d_1a_3x3.conv.weight": np.zeros((32, 1, 3, 3))})
     with pytest.raises(ValueError, match="convention: wanted one of"):
         inception.InceptionFeatures({}, "clean")

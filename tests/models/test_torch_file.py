@@ -175,12 +175,12 @@ _LAUGHS = b"N\x85q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x8
     "program, message",
     [
         (b"}h\x00", "truncated"),  # what was never kept
-        (b"}" + _LAUGHS + b"Ns", "it has tuples of .* items all told"),
+        (b"}" + _LAUGHS + b"Ns", "its tuples have .* items in total"),
         (b"}(h\x00", "truncated"),
-        (b"}" + b")" + b"\x85" * 10**5 + b"Ns", "it has tuples in tuples, more than 100 deep"),
-        (b"}" + b")" + b"\x85Nb" * 10**5 + b"Ns", "it has tuples in tuples, more than 100 deep"),  # BUILD of None
-        (b"Nr\xff\xff\xff\x7f", "it numbers what it keeps up to 2147483647"),
-        (b"Np4000000000\n", "it numbers what it keeps up to 4000000000"),
+        (b"}" + b")" + b"\x85" * 10**5 + b"Ns", "it nests tuples more than 100 deep"),
+        (b"}" + b")" + b"\x85Nb" * 10**5 + b"Ns", "it nests tuples more than 100 deep"),  # BUILD of None
+        (b"Nr\xff\xff\xff\x7f", "it uses memo index 2147483647"),
+        (b"Np4000000000\n", "it uses memo index 4000000000"),
         (b"\x8b\xff\xff\xff\x7f", "truncated"),
         (b"\x8b" + struct.pack("<I", 10**6) + b"\x01" * 10**6, "it has an integer of more than 255 bytes"),
         (b"L" + b"9" * 10**6 + b"L\n", "truncated"),

@@ -71,17 +71,17 @@ def network_of(
         ValueError: if it describes a network that `ADM` cannot be, or no image size is given.
     """
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise ValueError(f"{source}: a {config['_class_name']!s:.80}; wanted a UNet2DModel.")
+        raise ValueError(f"{source}: wanted a UNet2DModel, got a {config['_class_name']!s:.80}.")
     for option, allowed in _FIXED.items():
         if config.get(option, allowed[0]) not in allowed:
-            raise ValueError(f"{source}: {option} = {config[option]!r:.80} is not supported; wanted {allowed[0]!r}.")
+            raise ValueError(f"{source}: {option}: wanted {allowed[0]!r}, got {config[option]!r:.80}.")
     given = {option: config.get(option, value) for option, value in _DEFAULTS.items()}
     channels, attends = _levels(given, source)
     num_blocks = _count(given, source, "layers_per_block", most=_MOST_BLOCKS)
     if _count(given, source, "out_channels") != _count(given, source, "in_channels"):
         raise ValueError(f"{source}: wanted as many channels out as in (a learned variance is not supported).")
     if given["downsample_padding"] not in (0, 1):
-        raise ValueError(f"{source}: downsample_padding = {given['downsample_padding']!r:.80}; wanted 0 or 1.")
+        raise ValueError(f"{source}: downsample_padding: wanted 0 or 1, got {given['downsample_padding']!r:.80}.")
     classes = given["num_class_embeds"]
     network = ADM(
         channels=channels,
@@ -162,7 +162,7 @@ def _sides(configured: Any, image_size: Any, source: str) -> tuple[int, int]:
     """(H, W) from the argument `image_size` if it is given, else from config.json."""
     name, size = ("image_size", image_size) if image_size is not None else (f"{source}: sample_size", configured)
     if size is None:
-        raise ValueError(f"{source}: its sample_size is None; give the size of the images as image_size=.")
+        raise ValueError(f"{source}: sample_size: wanted a size, got None; give image_size=.")
     sides = (size, size) if not isinstance(size, list | tuple) else tuple(size)
     if len(sides) != 2:
         raise ValueError(f"{name}: wanted a side, or (H, W), got {size!r:.80}.")

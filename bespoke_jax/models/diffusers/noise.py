@@ -63,13 +63,11 @@ def preconditioning_of(path: pathlib.Path | None) -> tuple[Preconditioning, Sche
             f"{path}: networks of {kind[:80]} are not supported; supported are those of {', '.join((*_DDPM, *_EDM, *_FLOW))}."
         )
     if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
-        raise ValueError(f"{path}: prediction_type = {prediction!r:.80}; wanted one of {sorted(_PREDICTIONS)}.")
+        raise ValueError(f"{path}: prediction_type: wanted one of {sorted(_PREDICTIONS)}, got {prediction!r:.80}.")
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(f"{path}: rescale_betas_zero_snr is not supported: its last step has no noise level.")
     if config.get("timestep_type", "discrete") != "discrete":
-        raise ValueError(
-            f"{path}: timestep_type = {config['timestep_type']!r:.80} is not supported; wanted 'discrete'."
-        )
+        raise ValueError(f"{path}: timestep_type: wanted 'discrete', got {config['timestep_type']!r:.80}.")
     betas, usual = _betas(config, _DDPM[kind], path)
     return Preconditioning.ddpm(betas, _PREDICTIONS[prediction]), usual
 
@@ -77,10 +75,10 @@ def preconditioning_of(path: pathlib.Path | None) -> tuple[Preconditioning, Sche
 def _flow_matching(config: dict, kind: str, prediction: Any, path: pathlib.Path | None) -> Preconditioning:
     if kind not in _FLOW and prediction != "flow_prediction":
         raise ValueError(
-            f"{path}: prediction_type = {prediction!r:.80} with use_flow_sigmas is not supported; wanted 'flow_prediction'."
+            f"{path}: prediction_type: wanted 'flow_prediction' with use_flow_sigmas, got {prediction!r:.80}."
         )
     if config.get("invert_sigmas"):
-        raise ValueError(f"{path}: invert_sigmas is not supported; wanted times that are 0 at the data.")
+        raise ValueError(f"{path}: invert_sigmas: wanted False, times that are 0 at the data, got True.")
     # The other entries, such as `shift`, say at which times to sample; the network's field does not depend on them.
     steps = check_count(f"{path}: num_train_timesteps", config.get("num_train_timesteps", 1000), 3, 10**6)
     return Preconditioning.flow_matching(steps)
@@ -88,7 +86,7 @@ def _flow_matching(config: dict, kind: str, prediction: Any, path: pathlib.Path 
 
 def _edm(config: dict, prediction: Any, path: pathlib.Path | None) -> tuple[Preconditioning, Scheduler]:
     if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(f"{path}: prediction_type = {prediction!r:.80}; wanted 'epsilon' or 'v_prediction'.")
+        raise ValueError(f"{path}: prediction_type: wanted 'epsilon' or 'v_prediction', got {prediction!r:.80}.")
     usual = dict(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
     numbers = {name: check_positive(f"{path}: {name}", config.get(name, value)) for name, value in usual.items()}
     low, high = numbers["sigma_min"], numbers["sigma_max"]

@@ -9,21 +9,21 @@ from bespoke_jax.models.weights_io.contents import Refused
 __all__ = ["check_program"]
 
 _DEEPEST = 100  # tuples in tuples
-_FREE, _ITEMS_A_STEP = 100_000, 100  # items of tuples that a program may make: so many, and so many more for each step
+_FREE, _ITEMS_A_STEP = 100_000, 100  # tuple items that a program may make, and more per step
 
 
 def check_program(file: io.BytesIO | io.BufferedReader) -> None:
     """Raise Refused if the pickle that begins here would take more memory or time than its length justifies.
 
-    A few bytes can name a place in the memo that makes it fill all memory, or build a tuple of tuples that has 2^50 items when it
-    is hashed. This simulates the stack, recording only the depth of each tuple and the total number of its items.
+    A few bytes can name a memo index so large that unpickling fills all memory, or build nested tuples of 2^50 items to hash.
+    This simulates the stack, recording only the depth of each tuple and the total number of its items.
 
     Examples:
         >>> import io, pickle
         >>> check_program(io.BytesIO(pickle.dumps({"weight": (1, 2)})))
         >>> check_program(io.BytesIO(b"Nr\\xff\\xff\\xff\\x7f."))
         Traceback (most recent call last):
-        bespoke_jax.models.weights_io.contents.Refused: it numbers what it keeps up to 2147483647 in a program of 2 steps
+        bespoke_jax.models.weights_io.contents.Refused: it uses memo index 2147483647 in a program of 2 steps
     """
     plain = (0, 1)  # depth as a tuple, items in total
     stack: list[Any] = []
@@ -34,7 +34,7 @@ def check_program(file: io.BytesIO | io.BufferedReader) -> None:
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             place = len(memo) if argument is None else int(argument)
             if place > count:
-                raise Refused(f"it numbers what it keeps up to {place} in a program of {count} steps")
+                raise Refused(f"it uses memo index {place} in a program of {count} steps")
             memo[place] = stack[-1]
         elif code.name in ("GET", "BINGET", "LONG_BINGET", "DUP"):
             stack.append(stack[-1] if argument is None else memo[argument])
@@ -46,7 +46,7 @@ def check_program(file: io.BytesIO | io.BufferedReader) -> None:
             stack.append((1 + max((depth for depth, _ in items), default=0), 1 + sum(size for _, size in items)))
             spent += stack[-1][1]
             if stack[-1][0] > _DEEPEST:
-                raise Refused(f"it has tuples in tuples, more than {_DEEPEST} deep")
+                raise Refused(f"it nests tuples more than {_DEEPEST} deep")
         elif code.name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"):
             _taken_from(stack, before[1:])  # the container itself stays on the stack
         elif code.name == "POP":
@@ -55,7 +55,7 @@ def check_program(file: io.BytesIO | io.BufferedReader) -> None:
             _taken_from(stack, before)
             stack.extend(None if item is pickletools.markobject else plain for item in after)
         if spent > _FREE + _ITEMS_A_STEP * count:
-            raise Refused(f"it has tuples of {spent} items all told, after {count} steps")
+            raise Refused(f"its tuples have {spent} items in total after {count} steps")
 
 
 def _taken_from(stack: list, before: list) -> list:
