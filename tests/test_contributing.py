@@ -64,18 +64,19 @@ def slope(steps, errors):
     return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
 
 
-def ends(tables, problem):
-    """x1 of each table in float64, and the true x1, from one noise."""
-    with jax.enable_x64(True):
-        x0 = jnp.asarray(problem.x_at_time(0.0, 3))
-        found = [np.asarray(zoo.solve(problem.flow, table(), x0)) for table in tables]
-        return found, np.asarray(problem.paths.x1)
-
-
 def orders(make, steps, problem="mixture 5"):
-    """The order at which solvers `make(n)` converge on a problem of the zoo."""
-    found, true = ends([lambda n=n: make(n) for n in steps], zoo.PROBLEMS[problem])
-    return slope(steps, [np.max(np.abs(x1 - true)) for x1 in found])
+    """The order at which solvers `make(n)` converge on a problem of the zoo; their tables run in NumPy."""
+    problem, errors = zoo.PROBLEMS[problem], []
+    x0 = problem.x_at_time(0.0, 3)
+    for n in steps:
+        with jax.enable_x64(True):
+            t, a, b = map(np.asarray, vars(bj.to_table(make(n))).values())
+        x, velocities = x0, []
+        for time, factor, row in zip(t, a, b, strict=True):
+            velocities.append(problem.velocity(time, x))
+            x = factor * x0 + np.tensordot(row[: len(velocities)], velocities, axes=1)
+        errors.append(np.max(np.abs(x - np.asarray(problem.paths.x1))))
+    return slope(steps, errors)
 
 
 # --- The page. ---
@@ -132,15 +133,16 @@ def test_family_starts_as_midpoint_keeps_its_order_and_learns(place):
         np.testing.assert_array_equal(found, wanted)
 
     def uneven(n):
-        return bj.init_theta("nodes", n, jnp.float64).with_raw(jnp.linspace(-1.0, 1.5, n))
+        return bj.init_theta("nodes", n, jnp.float64).with_raw(jnp.linspace(-1.0, 1.5, n, dtype=jnp.float64))
 
-    assert abs(orders(uneven, [16, 32, 64]) - 2) < 0.2
+    assert abs(orders(uneven, [16, 48]) - 2) < 0.2
 
-    flow = bj.analytic.mixture([[1.0, -1.0], [-0.5, 1.5]], std=0.4)
+    vp = bj.schedulers.VariancePreserving()
+    flow = bj.analytic.mixture([[1.0, -1.0], [-0.5, 1.5]], std=0.4, scheduler=vp)
     recipe = bj.Recipe(stages=(bj.Stage("endpoint", 16, validate_every=16),), num_paths=32, num_validation=32)
     result = bj.fit(flow, start, KEY, recipe)
     assert result.theta.family == "nodes" and result.theta.nfe == 8
-    assert result.history[-1]["rmse"] < 0.8 * result.history[0]["rmse"]
+    assert result.history[-1]["rmse"] < 0.5 * result.history[0]["rmse"]
 
 
 def test_family_is_saved_as_its_table(place, tmp_path):
