@@ -143,9 +143,9 @@ def test_a_state_of_another_flow_or_other_stages(paths):
     other = bj.analytic.mixture([[3.0, 0.0], [1.0, 5.0]], 0.1)
     with pytest.raises(ValueError, match="state: wanted one of a fit to this flow and these paths"):
         bj.fit(other, START, KEY, FEW, state=last)
-    with pytest.raises(ValueError, match="state: wanted 1 optimisers, .* the state is of other stages"):
+    with pytest.raises(ValueError, match=r"state: wanted 1 optimisers, .* the state is of other stages"):
         bj.fit(FLOW, START, KEY, few(stages=(bj.Stage("endpoint", 40),)), state=last)
-    with pytest.raises(ValueError, match="state: wanted one of rk1 with 4 steps, .* got one of rk1 with 3 steps"):
+    with pytest.raises(ValueError, match=r"state: wanted one of rk1 with 4 steps, .* got one of rk1 with 3 steps"):
         bj.fit(FLOW, bj.init_theta("rk1", 4), KEY, FEW, state=last)
     np.testing.assert_array_equal(bj.fit(FLOW, START, KEY, FEW, state=last).theta.raw, last.best.raw)
 
