@@ -17,7 +17,7 @@ import bespoke_jax as bj
 from benchmarks.fit_defaults import figure
 from bespoke_jax.fitting.recipes import reference
 from bespoke_jax.flow.conditions import dealt
-from bespoke_jax.run.ground_truth import padded
+from bespoke_jax.run.interpolation import padded
 from experiments.run.command_line import use_all_cores
 
 BUDGET = 20_000

@@ -60,7 +60,7 @@ def row(name: str, flow, solver, x0, rounds: int) -> str:
             jax.jit(lambda x0: flow(0.5, x0)).lower(x0).compile(),
         )
     ]
-    kind = "rk2-bespoke" if isinstance(solver, bj.Theta) else "table"
+    kind = "rk2-bespoke" if solver.has_steps else "table"
     return (
         f"| {name}, batch {len(x0)} | {kind} | {ratio:.3f} | {by_chance:.3f} | {1e3 * per_call:.1f} ms | {compiled:.1f} s | "
         f"{memory[0] / memory[1]:.2f} |"

@@ -15,7 +15,10 @@ change without notice. From the ground up, each room importing only what stands 
     models/                                 networks, importers, the shipped flows
 """
 
-from bespoke_jax import classic, fid, metrics, models, schedulers
+import importlib
+from typing import TYPE_CHECKING
+
+from bespoke_jax import classic, fid, metrics, schedulers
 from bespoke_jax.compare import SolverCheck, check_solver
 from bespoke_jax.files.sampler_file import Sampler, load_sampler, save_sampler
 from bespoke_jax.files.solver_file import load_solver, save_solver
@@ -43,6 +46,9 @@ from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.run.solve import sample, solve
 from bespoke_jax.table import SolverTable, to_table
+
+if TYPE_CHECKING:
+    from bespoke_jax import models
 
 __all__ = [
     "DEFAULT_STAGES",
@@ -98,3 +104,10 @@ __all__ = [
     "to_table",
     "transfer",
 ]
+
+
+def __getattr__(name: str):
+    """`models` brings Flax, which the rest of the package does without: it is imported when it is first asked for."""
+    if name == "models":
+        return importlib.import_module("bespoke_jax.models")
+    raise AttributeError(f"module 'bespoke_jax' has no attribute {name!r}")

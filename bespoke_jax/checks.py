@@ -8,6 +8,7 @@ value, numbers as plain Python types, so that static arguments stay hashable.
 import math
 import numbers
 import operator
+import types
 from collections.abc import Collection
 from typing import Any, TypeGuard, TypeVar
 
@@ -126,23 +127,20 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_type(name: str, value: Any, kind: type[T], wanted: str) -> T:
-    """`value`, if it is an instance of `kind`.
+def check_type(name: str, value: Any, kinds: type[T] | types.UnionType, wanted: str) -> T:
+    """`value`, if it is an instance of `kinds`. Raises TypeError otherwise.
 
     Args:
         name, value: the argument.
-        kind: a class.
-        wanted: the class in words, for the error.
-
-    Raises:
-        TypeError: otherwise.
+        kinds: a class, or a union of classes.
+        wanted: the same in words, for the error.
 
     Examples:
         >>> check_type("flow", 3, str, "a bespoke_jax.Flow")
         Traceback (most recent call last):
         TypeError: flow: wanted a bespoke_jax.Flow, got int.
     """
-    if not isinstance(value, kind):
+    if not isinstance(value, kinds):
         raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}.")
     return value
 

@@ -1,6 +1,6 @@
-"""Does a learned solver serve this flow? Its error on a few true paths, beside that of what one would use otherwise."""
+"""Does a learned solver serve this flow? Its error on a few true paths, next to those of the usual solvers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,30 +9,31 @@ from bespoke_jax import classic
 from bespoke_jax.checks import check_count, check_key, check_positive, check_type
 from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.run import adjoint, scores
+from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.run.scores import Score, distances
+from bespoke_jax.run.scores import Score, distances, score
 from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth
 from bespoke_jax.table import Solver, check_solver_arrays
+from bespoke_jax.types import KeyArray, Number
 
 __all__ = ["Score", "SolverCheck", "check_solver"]
 
 
 class SolverCheck(NamedTuple):
-    """What `check_solver` found. `print` it for a table.
+    """The result of `check_solver`. `print` it for a table.
 
     Attributes:
-        fits: the solver's mean PSNR is above that of every other solver here.
+        fits: whether the solver's mean PSNR is above that of every other solver here.
         gain: by how many dB it is above the best of them; negative if below.
         nfe: velocity evaluations per sample.
-        network_calls: the same to the network: `nfe` times `flow.calls_per_evaluation`, 2 with `guided`.
-        num_paths: true paths that all of this was measured on.
-        solver: the solver's own score.
-        euler: Euler's method's, with as many evaluations.
-        midpoint: the midpoint method's; None if `nfe` is odd.
-        dedicated: that of the best of the dedicated solvers, or of the `others` that were given; None if there were none.
-        truth: what the true paths are worth: their ends against those of a tenth of the tolerance.
+        network_calls: network calls per sample: `nfe` times `flow.calls_per_evaluation`, which is 2 with `guided`.
+        num_paths: the number of true paths measured on.
+        solver: the solver's score.
+        euler: the score of Euler's method with as many evaluations.
+        midpoint: the score of the midpoint method; None if `nfe` is odd.
+        dedicated: the score of the best dedicated solver, or of the best of the given `others`; None if there were none.
+        truth: the accuracy of the true paths: their ends against those solved to a tenth of the tolerance.
     """
 
     fits: bool
@@ -46,11 +47,11 @@ class SolverCheck(NamedTuple):
     dedicated: Score | None
     truth: Truth | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         verdict = f"fits: {self.gain:.2f} dB above" if self.fits else f"does not fit: {abs(self.gain):.2f} dB below"
-        scores = [s for s in (self.solver, self.euler, self.midpoint, self.dedicated) if s is not None]
-        width = max(len(score.name) for score in scores)
-        lines = [f"{score.name:<{width}}  {score.psnr:6.2f}  {score.mean_psnr:9.2f}" for score in scores]
+        rows = [row for row in (self.solver, self.euler, self.midpoint, self.dedicated) if row is not None]
+        width = max(len(row.name) for row in rows)
+        lines = [f"{row.name:<{width}}  {row.psnr:6.2f}  {row.mean_psnr:9.2f}" for row in rows]
         head = f"{'':<{width}}    PSNR  mean PSNR"
         calls = f" = {self.network_calls} network calls" if self.network_calls != self.nfe else ""
         return "\n".join(
@@ -61,39 +62,39 @@ class SolverCheck(NamedTuple):
 def check_solver(
     flow: Flow,
     solver: Solver,
-    key,
+    key: KeyArray,
     *,
     num_paths: int = 16,
     others: Mapping[str, Solver] | None = None,
-    rtol: float = 1e-5,
-    atol: float | None = None,
-    data_range: float = 2.0,
+    rtol: Number = 1e-5,
+    atol: Number | None = None,
+    data_range: Number = 2.0,
     batch_size: int = 64,
 ) -> SolverCheck:
-    """Measure a solver on fresh noise of `flow`, beside Euler, midpoint and the dedicated solvers at the same NFE.
+    """Measure a solver on fresh noise of `flow`, next to Euler, midpoint and the dedicated solvers at the same NFE.
 
-    The judgement is by the mean PSNR: on so few paths the other figure, that of the mean RMSE, hangs on the worst of them. The
-    best of some hundred dedicated solvers is chosen on the paths that it is then measured on, so it looks a little better than it
-    is: a solver that fits here, fits.
+    The verdict goes by the mean PSNR, because on few paths the PSNR of the mean RMSE depends on the worst of them. The best of
+    some hundred dedicated solvers is chosen on the paths that it is measured on, which flatters it a little: a solver that fits
+    here, fits.
 
     Args:
         flow: the velocity field.
         solver: a theta, a learned table or a table.
         key: one JAX random key, other than the one that the solver was learned with.
         num_paths: true paths to solve and measure on.
-        others: name -> solver, what else to compare with; `classic.dedicated(solver.nfe, flow.scheduler)` if not given. They
-            cost most of the time: `others={}` leaves only Euler and midpoint.
-        rtol, atol: of the true paths, as for `ground_truth`.
+        others: name -> solver to compare with; None for `classic.dedicated(solver.nfe, flow.scheduler)`, which take most of the
+            time. `others={}` leaves only Euler and midpoint.
+        rtol, atol: the tolerance of the true paths, as for `ground_truth`.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
-        batch_size: how many samples the flow sees at once.
+        batch_size: samples per evaluation of the velocity.
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is compiled; if a sample's velocity depends on
             chance or on its batch (a network in training mode).
 
     Warns:
-        UserWarning: if the solver comes within 6 dB of what the true paths are worth; if the velocity's slope at t = 0 is not
-            its scheduler's.
+        UserWarning: if the solver comes within 6 dB of the true paths' own accuracy; if the velocity's slope at t = 0 is not the
+            scheduler's.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -102,29 +103,40 @@ def check_solver(
         >>> found.fits, found.nfe, found.dedicated.name
         (True, 8, 'heun')
     """
-    _check(flow, solver, others)
-    check_key(key)
+    _check_arguments(flow, solver, key, others)
     num_paths, batch_size = check_count("num_paths", num_paths), check_count("batch_size", batch_size)
     data_range = check_positive("data_range", data_range)
-    nfe = solver.nfe
-    if others is None:
-        others = classic.dedicated(nfe, flow.scheduler)
-    probed = max(2, min(batch_size, num_paths))  # one alone does not tell what depends on its batch
+    probed = max(2, min(batch_size, num_paths))  # a single sample cannot show whether it depends on its batch
     check_velocity(dealt(flow, jax.random.fold_in(key, 0), probed), flow.noise(key, (probed,)))
     x0, flow = flow.noise(key, (num_paths,)), dealt(flow, jax.random.fold_in(key, 0), num_paths)
     paths = ground_truth(flow, x0, rtol, atol, batch_size=batch_size, ends_only=True)
     truth, _ = truth_of(paths, flow, rtol, atol, batch_size=batch_size, data_range=data_range)
 
-    def score(name, solver):
-        return scores.score(
-            name, distances(flow, adjoint.end_points(flow, solver, x0, batch_size), paths.x1), data_range
-        )
+    def score_of(name: str, solver: Solver) -> Score:
+        ends = adjoint.end_points(flow, solver, x0, batch_size)
+        return score(name, distances(flow, ends, paths.x1), data_range)
 
-    own, euler = score("this solver", solver), score("euler", classic.euler(nfe))
-    midpoint = score("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
-    dedicated = max((score(*item) for item in others.items()), key=_mean_psnr, default=None)
+    found = _compared(score_of, flow, solver, others, truth, num_paths)
+    warn_of_truth("check_solver", found.solver.mean_psnr, truth.mean_psnr, truth)
+    return found
+
+
+def _compared(
+    score_of: Callable[[str, Solver], Score],
+    flow: Flow,
+    solver: Solver,
+    others: Mapping[str, Solver] | None,
+    truth: Truth,
+    num_paths: int,
+) -> SolverCheck:
+    """The result, from the score of any solver on the same paths."""
+    nfe = solver.nfe
+    if others is None:
+        others = classic.dedicated(nfe, flow.scheduler)
+    own, euler = score_of("this solver", solver), score_of("euler", classic.euler(nfe))
+    midpoint = score_of("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
+    dedicated = max((score_of(*item) for item in others.items()), key=_mean_psnr, default=None)
     gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
-    warn_of_truth("check_solver", own.mean_psnr, truth.mean_psnr, truth)
     calls = nfe * flow.calls_per_evaluation
     return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, truth)
 
@@ -133,10 +145,11 @@ def _mean_psnr(score: Score) -> float:
     return score.mean_psnr
 
 
-def _check(flow, solver, others):
+def _check_arguments(flow: Flow, solver: Solver, key: KeyArray, others: Mapping[str, Solver] | None) -> None:
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     if others is not None and not isinstance(others, Mapping):
         raise TypeError(f"others: wanted a dict of solvers by name, got {type(others).__name__}.")
     named = {"solver": solver} | {f"others[{name!r}]": other for name, other in (others or {}).items()}
     for name, value in named.items():
         check_solver_arrays(name, value)
+    check_key(key)

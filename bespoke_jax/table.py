@@ -61,6 +61,11 @@ class Solver:
     """Whether the solver has the steps and knots of a Bespoke solver, from which the losses of single steps are computed."""
 
     @property
+    def family(self) -> str:
+        """The name of its family, which its file records; "table" for a solver that is not learned."""
+        return "table"
+
+    @property
     def nfe(self) -> int:
         """Velocity evaluations per sample."""
         raise NotImplementedError
@@ -104,7 +109,7 @@ class LearnedSolver(Solver):
 
     @property
     def family(self) -> str:
-        """The name of its family."""
+        """The name of its family, a key of `FAMILIES`."""
         raise NotImplementedError
 
     @property
@@ -177,11 +182,6 @@ class SolverTable(Solver):
     def num_parameters(self) -> int:
         """m (m + 5) / 2 - 1: the first time is 0."""
         return self.nfe * (self.nfe + 5) // 2 - 1
-
-    @property
-    def family(self) -> str:
-        """ "table": what its file says."""
-        return "table"
 
     @property
     def raw(self) -> jax.Array:

@@ -10,15 +10,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of o
 
 import hypothesis
 import jax
+import jax.experimental
 import pytest
 
-from tests import zoo
+if not hasattr(jax, "enable_x64"):  # the oldest versions that we support have it elsewhere
+    jax.enable_x64 = jax.experimental.enable_x64
+
+from tests import typechecked, zoo
 
 collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden arrays come from
 
 # Eight devices on a machine that has one: what nobody spreads over them runs on the first, as ever.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # one program at a time: they share few threads
+
+typechecked.install()
 
 # The same examples on every run, and no clock: a test that fails here fails everywhere.
 hypothesis.settings.register_profile("bespoke", deadline=None, derandomize=True, database=None, max_examples=40)

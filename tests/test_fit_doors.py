@@ -308,7 +308,7 @@ def test_paths_of_another_flow_are_warned_of(paths):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             bj.fit(FLOW, START, KEY, few(choose_start=False), **{name: other})
-        wanted = rf"{name}: they end .* % of the samples' size from where this flow"
+        wanted = rf"{name}: wanted paths of this flow, but they end .* % of the samples' size from where it takes"
         assert any(re.match(wanted, str(warning.message)) for warning in caught)
 
 

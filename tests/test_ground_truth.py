@@ -1,6 +1,6 @@
-"""True paths against closed forms, what they cost, and what stops them.
+"""True paths against closed forms, their cost, and their errors.
 
-To compile a solve takes seconds, so tests share shapes and tolerances where they can.
+Compiling a solve takes seconds, so tests share shapes and tolerances where they can.
 """
 
 import jax
@@ -160,12 +160,12 @@ def test_paths_are_a_tree_of_arrays(decays):
     np.testing.assert_allclose(jax.jit(lambda paths: paths.at(0.5))(moved), decays.at(0.5), rtol=1e-14)
 
 
-# --- What is spent and what is seen. ---
+# --- Evaluations. ---
 
 
 @pytest.fixture(scope="module")
 def spied(float64):
-    """Of two solves: (paths, how many evaluations ran in it, shapes of t and x at every trace so far)."""
+    """For each of two solves: (paths, the number of evaluations that ran, shapes of t and x at every trace so far)."""
     calls, shapes = [], []
 
     def velocity(params, t, x):
@@ -223,14 +223,14 @@ def test_a_network_may_compute_in_bfloat16():
 
 @pytest.mark.parametrize("name", ["rtol", "atol"])
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, np.ones(2)])
-def test_a_tolerance_that_is_none(name, value):
+def test_tolerances_that_are_not_positive_numbers(name, value):
     with pytest.raises(ValueError, match=f"^{name}: wanted a finite number > 0"):
         bj.ground_truth(DECAY, jnp.ones(2), **{name: value})
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_steps"])
 @pytest.mark.parametrize("value", [0, -3, 2.5, "8", True])
-def test_a_count_that_is_none(name, value):
+def test_counts_that_are_not_positive_integers(name, value):
     with pytest.raises(ValueError, match=f"^{name}: wanted an integer >= 1"):
         bj.ground_truth(DECAY, jnp.ones(2), **{name: value})
 
@@ -269,7 +269,7 @@ def test_a_trial_step_that_overflows_is_tried_again_shorter():
     np.testing.assert_allclose(x1, 1 / np.sqrt(1 + 2e3 * 0.5), rtol=1e-3)
 
 
-def test_too_stiff_says_how_far_it_came():
+def test_a_field_that_is_too_stiff_names_the_time_reached():
     flow = bj.Flow(decay, jnp.float64(1e6), (2,))
     with pytest.raises(RuntimeError, match=r"20 steps reached only t = [0-9.]+e-0[56]; .*max_steps=20"):
         bj.ground_truth(flow, jnp.ones(2), rtol=1e-6, atol=1e-6, max_steps=20)
@@ -293,7 +293,7 @@ def test_tolerances_follow_the_scale_of_the_data(scale):
     assert error < 1e-4 * scale
 
 
-def test_an_absolute_tolerance_that_is_larger_than_the_data_is_told():
+def test_an_absolute_tolerance_larger_than_the_data_is_warned_of():
     flow, x0, _ = scaled(1e-5)
     with pytest.warns(UserWarning, match=r"atol: 1e-05 is .* % of the scale of the states"):
         bj.ground_truth(flow, x0, atol=1e-5)
@@ -303,14 +303,14 @@ def test_a_state_that_passes_through_zero_needs_few_steps():
     flow = bj.Flow(lambda params, t, x: jnp.full_like(x, -1.0) + 0.1 * jnp.sin(x), None, ())
     paths = bj.ground_truth(flow, jnp.array([0.5]))
     assert int(paths.evaluations[0]) <= 60
-    # d x / (1 - sin(x) / 10) = -d t: by bisection on the closed integral is more than this needs; fine Euler steps do.
+    # Fine Euler steps are accurate enough; the integral of d x / (1 - sin(x) / 10) = -d t would need bisection.
     x = 0.5
     for _ in range(200_000):
         x += (-1 + 0.1 * np.sin(x)) / 200_000
     np.testing.assert_allclose(paths.x1[0], x, atol=1e-5)
 
 
-def test_a_network_in_bfloat16_is_solved_to_what_it_can_give():
+def test_a_network_in_bfloat16_is_solved_to_its_round_off():
     weights = np.random.default_rng(2).standard_normal((8, 8)) / 2
 
     def velocity(dtype):
@@ -327,7 +327,7 @@ def test_a_network_in_bfloat16_is_solved_to_what_it_can_give():
     np.testing.assert_allclose(found.x1, true.x1, atol=0.03)
 
 
-def test_times_that_float32_cannot_tell_apart_are_told():
+def test_times_too_coarse_in_float32_are_warned_of():
     flow, x0, exact = scaled(1e-7)
     flow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), flow)
     with pytest.warns(UserWarning, match="Solve in float64"):

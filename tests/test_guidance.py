@@ -1,5 +1,7 @@
 """Classifier-free guidance: what it adds up to, in one call of the network; classes and scales share what is compiled."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,7 +180,7 @@ def test_what_is_not_like_the_condition(unconditional, message):
 
 def test_zeros_for_masks_and_classes_are_warned_of():
     with pytest.warns(UserWarning, match=r"zeros in the place of condition\['mask'\] \(bool\): ") as caught:
-        bj.guided(MASKED, 1.0)
+        inspect.unwrap(bj.guided)(MASKED, 1.0)
     assert caught[0].filename == __file__
     of_class = bj.Flow(pull, {"condition": {"label": jnp.int32(3), "place": jnp.zeros(3)}}, (3,))
     with pytest.warns(UserWarning, match=r"condition\['label'\] \(int32\)"):

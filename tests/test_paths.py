@@ -1,4 +1,4 @@
-"""What is asked of paths where they come in, and of times and indices that they are read at."""
+"""Paths: checks where they enter, and of the times and indices at which they are read."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_the_last_time_is_the_end(paths):
 
 
 @pytest.mark.parametrize("indices", [[8], [-9], [0, 100]])
-def test_indices_that_no_path_has(paths, indices):
+def test_indices_out_of_range(paths, indices):
     with pytest.raises(ValueError, match=r"^indices: wanted those of 8 paths, got (8|-9|100)\."):
         paths.take(np.array(indices))
 
@@ -93,7 +93,7 @@ def test_paths_without_the_conditions_of_a_given_flow_are_refused():
         bj.fit(MANY, THETA, KEY, paths=without)
     with pytest.raises(ValueError, match=r"^paths: wanted a condition for each path"):
         bj.losses.endpoint(MANY, THETA, without)
-    # With them the loss is that of each sample under its own condition.
+    # With conditions, the loss evaluates each sample under its own.
     alone = [
         bj.losses.rmse(
             ONE.__class__(velocity, {"condition": c}, (2,)),
@@ -106,7 +106,7 @@ def test_paths_without_the_conditions_of_a_given_flow_are_refused():
     np.testing.assert_allclose(bj.losses.rmse(ONE, THETA, with_them), np.mean(alone), rtol=1e-5)
 
 
-def test_paths_with_conditions_that_the_flow_has_not():
+def test_paths_with_conditions_for_a_flow_without():
     x0 = ONE.noise(KEY, (8,))
     theirs = bj.Paths.of_ends(MANY, x0, x0)
     with pytest.raises(ValueError, match=r"^paths: wanted paths without conditions"):

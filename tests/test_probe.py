@@ -1,4 +1,4 @@
-"""What a few looks at a velocity tell before a fit: chance, batches that are not independent, time that runs backwards."""
+"""The check of a velocity before a fit: chance, samples that affect each other, reversed time."""
 
 import warnings
 
@@ -52,7 +52,7 @@ def test_a_batch_whose_samples_are_not_independent(coupled, count):
         check_velocity(flow, noises(flow, count))
 
 
-def test_chance_is_told():
+def test_a_velocity_that_depends_on_chance():
     calls = []
 
     def velocity(params, t, x):
@@ -83,7 +83,7 @@ def test_the_right_slope_passes_and_the_wrong_sign_is_warned_of(scheduler):
         check_velocity(wrong, noises(wrong))
 
 
-def test_a_time_reversed_as_one_might_think_is_warned_of_by_fit():
+def test_fit_warns_of_a_time_reversed_without_the_sign():
     their = bj.Flow(
         lambda params, s, x: -MIXTURE.velocity(params, 1 - s, x), MIXTURE.params, (2,)
     )  # dx/ds, s = 1 at noise
@@ -98,7 +98,7 @@ def test_a_time_reversed_as_one_might_think_is_warned_of_by_fit():
         bj.fit(right, bj.init_theta("rk1", 2), KEY, few)
 
 
-def test_the_looks_are_counted():
+def test_its_evaluations_are_counted():
     calls = []
 
     def velocity(params, t, x):
@@ -112,8 +112,8 @@ def test_the_looks_are_counted():
 
 
 @pytest.mark.parametrize("scheduler", [bj.schedulers.CondOT, bj.schedulers.Cosine, bj.schedulers.VariancePreserving])
-def test_a_prediction_of_noise_is_allowed_its_training_error_but_no_sign(scheduler):
-    # Of the exact E[x0 | x], times 0.99: u divides what is missing by alpha, 1e-3 at the first time under CondOT.
+def test_a_prediction_of_noise_may_have_a_training_error_but_not_the_wrong_sign(scheduler):
+    # 0.99 times the exact E[x0 | x]: u divides the error by alpha, which is 1e-3 at the first time under CondOT.
     scheduler = scheduler()
     exact = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.1, scheduler=scheduler)
 
@@ -132,7 +132,7 @@ def test_a_prediction_of_noise_is_allowed_its_training_error_but_no_sign(schedul
         check_velocity(flow(-1.0), noises(exact))
 
 
-def test_pairs_of_noise_and_data_are_no_fault():
+def test_noise_paired_with_data_is_allowed():
     for share in (0.3, 1.0):  # x1 = share x0 + 1, along straight lines
         flow = bj.Flow(
             lambda p, t, x, s=share: (s - 1) * (x - t) / (1 - t + t * s) + 1, None, (2,), bj.schedulers.CondOT()
@@ -140,7 +140,7 @@ def test_pairs_of_noise_and_data_are_no_fault():
         check_velocity(flow, noises(flow))
 
 
-def test_one_noise_held_out_is_looked_at_in_a_batch_of_two():
+def test_one_held_out_noise_is_checked_in_a_batch_of_two():
     flow = bj.Flow(lambda params, t, x: jnp.mean(x, axis=0) - 2 * x, None, (2,))
     few = bj.Recipe(num_paths=4, num_validation=1, stages=(bj.Stage("endpoint", 1, chunk_size=1),))
     with pytest.raises(ValueError, match="depends on the other samples"):

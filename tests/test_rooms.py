@@ -10,7 +10,7 @@ import bespoke_jax as bj
 ROOT = pathlib.Path(bj.__file__).parents[1]
 # From the ground up. A room may import itself and what stands above it in this list.
 ROOMS = (
-    ("bespoke_jax.checks", "bespoke_jax.dtypes", "bespoke_jax.types"),
+    ("bespoke_jax.checks", "bespoke_jax.dtypes", "bespoke_jax.types", "bespoke_jax.warn"),
     ("bespoke_jax.metrics", "bespoke_jax.schedulers", "bespoke_jax.fid"),
     ("bespoke_jax.flow",),
     ("bespoke_jax.table",),
@@ -22,6 +22,7 @@ ROOMS = (
     ("bespoke_jax.files",),
     ("bespoke_jax.models.weights_io", "bespoke_jax.models.networks"),
     ("bespoke_jax.models",),
+    ("bespoke_jax.adapters",),
     ("experiments.data", "experiments.run"),
     ("experiments.learning",),
     ("experiments.report",),

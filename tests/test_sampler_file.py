@@ -1,4 +1,4 @@
-"""A sampler in a file: the samples of `solve`, in a process that has JAX alone; nothing half-read, nothing mistaken."""
+"""Sampler files: the samples of `solve` in a process that has JAX alone; damaged and foreign files are refused."""
 
 import collections
 import hashlib
@@ -69,7 +69,7 @@ def test_a_process_with_jax_alone_runs_it(flow, theta, path, tmp_path):
     x0 = jax.random.normal(KEY, (5, 3))
     np.savez(tmp_path / "in.npz", x0=x0, **flow.params)
     code = f"""
-import sys, numpy as np, jax
+import sys, numpy as np, jax, jax.export
 loaded = dict(np.load({str(tmp_path / "in.npz")!r}))
 x0 = loaded.pop("x0")
 sampler = jax.export.deserialize(bytearray(open({str(path)!r}, "rb").read()))
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_refused(path, tmp_path, damage):
 
 
 def signed(program, about):
-    """A file of these, with a digest that is right."""
+    """A file with this content and a valid digest."""
     content = program + about + len(program).to_bytes(8, "little") + sampler_file._FORMAT
     return content + hashlib.sha256(content).digest()
 

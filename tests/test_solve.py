@@ -210,7 +210,7 @@ def test_the_state_keeps_its_dtype(dtype, solver_dtype, kind):
     solver = theta if kind == "theta" else bj.to_table(theta)
     found = jax.eval_shape(lambda x0: bj.solve(bj.Flow(velocity, None, (2,)), solver, x0), jnp.ones((2, 2), dtype))
     assert found.dtype == dtype
-    # Time in the state's dtype, or float32 if that is wider: never one that would widen what the network computes.
+    # Time in the state's dtype, or float32 if that is wider: never one that would widen the network's computation.
     assert seen == {(jnp.dtype(jnp.float32 if dtype == jnp.bfloat16 else dtype), jnp.dtype(dtype))}
 
 
@@ -265,14 +265,14 @@ def test_noise_of_integers(flow, x0):
 
 
 @pytest.mark.parametrize("solver", [None, "rk2", 4, np.zeros(23), ("rk2", 4)])
-def test_a_solver_that_is_none(flow, solver):
+def test_what_is_not_a_solver(flow, solver):
     with pytest.raises(TypeError, match="solver: wanted a learned solver or a SolverTable"):
         bj.solve(flow, solver, jnp.ones(2))
     with pytest.raises(TypeError, match="theta: wanted a learned solver or a SolverTable"):
         bj.sample(flow, solver, jax.random.key(0))
 
 
-def test_a_flow_that_is_none():
+def test_what_is_not_a_flow():
     with pytest.raises(TypeError, match="flow: wanted a bespoke_jax"):
         bj.solve(velocity, bj.init_theta("rk1", N), jnp.ones(2))
     with pytest.raises(TypeError, match="params: wanted a bespoke_jax"):
@@ -280,13 +280,13 @@ def test_a_flow_that_is_none():
 
 
 @pytest.mark.parametrize("key", [0, None, "key", np.zeros(2), np.zeros((3, 2), np.uint32)])
-def test_a_key_that_is_none(flow, key):
+def test_what_is_not_a_key(flow, key):
     with pytest.raises(TypeError, match="key: wanted one JAX random key"):
         bj.sample(flow, bj.init_theta("rk1", N), key)
 
 
 @pytest.mark.parametrize("num_samples", [0, -1, 2.5, True, "4"])
-def test_a_number_of_samples_that_is_none(flow, num_samples):
+def test_numbers_of_samples_that_are_not_positive_integers(flow, num_samples):
     with pytest.raises(ValueError, match="num_samples: wanted an integer >= 1"):
         bj.sample(flow, bj.init_theta("rk1", N), jax.random.key(0), num_samples=num_samples)
 

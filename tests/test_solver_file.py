@@ -1,4 +1,4 @@
-"""Solver files: the same bits back, nothing half-loaded, and a solver of another flow is told."""
+"""Solver files: the same bits back, nothing loaded in part, and a warning for another flow."""
 
 import dataclasses
 import importlib.util
@@ -16,7 +16,7 @@ from bespoke_jax.files.fingerprint import TOLERANCE, differences, fingerprint
 from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 
-# The fields here are no flows of their schedulers.
+# The fields here do not match their schedulers.
 pytestmark = pytest.mark.filterwarnings("ignore:velocity. at t = 0")
 
 
@@ -84,7 +84,7 @@ def test_rows_are_lines_and_info_is_what_it_was(tmp_path, theta):
 
 
 @pytest.mark.parametrize("where, name", [(None, "b"), (None, "t"), ("knots", "s")])
-def test_what_follows_from_the_raw_numbers_is_not_edited_alone(tmp_path, theta, where, name):
+def test_derived_numbers_cannot_be_edited_alone(tmp_path, theta, where, name):
     bj.save_solver(tmp_path / "s.json", theta)
     content = json.loads((tmp_path / "s.json").read_text())
     part = content if where is None else content[where]
@@ -98,7 +98,7 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs" / "solver_file.md"
 
 
 def code_of_docs(section):
-    """What the first block of code under this heading defines."""
+    """The names that the first block of code under this heading defines."""
     names = {}
     exec(DOCS.read_text().split(f"## {section}\n")[1].split("```python\n")[1].split("```")[0], names)
     return names
@@ -180,7 +180,7 @@ def test_nan_in_the_right_place_is_refused(tmp_path, theta):
 
 
 def edited(path, solver, **fields):
-    """The file of a solver with other fields; None takes one out."""
+    """The file of a solver with other fields; None removes one."""
     bj.save_solver(path, solver)
     content = json.loads(path.read_text()) | fields
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
@@ -204,11 +204,11 @@ def edited(path, solver, **fields):
         (dict(flow="mine"), "flow: wanted a fingerprint, a JSON object, got str"),
         (dict(knots=[1.0]), "knots: wanted a JSON object, got list"),
         (dict(knots={}), "t: wanted finite numbers"),
-        (dict(b=None), r"b: wanted finite numbers of shape \[6, 6\], got no list but None"),
+        (dict(b=None), r"b: wanted finite numbers of shape \[6, 6\], got None in place of a list"),
         (dict(raw=["0.5"] * 23), r"raw: wanted finite numbers, got '0\.5'"),
         (dict(raw=[True] * 23), "raw: wanted finite numbers, got True"),
         (dict(raw=[10**400] * 23), "raw: wanted finite numbers, got 1000"),
-        (dict(raw=[1e39] * 23), r"raw: wanted numbers that float32 holds, got up to 1e\+39"),
+        (dict(raw=[1e39] * 23), r"raw: wanted numbers that float32 can hold, got up to 1e\+39"),
         (dict(time_range=[0.5, 0.25]), r"time_range: wanted \[first, last\] within \[0, 1\]"),
         (dict(time_range=[0.0]), "time_range: wanted finite numbers"),
     ],
@@ -226,7 +226,7 @@ def test_a_field_of_a_theta_that_is_wrong(tmp_path, theta, fields, message):
         (dict(t=["0", "0.5"]), "t: wanted finite numbers, got '0'"),
         (dict(t=[False, True]), "t: wanted finite numbers, got False"),
         (dict(t=[[0.0], [0.5]]), "t: wanted finite numbers, got list"),
-        (dict(a=[1.0, 1e39]), "a: wanted numbers that float32 holds"),
+        (dict(a=[1.0, 1e39]), "a: wanted numbers that float32 can hold"),
         (dict(a=[1.0, 1.0, 1.0]), r"a: wanted finite numbers of shape \[2\], got 3 in place of 2"),
         (dict(b=[[0.5, 0.1], [0.5, 0.5]]), r"table\.b: wanted a lower triangular matrix"),
         (dict(b=[[0.5], [0.5, 0.5]]), r"b: wanted finite numbers of shape \[2, 2\], got 1 in place of 2"),
@@ -282,8 +282,8 @@ def test_shipped_solvers_are_read_to_the_bit(path):
     "info, error, message",
     [
         ([1, 2], TypeError, "info: wanted a dict, got list"),
-        ({"loss": float("nan")}, ValueError, "info: wanted what JSON holds"),
-        ({"loss": np.float32(1.0)}, TypeError, "info: wanted what JSON holds"),
+        ({"loss": float("nan")}, ValueError, "info: wanted what JSON can hold"),
+        ({"loss": np.float32(1.0)}, TypeError, "info: wanted what JSON can hold"),
         ({1: "a", "1": "b"}, ValueError, "info: .*the key '1' is there twice"),
     ],
 )
@@ -335,7 +335,7 @@ def test_a_name_as_long_as_the_system_takes(tmp_path, theta, length):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_for_whom_others_are_for(tmp_path, theta):
+def test_a_file_has_the_usual_permissions(tmp_path, theta):
     (tmp_path / "other").write_text("")
     bj.save_solver(tmp_path / "s.json", theta)
     assert (tmp_path / "s.json").stat().st_mode == (tmp_path / "other").stat().st_mode
@@ -355,13 +355,13 @@ def test_where_no_file_can_be(tmp_path, theta):
 
 
 def network(t, x):
-    """Not finite at either end of time."""
+    """A velocity that is not finite at either end of time."""
     return -x / (t * (1 - t) + 0.5) / np.where((t > 0) & (t < 1), 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Within:
-    """A velocity that keeps a margin, as that of `Flow.from_prediction`."""
+    """A velocity that keeps a margin, like that of `Flow.from_prediction`."""
 
     time_range: tuple[float, float]
 
@@ -433,13 +433,13 @@ FLOW = bj.Flow(velocity, WEIGHTS, SHAPE)
 
 
 def moved(share):
-    """FLOW with weights that are off by this share."""
+    """FLOW with weights changed by this share."""
     return bj.Flow(velocity, WEIGHTS + share * jax.random.normal(jax.random.key(2), WEIGHTS.shape), SHAPE)
 
 
 @pytest.fixture
 def path(tmp_path, theta):
-    """A solver file that knows FLOW."""
+    """A solver file with the fingerprint of FLOW."""
     bj.save_solver(tmp_path / "s.json", theta, flow=FLOW)
     return tmp_path / "s.json"
 

@@ -1,4 +1,4 @@
-"""A solver run from Python, and its adjoint, against `solve` and automatic differentiation."""
+"""Running a solver from Python, and its adjoint, against `solve` and automatic differentiation."""
 
 import jax
 import jax.numpy as jnp

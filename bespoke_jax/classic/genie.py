@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_array, check_count, check_float_dtype
 from bespoke_jax.classic.grids import time_grid
@@ -15,9 +16,11 @@ from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import data_step, noise_step
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import Program, Solver, check_times, time_dtype
+from bespoke_jax.types import Array, DTypeLike, GridLike
 
 __all__ = ["TaylorSolver", "genie"]
 
@@ -53,7 +56,7 @@ class TaylorSolver(Solver):
         """2 n, because a Jacobian-vector product costs about as much as another velocity evaluation."""
         return 2 * self.num_steps
 
-    def program(self, flow, x0) -> Program:
+    def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
         """Its steps, each a velocity with its derivative."""
 
         def step(i, carry):
@@ -64,7 +67,7 @@ class TaylorSolver(Solver):
 
         return Program((x0, None), step, self.num_steps)
 
-    def end(self, flow, x0):
+    def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
         """x1 of noise x0 [B, *event], step by step in Python."""
         x = spread(flow, x0)
         times, factors = (np.asarray(value) for value in (self.t, self.c))
@@ -73,7 +76,9 @@ class TaylorSolver(Solver):
         return x
 
 
-def genie(nfe: int, scheduler: Scheduler, *, grid="uniform", dtype=jnp.float32) -> TaylorSolver:
+def genie(
+    nfe: int, scheduler: Scheduler, *, grid: GridLike = "uniform", dtype: DTypeLike = jnp.float32
+) -> TaylorSolver:
     """GENIE's steps (Dockhorn, Vahdat & Kreis 2022, arXiv:2210.05475): order 2.
 
     In DDIM's variables y = x / alpha and gamma = sigma / alpha, dy = X0 d(gamma); a step of size h in gamma is

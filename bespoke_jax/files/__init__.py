@@ -1,1 +1,1 @@
-"""Saving: solver files, sampler files, and the fingerprint by which a flow is recognised."""
+"""Saving: solver files, sampler files, and the fingerprint that recognises a flow."""

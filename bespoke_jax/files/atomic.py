@@ -1,18 +1,22 @@
-"""Files written whole or not at all."""
+"""Writing files atomically: whole, or not at all."""
 
 import os
 import pathlib
 import uuid
+from typing import Any
+
+from bespoke_jax.types import PathLike
 
 __all__ = ["check_target", "write_whole"]
 
 
-def check_target(path) -> pathlib.Path:
-    """`path`, if a file can be written there: its folder exists, and it is not itself one.
+def check_target(path: Any) -> pathlib.Path:
+    """`path`, if a file can be written there: its folder exists, and it is not a folder itself.
 
     Raises:
-        TypeError: if it is no path.
-        FileNotFoundError, IsADirectoryError: with what is missing or in the way.
+        TypeError: if it is not a path.
+        FileNotFoundError: if its folder is missing.
+        IsADirectoryError: if it is a folder.
 
     Examples:
         >>> check_target("nowhere/solver.json")
@@ -29,14 +33,13 @@ def check_target(path) -> pathlib.Path:
     return path
 
 
-def write_whole(path, content: bytes) -> None:
-    """Write a file, whole or not at all: beside its place, through to the disk, and renamed into it.
+def write_whole(path: PathLike, content: bytes) -> None:
+    """Write a file atomically: to a temporary file in the same folder, flushed to the disk and then renamed.
 
-    What is beside it has a name of its own, `.part.` and some digits, and is gone if anything fails. Only a machine that stops
-    in the middle leaves it behind.
+    The temporary file, `.part.` and some digits, is removed if anything fails. Only a machine that stops then leaves it behind.
 
     Raises:
-        OSError: if it cannot be written; the file that was there is as it was.
+        OSError: if the file cannot be written; an earlier file at this place stays as it was.
     """
     path = check_target(path)
     temporary = path.with_name(f".part.{uuid.uuid4().hex[:16]}")

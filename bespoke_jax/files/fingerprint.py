@@ -1,15 +1,19 @@
 """The fingerprint of a flow: a few numbers that tell it from other flows and survive a change of machine or precision.
 
-The velocity is looked at where noise of a fixed seed, scaled as the flow's states are, stands at three times. Of each velocity
-one number is kept, its projection on a direction of the same seed. Projections on random directions keep distances: the
-root mean square of their differences estimates that of the velocities, without the velocities.
+The velocity is evaluated at three times, on noise of a fixed seed scaled like the flow's states. Each velocity is stored as one
+number, its projection on a random direction of the same seed. Random projections preserve distances: the root mean square of
+their differences estimates that of the velocities, which need not be stored.
 """
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from bespoke_jax.checks import check_type
 from bespoke_jax.files.json_text import numbers_of_json
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.conditions import has_condition, is_given, like_any
@@ -18,39 +22,39 @@ from bespoke_jax.flow.flow import Flow
 __all__ = ["NUM_SAMPLES", "TOLERANCE", "check", "differences", "fingerprint"]
 
 TOLERANCE = 0.02
-"""Two velocities of one flow may be this far apart, as a share of their RMS.
+"""The largest difference of velocities that counts as the same flow, relative to their RMS.
 
-Measured on the shipped flow: computing in bfloat16 moves them by 0.7 %, rounding the weights to bfloat16 by 0.8 %, 150 training
-steps of 5,400 by 1 % (as an average over steps, EMA); the weights without that average are 5 % away, those of 2,000 steps
-earlier 20 %.
+Measured on the shipped flow: computing in bfloat16 changes the velocities by 0.7 %, rounding the weights to bfloat16 by 0.8 %,
+150 of 5,400 training steps by 1 % (with the moving average of the weights, EMA); weights without that average differ by 5 %,
+those of 2,000 steps earlier by 20 %.
 """
 
 _TIMES = (0.1, 0.5, 0.9)
 NUM_SAMPLES = 4
-"""Noises that a velocity is looked at on."""
+"""The number of noises at each time."""
 _SCHEDULER_TOLERANCE = 1e-3
 
 
-def fingerprint(flow: Flow) -> dict:
-    """The fingerprint as JSON can hold it. It costs 12 velocity evaluations of single samples.
+def fingerprint(flow: Flow) -> dict[str, Any]:
+    """The fingerprint, as a value that JSON can hold. It costs 12 velocity evaluations of single samples.
 
-    A flow that is `given` a condition for each sample is looked at under one that is the same for all flows: a solver learned
-    over some classes knows the flow again under others.
+    A flow that is `given` conditions is evaluated under one condition that is the same for all flows, so that a solver learned
+    over some classes recognises the flow under others.
 
     Returns:
         A dict of numbers and nested lists:
 
         - "event_shape";
-        - "condition": "any" of a `given` flow, else not there;
-        - "t": the times of the probe, [3];
+        - "condition": "any" for a `given` flow, absent for others;
+        - "t": the times, [3];
         - "alpha", "sigma": the scheduler there, [3]; None if the flow has none;
-        - "noise_std": the probe's scale, sqrt(alpha^2 + sigma^2) or 1, [3];
-        - "rms": of the velocities at each time, [3];
-        - "projections": of each sample's velocity, [3, 4].
+        - "noise_std": the scale of the noise, sqrt(alpha^2 + sigma^2) or 1, [3];
+        - "rms": the RMS of the velocities at each time, [3];
+        - "projections": the projections of the velocities, [3, 4].
 
     Raises:
-        TypeError: if `flow` is none.
-        ValueError: if its velocity is not finite on the probe.
+        TypeError: if `flow` is not a Flow.
+        ValueError: if a velocity is not finite.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -58,16 +62,15 @@ def fingerprint(flow: Flow) -> dict:
         >>> found["event_shape"], found["t"], found["sigma"]
         ([2], [0.1, 0.5, 0.9], [0.9, 0.5, 0.1])
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     any_condition = is_given(flow)
     flow = like_any(flow) if any_condition else flow
     alpha, sigma = _scheduler(flow, _TIMES)
-    noise_std = [1.0] * len(_TIMES) if alpha is None else _short(np.hypot(alpha, sigma))
+    noise_std = [1.0] * len(_TIMES) if alpha is None or sigma is None else _short(np.hypot(alpha, sigma))
     rms, projections = _look(flow, _TIMES, noise_std, NUM_SAMPLES)
     for t, value in zip(_TIMES, rms, strict=True):
         if not math.isfinite(value):
-            raise ValueError(f"flow: its velocity is not finite at t={t} on noise; look at flow(t, x) near that time.")
+            raise ValueError(f"flow: its velocity is not finite at t={t} on noise; check flow(t, x) near that time.")
     return dict(
         event_shape=list(flow.event_shape),
         t=list(_TIMES),
@@ -80,13 +83,17 @@ def fingerprint(flow: Flow) -> dict:
     )
 
 
-def differences(stored: dict, flow: Flow) -> list[str]:
-    """What tells `flow` from the one with the fingerprint `stored`: a line for each, with both figures; none if it is the same.
+def differences(stored: dict[str, Any], flow: Flow) -> list[str]:
+    """The differences between `flow` and the flow with the fingerprint `stored`.
 
-    Times and scale of the probe are those in `stored`. A scheduler is compared only if both have one: the velocity decides.
+    The times and the scale of the noise are those in `stored`. Schedulers are compared only if both flows have one; the velocity
+    decides.
+
+    Returns:
+        A line with both figures for each difference; none if the flow is the same.
 
     Raises:
-        ValueError: if `stored` is no fingerprint; names the field.
+        ValueError: if `stored` is not a fingerprint; names the field.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -110,10 +117,10 @@ def differences(stored: dict, flow: Flow) -> list[str]:
             if not np.allclose(there, found, rtol=_SCHEDULER_TOLERANCE, atol=_SCHEDULER_TOLERANCE):
                 lines.append(f"scheduler: {name} {at_times}: {_text(there)} stored, {_text(found)} found")
     found_rms, found_projections = _look(flow, times, noise_std, NUM_SAMPLES)
-    # Each time counts alike, however large the velocity is there; where it vanishes, nothing but rounding is left of it.
+    # Relative to the velocity, so that all times count alike; where it vanishes, only round-off is left of it.
     scale = np.maximum(rms, 0.01 * noise_std)[:, None]
     distance = math.sqrt(np.mean(np.square((projections - found_projections) / scale)))
-    if not distance <= TOLERANCE:  # NaN is no agreement
+    if not distance <= TOLERANCE:  # true for NaN
         lines.append(
             f"velocity: RMS {at_times}: {_text(rms)} stored, {_text(found_rms)} found; "
             f"{100 * distance:.2g} % apart, up to {100 * TOLERANCE:g} % may be rounding"
@@ -121,20 +128,23 @@ def differences(stored: dict, flow: Flow) -> list[str]:
     return lines
 
 
-def _scheduler(flow, times):
+def _scheduler(flow: Flow, times: Iterable[float]) -> tuple[list[float] | None, list[float] | None]:
     """(alpha, sigma) at the times, or (None, None)."""
     if flow.scheduler is None:
         return None, None
-    return tuple(
+    alpha, sigma = (
         _short([np.asarray(function(jnp.float32(t)), np.float64) for t in times])
         for function in (flow.scheduler.alpha, flow.scheduler.sigma)
     )
+    return alpha, sigma
 
 
-def _look(flow, times, noise_std, num_samples):
-    """(RMS of the velocities at each time, the projection of each velocity) on the probe."""
-    # RandomState, for NumPy promises that its numbers stay the same in all versions.
-    noise, *directions = np.random.RandomState(0).standard_normal((1 + len(times), num_samples, *flow.event_shape))
+def _look(
+    flow: Flow, times: Iterable[float], noise_std: Iterable[float], num_samples: int
+) -> tuple[list[float], list[list[float]]]:
+    """(the RMS of the velocities at each time, the projection of each velocity)."""
+    # RandomState, because NumPy guarantees that its numbers are the same in all versions.
+    noise, *directions = np.random.RandomState(0).standard_normal((1 + len(_TIMES), num_samples, *flow.event_shape))
     rms, projections = [], []
     for t, std, direction in zip(times, noise_std, directions, strict=True):
         u = np.asarray(kernels.velocity(flow, np.float32(t), jnp.asarray(std * noise, jnp.float32)), np.float64)
@@ -146,22 +156,22 @@ def _look(flow, times, noise_std, num_samples):
     return _short(rms), projections
 
 
-def _short(values) -> list[float]:
-    """Six digits of each: what float32 has."""
+def _short(values: Iterable[Any]) -> list[float]:
+    """The numbers to six digits, about the precision of float32."""
     return [float(f"{float(value):.6g}") for value in values]
 
 
-def _text(values) -> str:
+def _text(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.3g}" for value in values)
 
 
-def check(stored) -> None:
-    """Raise ValueError, naming the field, unless this is a fingerprint, as `fingerprint` makes them."""
+def check(stored: Any) -> None:
+    """Raise ValueError, naming the field, unless this is a fingerprint in the form of `fingerprint`."""
     _read(stored)
 
 
-def _read(stored) -> dict[str, np.ndarray]:
-    """The numbers of a stored fingerprint. How many there are is known beforehand: a file does not say how much work it is."""
+def _read(stored: Any) -> dict[str, Float[np.ndarray, "..."]]:
+    """The numbers of a stored fingerprint. Their number is fixed, so that no file can ask for more work than that."""
     if not isinstance(stored, dict):
         raise ValueError(f"flow: wanted a fingerprint, a JSON object, got {type(stored).__name__}.")
     shape = stored.get("event_shape")

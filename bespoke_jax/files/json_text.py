@@ -1,19 +1,25 @@
-"""JSON read without guessing: no duplicate keys, no NaN, no strings or booleans in the place of numbers."""
+"""Strict JSON: no duplicate keys, no NaN, no strings or booleans where numbers belong."""
 
 import json
 import math
 import sys
+from typing import Any, NoReturn
 
 import numpy as np
+from jaxtyping import Float
 
 __all__ = ["numbers_of_json", "parse_json"]
 
 
-def parse_json(name: str, text: str | bytes):
-    """What a JSON text says. Python's parser takes more than JSON has, and the last of two equal keys: both are refused here.
+def parse_json(name: str, text: str | bytes) -> Any:
+    """The value of a JSON text, without the extensions of Python's parser: constants such as NaN, and repeated keys.
+
+    Args:
+        name: the file's name, with which errors begin.
+        text: the JSON.
 
     Raises:
-        ValueError: begins with `name`; for text that is no JSON, a key that is there twice, NaN, Infinity and numbers like 1e400.
+        ValueError: for text that is not JSON, a repeated key, NaN, Infinity and numbers like 1e400.
 
     Examples:
         >>> parse_json("s.json", '{"nfe": 8, "nfe": 16}')
@@ -21,14 +27,14 @@ def parse_json(name: str, text: str | bytes):
         ValueError: s.json: not a complete JSON file (the key 'nfe' is there twice).
     """
 
-    def refuse(literal):
+    def refuse(literal: str) -> NoReturn:
         raise ValueError(f"{literal} is no JSON number")
 
-    def finite(literal):
+    def finite(literal: str) -> float:
         value = float(literal)
         return value if math.isfinite(value) else refuse(literal)
 
-    def once(pairs):
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = {}
         for key, value in pairs:
             if key in found:
@@ -42,8 +48,16 @@ def parse_json(name: str, text: str | bytes):
         raise ValueError(f"{name}: not a complete JSON file ({error}).") from None
 
 
-def numbers_of_json(name: str, value, shape: tuple[int, ...]) -> np.ndarray:
-    """Nested lists of JSON as a float64 array, if they are of this shape and hold numbers: no strings, no booleans.
+def numbers_of_json(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    """Nested lists of JSON as a float64 array, if they have this shape and hold finite numbers, not strings or booleans.
+
+    Args:
+        name: the field's name, with which errors begin.
+        value: the lists.
+        shape: the shape wanted.
+
+    Raises:
+        ValueError: otherwise.
 
     Examples:
         >>> numbers_of_json("t", [0, 0.5], (2,)).tolist()
@@ -56,7 +70,11 @@ def numbers_of_json(name: str, value, shape: tuple[int, ...]) -> np.ndarray:
     for size in shape:
         for entry in entries:
             if not isinstance(entry, list) or len(entry) != size:
-                got = f"{len(entry)} in place of {size}" if isinstance(entry, list) else f"no list but {_text(entry)}"
+                got = (
+                    f"{len(entry)} in place of {size}"
+                    if isinstance(entry, list)
+                    else f"{_text(entry)} in place of a list"
+                )
                 raise ValueError(f"{name}: wanted finite numbers of shape {list(shape)}, got {got}.")
         entries = [part for entry in entries for part in entry]
     for entry in entries:
@@ -65,5 +83,5 @@ def numbers_of_json(name: str, value, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(entries, np.float64).reshape(shape)
 
 
-def _text(value) -> str:
+def _text(value: Any) -> str:
     return type(value).__name__ if isinstance(value, list | dict) else f"{value!r:.50}"

@@ -1,7 +1,7 @@
-"""A sampler as one program, network and solver in a file that needs JAX to run and no other code.
+"""A sampler as a program in a file: network and solver together, which need JAX to run and no other code.
 
-The file is what `jax.export` writes, a StableHLO program with the solver's numbers in it, and then a few of ours that
-`jax.export` passes over: what it is, and a digest that tells a damaged file. So `jax.export.deserialize` alone reads it too.
+The file consists of the StableHLO program that `jax.export` writes, with the solver's numbers as constants, and of a trailer that
+`jax.export` ignores: a description, and a digest that reveals damage. `jax.export.deserialize` alone can thus read the file too.
 """
 
 import dataclasses
@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_flag, check_float_dtype, check_number, check_type
 from bespoke_jax.files.atomic import check_target, write_whole
@@ -22,6 +24,7 @@ from bespoke_jax.flow.conditions import check_size, num_conditions
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.solve import solve
 from bespoke_jax.table import Solver, check_solver_arrays
+from bespoke_jax.types import DTypeLike, PathLike, PyTree
 
 __all__ = ["Sampler", "load_sampler", "save_sampler"]
 
@@ -30,33 +33,33 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def save_sampler(
-    path,
+    path: PathLike,
     flow: Flow,
     solver: Solver,
     *,
     batch_size: int | None = None,
     platforms: Sequence[str] | None = None,
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     bake_params: bool = False,
 ) -> None:
-    """Write `solve(flow, solver, x0)` to `path` as a program, whole or not at all.
+    """Write `solve(flow, solver, x0)` to a file as a program, whole or not at all.
 
     Args:
-        path: file name; missing folders are an error.
-        flow: the velocity field. Its velocity is traced, its code is not needed again.
-        solver: a theta or a table; its numbers are constants of the program.
-        batch_size: samples per call; None for any number, which networks with shapes computed in Python may not take, and for
-            as many as a `given` flow has conditions, which are parameters.
-        platforms: where it is to run, of "cpu", "cuda", "rocm", "tpu"; the platform here by default.
+        path: file name; its folder must exist.
+        flow: the velocity field. Its velocity is traced; running the program does not need its code.
+        solver: a theta or a table; its numbers become constants of the program.
+        batch_size: samples per call; None for any number, which networks that compute shapes in Python may not support. A `given`
+            flow has one batch size, that of its conditions, which are parameters; None stands for it.
+        platforms: where the program is to run: some of "cpu", "cuda", "rocm", "tpu"; None for the platform here.
         dtype: of x0.
-        bake_params: put the network's parameters into the file. Without, they are an argument, of the same tree and shapes; a
-            flow that has none has nothing to pass.
+        bake_params: store the network's parameters in the file. Otherwise they are an argument, of the same tree and shapes,
+            unless the flow has none.
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity cannot be traced
             for any batch size, or with this one; if the parameters' tree has nodes that `jax.export` cannot write.
         OSError: if the folder is missing, or the file cannot be written.
-        ImportError: without flatbuffers, which `jax.export` writes with (`pip install 'bespoke_jax[export]'`).
+        ImportError: if flatbuffers is missing, which `jax.export` needs (`pip install 'bespoke_jax[export]'`).
 
     Examples:
         >>> import tempfile, jax, bespoke_jax as bj
@@ -71,69 +74,91 @@ def save_sampler(
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_solver_arrays("solver", solver)
     bake_params, dtype = check_flag("bake_params", bake_params), check_float_dtype("dtype", dtype)
-    if batch_size is not None:
-        batch_size = check_count("batch_size", batch_size)
-    platforms = (jax.export.default_export_platform(),) if platforms is None else platforms
-    if batch_size is None:
-        batch_size = num_conditions(flow)
-    else:
-        check_size(flow, batch_size, "batch_size")
-    if not isinstance(platforms, list | tuple) or not platforms or not all(name in _PLATFORMS for name in platforms):
-        raise ValueError(f"platforms: wanted some of {_PLATFORMS}, got {platforms!r}.")
-    noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
-    check_number("flow.scheduler.sigma(0)", noise_std, 0)
-    solver, params = jax.device_get((solver, flow.params))  # off the devices that they lie on
-    bake_params = bake_params or not jax.tree.leaves(params)
+    batch_size, platforms = _checked_batch_size(flow, batch_size), _checked_platforms(platforms)
+    noise_std = _noise_std(flow)
+    solver, params = jax.device_get((solver, flow.params))  # the program is not tied to their devices
 
-    def sampler(params, x0):
+    def sampler(params: PyTree, x0: jax.Array) -> jax.Array:
         return solve(Flow(flow.velocity, params, flow.event_shape, flow.scheduler), solver, x0)
 
+    bake_params = bake_params or not jax.tree.leaves(params)
     function, known = (lambda x0: sampler(params, x0), ()) if bake_params else (sampler, (params,))
     known = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), known)
 
-    def arguments(size):
+    def arguments(size: Any) -> tuple[Any, ...]:
         return *known, jax.ShapeDtypeStruct((size, *flow.event_shape), dtype)
 
-    size = jax.export.symbolic_shape("batch")[0] if batch_size is None else batch_size
-    try:
-        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments(size))
-    except Exception as error:  # from within the network, of any kind
-        if batch_size is not None:
-            raise
-        jax.eval_shape(function, *arguments(2))  # what no number of samples can mend is an error of its own
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"batch_size: the velocity cannot be traced for any batch size ({reason:.300}); write x.shape[0] for len(x), or "
-            "give one, such as batch_size=64."
-        ) from error
-    try:
-        program = bytes(exported.serialize())
-    except ValueError as error:
-        raise TypeError(
-            f"flow: jax.export cannot write the tree of its parameters ({error}); make it of dicts, lists and tuples, or "
-            "use bake_params=True."
-        ) from None
+    program = _serialized(_exported(function, arguments, batch_size, platforms))
     about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
     content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
     write_whole(path, content + hashlib.sha256(content).digest())
 
 
+def _checked_batch_size(flow: Flow, batch_size: int | None) -> int | None:
+    """The number of samples per call; None for any number."""
+    if batch_size is None:
+        return num_conditions(flow)
+    batch_size = check_count("batch_size", batch_size)
+    check_size(flow, batch_size, "batch_size")
+    return batch_size
+
+
+def _checked_platforms(platforms: Sequence[str] | None) -> tuple[str, ...]:
+    platforms = (jax.export.default_export_platform(),) if platforms is None else platforms
+    if not isinstance(platforms, list | tuple) or not platforms or not all(name in _PLATFORMS for name in platforms):
+        raise ValueError(f"platforms: wanted some of {_PLATFORMS}, got {platforms!r}.")
+    return tuple(platforms)
+
+
+def _noise_std(flow: Flow) -> float:
+    noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
+    return check_number("flow.scheduler.sigma(0)", noise_std, 0)
+
+
+def _exported(
+    function: Callable, arguments: Callable[[Any], tuple], batch_size: int | None, platforms: Sequence[str]
+) -> jax.export.Exported:
+    """A function traced for arguments of the shapes `arguments(batch size)`, with a symbolic batch size for None."""
+    size = jax.export.symbolic_shape("batch")[0] if batch_size is None else batch_size
+    try:
+        return jax.export.export(jax.jit(function), platforms=platforms)(*arguments(size))
+    except Exception as error:  # the network's own, of any kind
+        if batch_size is not None:
+            raise
+        jax.eval_shape(function, *arguments(2))  # raises errors that no batch size can mend as they are
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"batch_size: the velocity cannot be traced for any batch size ({reason:.300}); write x.shape[0] for len(x), or "
+            "give one, such as batch_size=64."
+        ) from error
+
+
+def _serialized(exported: jax.export.Exported) -> bytes:
+    try:
+        return bytes(exported.serialize())
+    except ValueError as error:
+        raise TypeError(
+            f"flow: jax.export cannot write the tree of its parameters ({error}); build it from dicts, lists and tuples, or "
+            "use bake_params=True."
+        ) from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """What `load_sampler` gives: `sampler(params, x0)`, or `sampler(x0)` if the parameters are in the file.
+    """A loaded sampler: call `sampler(params, x0)`, or `sampler(x0)` if the parameters are in the file.
 
-    It is compiled at the first call, and for every new number of samples.
+    The first call compiles it, and so does every new number of samples.
 
     Attributes:
         event_shape, dtype: of x0 [B, *event_shape] and of the samples.
-        batch_size: B, or None for any.
-        params: shapes and dtypes of the parameters that it wants, a tree of `jax.ShapeDtypeStruct`; None if they are in the file.
-        nfe: velocity evaluations of a sample.
+        batch_size: B; None for any.
+        params: shapes and dtypes of the parameters, a tree of `jax.ShapeDtypeStruct`; None if they are in the file.
+        nfe: velocity evaluations per sample.
         noise_std: the standard deviation of x0.
         platforms: where it runs.
 
     Raises:
-        TypeError, ValueError: for parameters or an x0 that are not those; names the leaf, and what was wanted.
+        TypeError, ValueError: when called with other parameters or another x0; names the leaf, and what was wanted.
     """
 
     event_shape: tuple[int, ...]
@@ -145,7 +170,7 @@ class Sampler:
     platforms: tuple[str, ...]
     _call: Callable = dataclasses.field(repr=False)
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Float[jax.Array, "B *event"]:
         """Samples [B, *event_shape] from noise x0 [B, *event_shape]."""
         wanted = 1 if self.params is None else 2
         if len(arguments) != wanted:
@@ -163,7 +188,7 @@ class Sampler:
         return self._call(*arguments)
 
 
-def _check_params(wanted, params):
+def _check_params(wanted: PyTree, params: PyTree) -> None:
     wanted, found = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (wanted, params))
     names = {path: "params" + jax.tree_util.keystr(path) for path in (*wanted, *found)}
     for path in names:
@@ -175,16 +200,15 @@ def _check_params(wanted, params):
             raise ValueError(f"{names[path]}: wanted {leaf.dtype}{list(leaf.shape)}, got {dtype}{list(shape)}.")
 
 
-def load_sampler(path) -> Sampler:
-    """Read what `save_sampler` wrote. Nothing in the file runs but its StableHLO program, and that when it is called.
+def load_sampler(path: PathLike) -> Sampler:
+    """Read a file written by `save_sampler`. Loading runs nothing; calling the sampler runs its StableHLO program.
 
-    Such a program may call what jaxlib has on board (a linear solver, say), and nothing else.
+    Such a program may call functions of jaxlib, such as a linear solver, and nothing else. The digest reveals damage, but not who
+    wrote the file: anyone can compute it.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, damaged or foreign, or of a version of JAX that this one cannot read.
-
-    The digest tells damage, not who wrote the file: whoever makes one can make the digest too.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -204,34 +228,41 @@ def load_sampler(path) -> Sampler:
         exported = jax.export.deserialize(bytearray(content[:length]))
     except ImportError:  # flatbuffers
         raise
-    except Exception as error:  # of the kinds that JAX has for versions it does not know
+    except Exception as error:  # JAX has several kinds for versions that it does not know
         raise ValueError(f"{path}: JAX {jax.__version__} cannot read it ({error}); write it again.") from None
-    try:
-        avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
-        arguments, keywords = exported.in_tree.unflatten(avals)
-        *params, x0 = arguments
-        batch, *event_shape = x0.shape
-        if keywords or len(params) != (0 if about["baked"] else 1):
-            raise ValueError(f"it takes {len(arguments)} arguments")
-        event_shape = tuple(int(size) for size in event_shape)
-    except Exception as error:  # a program of something else: any tree, any shapes
-        raise ValueError(
-            f"{path}: its program is no sampler ({error!s:.200}); write it again with save_sampler."
-        ) from None
+    params, x0 = _read_arguments(path, exported, about["baked"])
+    batch, *event_shape = x0.shape
     return Sampler(
-        event_shape=event_shape,
+        event_shape=tuple(event_shape),
         dtype=x0.dtype,
         batch_size=None if jax.export.is_symbolic_dim(batch) else int(batch),
-        params=params[0] if params else None,
+        params=params,
         nfe=about["nfe"],
         noise_std=about["noise_std"],
-        platforms=exported.platforms,
+        platforms=tuple(exported.platforms),
         _call=jax.jit(exported.call),
     )
 
 
-def _read_about(path, text: bytes) -> dict:
-    about = parse_json(path, text)
+def _read_arguments(path: pathlib.Path, exported: jax.export.Exported, baked: bool) -> tuple[Any, Any]:
+    """(parameters or None, x0) of a program, as shapes. x0 may have a symbolic batch size."""
+    try:
+        avals: Any = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+        arguments, keywords = exported.in_tree.unflatten(avals)
+        *params, x0 = arguments
+        batch, *event_shape = x0.shape
+        if keywords or len(params) != (0 if baked else 1):
+            raise ValueError(f"it takes {len(arguments)} arguments")
+        event_shape = tuple(int(size) for size in event_shape)
+    except Exception as error:  # a program of another kind: any tree, any shapes
+        raise ValueError(
+            f"{path}: its program is no sampler ({error!s:.200}); write it again with save_sampler."
+        ) from None
+    return params[0] if params else None, jax.ShapeDtypeStruct((batch, *event_shape), x0.dtype)
+
+
+def _read_about(path: pathlib.Path, text: bytes) -> dict[str, Any]:
+    about = parse_json(str(path), text)
     if not isinstance(about, dict):
         raise ValueError(f"{path}: wanted a JSON object after the program, got {type(about).__name__}.")
     try:

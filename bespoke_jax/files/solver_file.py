@@ -1,12 +1,13 @@
-"""A solver as a JSON file that a person can read."""
+"""Solver files: a solver as JSON that a person can read."""
 
 import json
 import pathlib
-import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_choice, check_count, check_type
 from bespoke_jax.dtypes import promote
@@ -20,36 +21,39 @@ from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import Theta
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.table import Solver, SolverTable, check_solver_arrays, unrolled
+from bespoke_jax.types import Array, Numbers, PathLike
+from bespoke_jax.warn import warn
 
 __all__ = ["load_solver", "save_solver"]
 
 _FORMAT = "bespoke_jax solver, version 1"
-_LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations has some 10 MB
+_LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations takes about 10 MB
 _MOST = 10_000  # evaluations
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _ORDERS = {"rk1": 1, "rk2": 2}
-_EDITED = 1e-3  # a larger difference is no rounding
+_EDITED = 1e-3  # larger differences between raw and derived numbers are edits, not rounding
 
 
-def save_solver(path, theta: Solver, info: dict | None = None, flow: Flow | None = None) -> None:
-    """Write a theta or a table to `path`, whole or not at all.
+def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = None, flow: Flow | None = None) -> None:
+    """Write a theta or a table to a file, whole or not at all.
 
-    The file has: family (one of `families.FAMILIES`), nfe, dtype; the table t, a, b that any program can run (docs/solver_file.md
-    has readers in NumPy and PyTorch); of rk1 and rk2 also the order, all raw numbers, what of them is learned, and the knots;
-    "flow", "time_range" and "info". What `load_solver` would refuse is not written.
+    The file holds the family (one of `families.FAMILIES`), nfe, dtype, and the table t, a, b, which any program can run
+    (docs/solver_file.md has readers in NumPy and PyTorch); for rk1 and rk2 also the order, all raw numbers, which of them are
+    learned, and the knots; then "flow", "time_range" and "info". A file that `load_solver` would refuse is not written.
 
     Args:
-        path: file name, usually *.json; missing folders are an error.
-        theta: the solver. One that is neither rk1 nor rk2 is written as the table that it has become, and read as a table.
-        info: a dict of what JSON can hold, kept under "info": validation figures, how it was fitted.
-        flow: what it was fitted to, which is looked at as `fit` does. Its fingerprint goes under "flow", so that `load_solver`
-            can tell another flow: 32 velocity evaluations of single samples in all. The flow itself is not written. If it keeps
-            a margin from the ends of time (`Flow.time_range`), so do the times t, for programs that run the network without it.
+        path: file name, usually *.json; its folder must exist.
+        theta: the solver. Families other than rk1 and rk2 are written, and read, as tables.
+        info: a dict of what JSON can hold, stored under "info": validation figures, how it was fitted.
+        flow: the flow that the solver was fitted to, which is checked as `fit` does. Its fingerprint is stored under "flow", so
+            that `load_solver` recognises other flows; the flow itself is not. All of this takes 32 velocity evaluations of single
+            samples. If the flow keeps a margin from the ends of time (`Flow.time_range`), so do the times t, for programs that
+            run the network without it.
 
     Raises:
-        TypeError: if `theta` is no solver, `flow` none, or `info` no dict of what JSON can hold.
-        ValueError: if the solver's arrays disagree, or its numbers, or the flow's velocity on the fingerprint's probe, are not
-            finite; if a sample's velocity depends on chance or on its batch; if the file would be larger than 16 MiB.
+        TypeError: if `theta` is not a solver, `flow` not a Flow, or `info` not a dict of what JSON can hold.
+        ValueError: if the solver's arrays disagree, or its numbers are not finite; if a velocity is not finite, or depends on
+            chance or on its batch; if the file would be larger than 16 MiB.
         OSError: if the folder is missing, or the file cannot be written.
 
     Examples:
@@ -74,7 +78,7 @@ def save_solver(path, theta: Solver, info: dict | None = None, flow: Flow | None
     ) | {name: _numbers(getattr(table, name)) for name in _TABLE}
     content |= jax.tree.map(lambda value: _numbers(value) if hasattr(value, "dtype") else value, theta.saved())
     if not all(np.all(np.isfinite(content[name])) for name in _TABLE):
-        raise ValueError("theta: its table holds NaN or infinity; such a solver is not written.")
+        raise ValueError("theta: wanted a finite table, got NaN or infinity; such a solver is not written.")
     if flow is not None:
         probed = like_any(flow) if is_given(flow) else flow
         check_velocity(probed, probed.noise(jax.random.key(0), (fingerprint.NUM_SAMPLES,)))
@@ -82,21 +86,21 @@ def save_solver(path, theta: Solver, info: dict | None = None, flow: Flow | None
         if flow.time_range != (0.0, 1.0):
             content |= dict(t=_within(table.t, flow.time_range), time_range=_numbers(flow.time_range))
     text = f"{_layout(content | dict(info=info))}\n"
-    _read(path, text)  # nothing is written that is then refused
+    _read(path, text)  # raises for files that `load_solver` would refuse
     write_whole(path, text.encode())
 
 
-def _check_info(info) -> dict:
+def _check_info(info: Any) -> dict[str, Any]:
     check_type("info", info, dict, "a dict")
     try:
         return parse_json("info", json.dumps(info, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"info: wanted what JSON holds: strings, finite numbers, lists, dicts ({error}).") from None
+        raise kind(f"info: wanted what JSON can hold: strings, finite numbers, lists, dicts ({error}).") from None
 
 
-def _within(t, time_range):
-    """The times, or the nearer end of the range: in float32 at least, in which a flow has its times."""
+def _within(t: Any, time_range: tuple[float, float]) -> list[float]:
+    """The times clipped to a range, in float32 at least, which is the precision of a flow's times."""
     t = np.asarray(t, promote(t.dtype, jnp.float32))
     return _numbers(np.clip(t, *np.asarray(time_range, t.dtype)))
 
@@ -104,8 +108,8 @@ def _within(t, time_range):
 _TABLE = ("t", "a", "b")
 
 
-def _layout(value, indent: str = "") -> str:
-    """JSON with a line for each entry of a dictionary and each row of a matrix, but not for each number."""
+def _layout(value: Any, indent: str = "") -> str:
+    """JSON with a line for each entry of a dictionary and each row of a matrix, rather than each number."""
     inner = indent + " "
     if isinstance(value, dict) and value:
         entries = [f"{json.dumps(str(key))}: {_layout(entry, inner)}" for key, entry in value.items()]
@@ -116,27 +120,31 @@ def _layout(value, indent: str = "") -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _numbers(array):
-    # A float64 holds every narrower float exactly, and JSON writes it with as many digits as it takes to read it back.
+def _numbers(array: Array | Numbers) -> list:
+    # A float64 holds every narrower float exactly, and JSON writes enough digits to read it back exactly.
     return np.asarray(array, np.float64).tolist()
 
 
-def load_solver(path, flow: Flow | None = None) -> Theta | SolverTable:
-    """Read what `save_solver` wrote: the same numbers to the bit.
+def load_solver(path: PathLike, flow: Flow | None = None) -> Theta | SolverTable:
+    """Read a file written by `save_solver`: the same numbers, to the bit.
+
+    Refused are strings, booleans, NaN and infinity in place of numbers, numbers that the dtype cannot hold, repeated keys, times
+    outside [0, 1], b that is not lower triangular, and counts, shapes, knots or a table that disagree.
 
     Args:
         path: the file.
-        flow: what the solver is to run. A `UserWarning` says so if the file was written for another one, with what differs as
-            stored and as found, or if it does not say for which (it was saved without `flow`). The solver is returned
-            all the same: `check_solver` measures whether it still serves.
+        flow: the flow that the solver is to run. If the file was written for another flow, or does not say for which, a warning
+            says so; the solver is returned all the same, and `check_solver` measures whether it still serves.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        TypeError: if `flow` is none.
-        ValueError: if it is truncated, foreign or edited into something that is no solver; names the file and the field.
+        TypeError: if `flow` is not a Flow.
+        ValueError: if the file is truncated, foreign, or edited into something that is not a solver; names the file and the
+            field.
 
-    Refused are strings, booleans, NaN and infinity in the place of numbers, numbers that the dtype does not hold, keys that are
-    there twice, times outside [0, 1], b that is not lower triangular, and counts, shapes, knots or a table that disagree.
+    Warns:
+        UserWarning: if the file was written for another flow, with the differences as stored and as found; if it does not say for
+            which flow it was written, because it was saved without `flow`.
     """
     if flow is not None:
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
@@ -151,11 +159,11 @@ def load_solver(path, flow: Flow | None = None) -> Theta | SolverTable:
     return solver
 
 
-def _read(path, text: str | bytes):
-    """(solver, fingerprint or None) of a solver file of this content."""
+def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, dict[str, Any] | None]:
+    """(solver, fingerprint or None) of a solver file with this content."""
     if len(text) > _LARGEST:
         raise ValueError(f"{path}: larger than {_LARGEST >> 20} MiB; not a solver file.")
-    content = parse_json(path, text)
+    content = parse_json(str(path), text)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path}: not a solver file; wanted a JSON object with format {_FORMAT!r}.")
     try:
@@ -168,7 +176,7 @@ def _read(path, text: str | bytes):
         raise ValueError(f"{path}: {error}") from None
 
 
-def _compare(path, stored, flow):
+def _compare(path: pathlib.Path, stored: dict[str, Any] | None, flow: Flow) -> None:
     """Warn unless the stored fingerprint is that of `flow`."""
     if stored is None:
         found = [f"{path}: does not say for which flow it was learned (it was saved without flow=)."]
@@ -177,10 +185,10 @@ def _compare(path, stored, flow):
         found = [f"{path}: learned for another flow than this one.", *found] if found else []
     if found:
         remedy = "bespoke_jax.check_solver(flow, solver, key) measures whether it serves this one."
-        warnings.warn("\n  ".join([*found, remedy]), UserWarning, stacklevel=3)
+        warn("\n  ".join([*found, remedy]))
 
 
-def _solver(content) -> Theta | SolverTable:
+def _solver(content: dict[str, Any]) -> Theta | SolverTable:
     dtype = check_choice("dtype", content.get("dtype"), _DTYPES)
     family = check_choice("family", content.get("family"), FAMILIES)
     m = check_count("nfe", content.get("nfe"), 1, _MOST)
@@ -194,8 +202,8 @@ def _solver(content) -> Theta | SolverTable:
     _check_follows("nfe", m, BASES[family] * num_steps)
     _check_follows("order", content.get("order", _ORDERS[family]), _ORDERS[family])
     theta = Theta(_array(content, "raw", (4 * m - 1,), dtype), family, num_steps)
-    if not shapes.keys().isdisjoint(content):  # the first files had none
-        # All of the file's before the other: the file's length bounds how large a table is unrolled.
+    if not shapes.keys().isdisjoint(content):  # absent from the first files
+        # The stored table is read before this one is unrolled, so that the file's length bounds the size of both.
         found = {name: numbers_of_json(name, content.get(name), shape) for name, shape in shapes.items()}
         low, high = _check_range(content, found["t"])
         table = vars(unrolled(theta))
@@ -208,18 +216,18 @@ def _solver(content) -> Theta | SolverTable:
     return theta.learning(content.get("learned", "both"))
 
 
-def _check_follows(name, value, wanted):
+def _check_follows(name: str, value: Any, wanted: int) -> None:
     if type(value) is not int or value != wanted:
         raise ValueError(f"{name}: wanted {wanted}, which follows from family and num_steps, got {value!r:.50}.")
 
 
-def _check_object(name, value):
+def _check_object(name: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{name}: wanted a JSON object, got {type(value).__name__}.")
 
 
-def _check_range(content, t) -> tuple[float, float]:
-    """The range that the times were brought into; they lie there, up to rounding."""
+def _check_range(content: dict[str, Any], t: Float[np.ndarray, "m"]) -> tuple[float, float]:
+    """The range that the times were clipped to, after checking that they lie in it up to rounding."""
     low, high = numbers_of_json("time_range", content.get("time_range", [0.0, 1.0]), (2,))
     if not 0 <= low < high <= 1:
         raise ValueError(f"time_range: wanted [first, last] within [0, 1], got {[low, high]}.")
@@ -228,18 +236,20 @@ def _check_range(content, t) -> tuple[float, float]:
     return low, high
 
 
-def _check_derived(stored, wanted):
-    """What follows from the raw numbers of rk1 and rk2 is not read: one edited without the other is an error."""
+def _check_derived(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ValueError if numbers that follow from the raw ones differ from them: one was edited without the other."""
     for name, value in wanted.items():
         value = np.asarray(value, np.float64)
         if not np.allclose(stored[name], value, rtol=0, atol=_EDITED * max(1.0, float(np.max(np.abs(value))))):
-            raise ValueError(f"{name}: not what the raw numbers give; edit those, and write it again with save_solver.")
+            raise ValueError(
+                f"{name}: not what the raw numbers give; edit those, and write the file again with save_solver."
+            )
 
 
-def _array(content, name, shape, dtype):
+def _array(content: dict[str, Any], name: str, shape: tuple[int, ...], dtype: str) -> jax.Array:
     values = numbers_of_json(name, content.get(name), shape)
     with np.errstate(over="ignore"):
         array = jnp.asarray(values, dtype)
     if not np.all(np.isfinite(np.asarray(array))):
-        raise ValueError(f"{name}: wanted numbers that {array.dtype} holds, got up to {np.max(np.abs(values)):g}.")
+        raise ValueError(f"{name}: wanted numbers that {array.dtype} can hold, got up to {np.max(np.abs(values)):g}.")
     return array

@@ -1,7 +1,6 @@
 """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) as one more flow."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from bespoke_jax.flow.conditions import (
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.wrapper import Wrapper
 from bespoke_jax.types import Array, PyTree, Scalar, VelocityFunction
+from bespoke_jax.warn import warn
 
 __all__ = ["guided"]
 
@@ -126,11 +126,9 @@ def _warn_of_zeros(condition: PyTree) -> None:
         if kind_of(leaf) != "a float"
     ]
     if found:
-        warnings.warn(
+        warn(
             f"unconditional: None puts zeros in the place of {', '.join(found)}: an empty mask, the first class. Give the tree "
-            "that stands for no condition, or a function of a sample's condition that keeps the other parts.",
-            UserWarning,
-            stacklevel=3,
+            "that stands for no condition, or a function of a sample's condition that keeps the other parts."
         )
 
 

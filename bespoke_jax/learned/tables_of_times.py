@@ -145,13 +145,9 @@ class _Levels(NamedTuple):
 
     @classmethod
     def read(cls, scheduler: Scheduler, times) -> "_Levels":
-        def with_slope(f):
-            values, slopes = jax.vmap(lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),)))(times[:-1])
-            # The end by itself: it is not learned, and the slope there may be infinite.
-            return jnp.append(values, jnp.asarray(f(jnp.ones((), times.dtype)), values.dtype)), slopes
-
-        (alpha, alpha_dot), (sigma, sigma_dot) = (with_slope(f) for f in (scheduler.alpha, scheduler.sigma))
-        return cls(alpha, sigma, alpha_dot, sigma_dot)
+        # The end by itself: it is not learned, and the slopes there may be infinite.
+        at, end = jax.vmap(scheduler.at)(times[:-1]), scheduler.at(jnp.ones((), times.dtype))
+        return cls(jnp.append(at.alpha, end.alpha), jnp.append(at.sigma, end.sigma), at.alpha_dot, at.sigma_dot)
 
     @property
     def data(self):

@@ -223,7 +223,7 @@ def theta_from_knots(
     return Theta(jnp.asarray(numbers, dtype), base, n // BASES[base])
 
 
-def knot_places(base: str, num_steps: int) -> Float[np.ndarray, "N+1"]:
+def knot_places(base: str, num_steps: int) -> Float[np.ndarray, "knots"]:
     """r at the knots of `base` with `num_steps` steps, [N + 1]."""
     return np.linspace(0, 1, check_base(base, num_steps) * BASES[base] + 1)
 

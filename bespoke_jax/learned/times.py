@@ -116,7 +116,7 @@ class LearnedTimes(LearnedSolver):
         """Velocity evaluations per sample."""
         return METHODS[self.method].stages * self.num_steps
 
-    def times(self) -> Float[jax.Array, "n+1"]:
+    def times(self) -> Float[jax.Array, "times"]:
         """The times between steps, [n + 1]: strictly increasing from exactly 0 to exactly 1."""
         gaps = jnp.diff(self.grid)
         zero, one = jnp.zeros((1,), self.raw.dtype), jnp.ones((1,), self.raw.dtype)

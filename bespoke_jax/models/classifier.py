@@ -56,7 +56,7 @@ class ConvClassifier(nn.Module):
         # Full float32 precision, on GPUs too: a distance should not depend on the machine.
         for width in self.channels:
             x = nn.relu(nn.Conv(width, (3, 3), 2, precision=jax.lax.Precision.HIGHEST)(x))
-        features = x.mean((1, 2))
+        features = jnp.mean(x, (1, 2))
         return features, nn.Dense(self.num_classes, precision=jax.lax.Precision.HIGHEST)(features)
 
 

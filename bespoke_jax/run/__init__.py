@@ -1,1 +1,1 @@
-"""Running solvers: solving and sampling, the adjoint evaluation by evaluation, true paths and what they are worth."""
+"""Running solvers: solving and sampling, the adjoint evaluation by evaluation, true paths and their accuracy."""

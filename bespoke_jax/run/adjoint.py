@@ -1,18 +1,19 @@
-"""A solver run evaluation by evaluation from Python, and its adjoint: what fitting needs.
+"""Running a solver evaluation by evaluation from Python, and its adjoint: what fitting needs.
 
-`solve` compiles a whole solver into one program, which is what sampling wants. A fit looks at many solvers with few samples
-each, and compiling the network anew for every one of them costs more than running it. Here everything is put together from
-programs that all solvers share (see `programs`), whatever their family and NFE. The adjoint is written by hand (a table is
-linear in all but the velocity), and keeps the states alone, or what the network computed as well.
+`solve` compiles a whole solver into one program, which suits sampling. A fit runs many solvers on few samples each, and compiling
+the network anew for each solver would cost more than running it. The functions here call small compiled programs that all solvers
+share (see `flow.kernels`), whatever their family and NFE. The adjoint is written by hand, because a table is linear in everything
+but the velocity; it keeps only the states, or the network's activations as well.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
@@ -21,7 +22,8 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.run.paths import slices
-from bespoke_jax.table import SolverTable
+from bespoke_jax.table import Solver, SolverTable
+from bespoke_jax.types import Array, Scalar
 
 __all__ = ["Trace", "end_points", "finite", "run", "table_gradients"]
 
@@ -30,10 +32,10 @@ class Trace(NamedTuple):
     """A solve of B samples by a table of m evaluations.
 
     Attributes:
-        x1: [B, *event] where it ends.
+        x1: [B, *event] the final states.
         states: x_0 to x_{m-1}, each [B, *event].
-        velocities: u at those, each [B, *event].
-        pullbacks: of u in (t, x) at those, or None where they are to be computed again.
+        velocities: u at these states, each [B, *event].
+        pullbacks: the pullback of u in (t, x) at each of these states; None to compute them again.
     """
 
     x1: jax.Array
@@ -42,10 +44,14 @@ class Trace(NamedTuple):
     pullbacks: list[Callable] | None = None
 
 
-def run(flow: Flow, table: SolverTable, x0, keep_activations: bool = False) -> Trace:
-    """Run a table from noise x0 [B, *event], keeping what the adjoint needs.
+def run(flow: Flow, table: SolverTable, x0: Float[Array, "B *event"], keep_activations: bool = False) -> Trace:
+    """Run a table, and keep what the adjoint needs.
 
-    With `keep_activations` that is the network's activations at every evaluation too, which saves the adjoint a pass for each.
+    Args:
+        flow: the velocity field.
+        table: the solver.
+        x0: noise, [B, *event].
+        keep_activations: keep the network's activations of every evaluation too, which saves the adjoint one pass for each.
 
     Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -69,21 +75,23 @@ def run(flow: Flow, table: SolverTable, x0, keep_activations: bool = False) -> T
     return Trace(x1, states, velocities, pullbacks if keep_activations else None)
 
 
-def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) -> SolverTable:
-    """Gradients of <c, x1> in the numbers of the table, of every sample and cotangent c by itself.
+def table_gradients(
+    flow: Flow, table: SolverTable, trace: Trace, cotangents: Float[jax.Array, "K B *event"]
+) -> SolverTable:
+    """Gradients of <c, x1> in the table's numbers, for each sample and each cotangent c.
 
-    With lambda_i = d<c, x1>/dx_i and w_i = sum_{k >= i} b_ki lambda_{k+1}, the factor of u_{t_i}(x_i) in what follows,
+    With lambda_i = d<c, x1>/dx_i and w_i = sum_{k >= i} b_ki lambda_{k+1}, the cotangent of u_{t_i}(x_i),
         lambda_i = w_i^T du/dx,   d/dt_i = w_i^T du/dt,   d/da_i = <lambda_{i+1}, x_0>,   d/db_ij = <lambda_{i+1}, u_j>, j <= i.
 
+    Each evaluation costs one pass of the network per cotangent, and one more unless `run` has kept the activations.
+
     Args:
-        flow, table: what was run.
-        trace: its run.
+        flow, table: the flow and the solver that were run.
+        trace: the result of `run`.
         cotangents: [K, B, *event].
 
     Returns:
-        A `SolverTable` of gradients, NumPy's: t and a [K, B, m], b [K, B, m, m].
-
-    Each evaluation costs a pass of the network per cotangent, and one more unless `run` has kept the activations.
+        A `SolverTable` of gradients, NumPy arrays: t and a [K, B, m], b [K, B, m, m].
     """
     m = table.nfe
     b, times = np.asarray(table.b), np.asarray(table.t)
@@ -98,7 +106,7 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
             _, pullback = _linearised(flow, times[i], trace.states[i])
         else:
             pullback = trace.pullbacks[i]
-        # One cotangent after the other: on CPUs a batch of them takes half as long again, and more.
+        # One cotangent at a time: on CPUs a batch of them takes at least half as long again.
         in_t, in_x = zip(*(_apply(pullback, w) for w in _unstacked(factors)), strict=True)
         by_t.append(_stacked(in_t))
         after.insert(0, _stacked(in_x))
@@ -106,16 +114,21 @@ def table_gradients(flow: Flow, table: SolverTable, trace: Trace, cotangents) ->
     rows = np.zeros((*cotangents.shape[:2], m, m), cotangents.dtype)
     for i, row in enumerate(by_b):
         rows[:, :, i, : i + 1] = np.stack(row, axis=-1)
-    return SolverTable(np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows)
+    gradients: Any = np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows  # NumPy arrays, where a table has JAX's
+    return SolverTable(*gradients)
 
 
-def finite(flow: Flow, t, x, velocity):
-    """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are: [2]."""
+def finite(
+    flow: Flow, t: Float[Array, ""], x: Float[Array, "B *event"], velocity: Float[Array, "B *event"]
+) -> Bool[jax.Array, "2"]:
+    """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are."""
     _, pullback = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
     return _all_finite((velocity,), _apply(pullback, jnp.ones_like(x)))
 
 
-def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
+def end_points(
+    flow: Flow, solver: Solver, x0: Float[Array, "B *event"], batch_size: int | None = None
+) -> Float[jax.Array, "B *event"]:
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
     check_size(flow, len(x0), "x0")
     parts = slices(len(x0), batch_size)
@@ -123,10 +136,11 @@ def end_points(flow: Flow, solver, x0, batch_size: int | None = None):
 
 
 @jax.jit
-def _linearised(flow, t, x):
-    """u [B, *event], and w -> (w^T du/dt [B], w^T du/dx) with what it keeps of the network's activations.
+def _linearised(flow: Flow, t: Scalar, x: Array) -> tuple[jax.Array, Callable]:
+    """u [B, *event], and its pullback w -> (w^T du/dt [B], w^T du/dx), which holds the network's activations.
 
-    Each sample has a copy of t, for reverse mode sums over whatever shares one; forward mode would take a pass more.
+    Each sample has its own copy of t, because reverse mode sums over samples that share one; forward mode would cost another
+    pass.
     """
     return jax.vjp(functools.partial(each_at_its_time, flow), jnp.broadcast_to(t, x.shape[:1]), x)
 
@@ -137,8 +151,8 @@ def _apply(pullback, w):
 
 
 @jax.jit
-def _inner(cotangents, x):
-    """<c, x> of each cotangent and sample, [K, B]."""
+def _inner(cotangents: jax.Array, x: jax.Array) -> jax.Array:
+    """<c, x> for each cotangent and sample, [K, B]."""
     return jnp.sum((cotangents * x).reshape(*cotangents.shape[:2], -1), axis=-1)
 
 

@@ -1,17 +1,20 @@
-"""True paths: the flow's ODE solved by diffrax's Dopri5 to a tolerance, kept so that they can be read at any time.
+"""True paths: the flow's ODE solved to a tolerance by diffrax's Dopri5, and stored so that they can be read at any time.
 
-diffrax's Dopri5 (tableau and dense output) and its step-size controller (`tolerance`) are driven from Python, stage by stage.
-diffrax's own loop would reserve seven stages for each of `max_steps` steps before it knows how many there will be, and holds
-the network in a loop within a loop, where two CPU devices ran it at half its speed; here three states are kept for each step
-that was taken, and the network is the one program of `programs`.
+Python drives diffrax's Dopri5 (tableau and dense output) and its step-size controller (`controller`) stage by stage. The loop of
+diffrax would allocate seven stages for each of `max_steps` steps before it knows how many it takes, and would run the network in
+a loop within a loop, which halved its speed on two CPU devices. Here three states are stored for each accepted step, and the
+network is the one compiled program of `flow.kernels`.
 """
 
 import functools
 import math
+from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_flag, check_positive, check_type
 from bespoke_jax.dtypes import promote
@@ -20,8 +23,11 @@ from bespoke_jax.flow.conditions import check_size, condition_of, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
-from bespoke_jax.run.paths import Paths, check_finite
-from bespoke_jax.run.tolerance import DOPRI5, Attempt, Tolerance, first_step
+from bespoke_jax.run.controller import DOPRI5, first_step
+from bespoke_jax.run.interpolation import padded
+from bespoke_jax.run.paths import Paths, check_finite, slices
+from bespoke_jax.run.tolerance import Attempt, Tolerance
+from bespoke_jax.types import Array, Number
 
 __all__ = ["finer_ends", "ground_truth"]
 
@@ -30,9 +36,9 @@ _MAX_STEPS = 1000
 
 def ground_truth(
     flow: Flow,
-    x0,
-    rtol=1e-5,
-    atol=None,
+    x0: Float[Array, "*shape"],
+    rtol: Number = 1e-5,
+    atol: Number | None = None,
     *,
     batch_size: int | None = None,
     max_steps: int = _MAX_STEPS,
@@ -40,32 +46,33 @@ def ground_truth(
 ) -> Paths:
     """Solve x'(t) = u_t(x) from t = 0 to 1 by adaptive Dopri5.
 
-    The paths of a batch share their steps, which are as short as the worst of them needs: every single path meets the
-    tolerance. Call it outside `jit`; what it compiles is kept for the next call of the same shapes.
+    The paths of a batch share their steps, which are short enough for the worst path, so every path meets the tolerance. Call it
+    outside `jit`; its compiled programs serve later calls of the same shapes.
 
     Args:
         flow: the velocity field.
         x0: noises, [*batch, *event_shape]; as many as a `given` flow has conditions.
         rtol: relative tolerance per step, > 0. float32 allows about 1e-6.
-        atol: absolute tolerance per step, > 0, in the units of the state. None for `rtol` times the scale of the states where
-            they are (their RMS, or how far they have still to go), so that data of any scale is solved alike.
+        atol: absolute tolerance per step, > 0, in the units of the state. None for `rtol` times the current scale of each state
+            (its RMS, or 1 % of the way it has still to go), so that data of any scale is solved alike.
         batch_size: how many paths are solved together; None for 256, or fewer if one event has more than 65,536 numbers.
-        max_steps: attempted steps (six evaluations each) after which the solve is given up.
-        ends_only: keep x0 and x1 alone, which is all that losses of ends need; see `Paths.of_ends`.
+        max_steps: the number of attempted steps, of six evaluations each, after which to give up.
+        ends_only: keep only x0 and x1, which is all that losses of end points need; see `Paths.of_ends`.
 
     Returns:
-        `Paths`: three states per accepted step, so 220 MB for 256 images of 32 x 32 x 3 and 23 steps; two with `ends_only`.
+        `Paths` with three states per accepted step: 220 MB for 256 images of 32 x 32 x 3 and 23 steps; two states with
+        `ends_only`.
 
     Raises:
         TypeError: if `flow` is not a Flow, or x0 or the flow is traced.
         ValueError: for a wrong shape, tolerance, batch_size or max_steps, and for noise that is not finite.
-        FloatingPointError: if the velocity returns NaN or infinity; says when.
-        RuntimeError: if `max_steps` do not reach t = 1; says how far they got.
+        FloatingPointError: if the velocity returns NaN or infinity; names the time.
+        RuntimeError: if `max_steps` steps do not reach t = 1; names the time that they reached.
 
     Warns:
-        UserWarning: if the velocity is rounded so coarsely (a network in bfloat16) that no step meets the tolerance, which
-            is then raised to what the velocity can give; if the times' precision is too coarse for the field; if `atol` is more
-            than a tenth of the scale of the states.
+        UserWarning: if the velocity's round-off (of a network in bfloat16) exceeds the tolerance, which is then raised to what it
+            allows; if the precision of the times is too coarse for the field; if `atol` is more than a tenth of the scale of the
+            states.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -76,40 +83,60 @@ def ground_truth(
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (x0, *jax.tree.leaves(flow))):
-        raise TypeError("ground_truth: x0 and flow must be concrete arrays; call it outside jit, vmap and grad.")
-    rtol, atol = check_positive("rtol", rtol), None if atol is None else check_positive("atol", atol)
+        raise TypeError(
+            "ground_truth: wanted concrete arrays, got a traced x0 or flow; call it outside jit, vmap and grad."
+        )
+    tolerance = Tolerance(check_positive("rtol", rtol), None if atol is None else check_positive("atol", atol))
     ends_only = check_flag("ends_only", ends_only)
     max_steps = check_count("max_steps", max_steps)
+    batch_size = None if batch_size is None else check_count("batch_size", batch_size)
+    batch_shape, flat = _checked_noises(flow, x0)
+    fields = _solve(flow, flat, tolerance, batch_size, max_steps, ends_only)
+    tolerance.warn()
+    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
+
+
+def _checked_noises(flow: Flow, x0: Array) -> tuple[tuple[int, ...], jax.Array]:
+    """(the batch shape, the noises [B, *event]) of x0, if they are finite and as many as the flow has conditions."""
     batch_shape = flow.batch_shape(x0, "x0")
     flat = jnp.reshape(x0, (-1, *flow.event_shape))
     if flat.shape[0] == 0:
         raise ValueError(f"x0: wanted at least one noise, got shape {jnp.shape(x0)}.")
     check_size(flow, len(flat), "x0")
     check_finite("x0", gather(flow, flat))
-    if batch_size is not None:
-        batch_size = check_count("batch_size", batch_size)
-    tolerance = Tolerance(rtol, atol)
-    fields = _solve(flow, flat, tolerance, batch_size, max_steps, ends_only)
-    tolerance.warn()
-    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
+    return batch_shape, flat
 
 
-def finer_ends(flow: Flow, x0, rtol: float, atol: float | None):
-    """(x1 [B, *event] at a tenth of a tolerance, velocity evaluations spent), to compare with those at the tolerance itself.
+def finer_ends(
+    flow: Flow, x0: Float[Array, "B *event"], rtol: Number, atol: Number | None
+) -> tuple[Float[jax.Array, "B *event"], int]:
+    """The ends of paths solved to a tenth of a tolerance, to compare with those solved to the tolerance itself.
 
-    Where the velocity gives no more than the tolerance it takes other steps at least, and what the ends differ by is rounding.
+    If round-off allows nothing below the tolerance, the steps differ at least, and so the ends differ by round-off.
+
+    Args:
+        flow: the velocity field.
+        x0: noises, [B, *event].
+        rtol, atol: the tolerance, as for `ground_truth`.
+
+    Returns:
+        (x1 [B, *event], velocity evaluations spent).
     """
-    tolerance = Tolerance(rtol / 10, None if atol is None else atol / 10, share_of_rounding=0.5)
+    tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
     _, states, _, _, evaluations = _solve(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True)
     return states[:, -1], int(jnp.sum(evaluations))
 
 
-def _solve(flow, x0, tolerance, batch_size, max_steps, ends_only):
-    """The arrays of `Paths` from noises [B, *event], so many together; None where nothing is kept."""
+def _solve(
+    flow: Flow, x0: Array, tolerance: Tolerance, batch_size: int | None, max_steps: int, ends_only: bool
+) -> tuple[Any, ...]:
+    """The arrays of `Paths` from noises [B, *event], `batch_size` at a time; None for velocities and middles if not kept."""
     if batch_size is None:
         batch_size = max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
-    slices = (slice(start, start + batch_size) for start in range(0, len(x0), batch_size))
-    parts = [_solve_batch(of_samples(flow, part), x0[part], tolerance, max_steps, ends_only) for part in slices]
+    parts = [
+        _solve_batch(of_samples(flow, part), x0[part], tolerance, max_steps, ends_only)
+        for part in slices(len(x0), batch_size)
+    ]
     if ends_only:
         times, states, evaluations = (jnp.concatenate(column) for column in zip(*parts, strict=True))
         return times, states, None, None, evaluations
@@ -117,24 +144,13 @@ def _solve(flow, x0, tolerance, batch_size, max_steps, ends_only):
     return tuple(jnp.concatenate(column) for column in zip(*(padded(part, longest) for part in parts), strict=True))
 
 
-_NUMBERS_TOGETHER = 2**24  # in the states of a batch: 64 MB in float32, of which Dopri5 has ten at a time
-
-
-def padded(part, length: int):
-    """The arrays of `Paths`, the end of each path repeated up to `length` knots: batches of different steps fit together."""
-    *arrays, evaluations = part
-    grown = []
-    for array, knots in zip(arrays, (length, length, length, length - 1), strict=True):
-        tail = [array[:, -1:]] * (knots - array.shape[1])
-        grown.append(jnp.concatenate([array, *tail], axis=1) if tail else array)
-    return (*grown, evaluations)
-
-
-_SHORTEST = 1e-6  # a step as short as this that still gives NaN or infinity is the velocity's fault, not the step's
+_NUMBERS_TOGETHER = 2**24  # in the states of a batch: 64 MB in float32, and Dopri5 holds ten such arrays at a time
+_SHORTEST = 1e-6  # if a step this short is not finite, the velocity is to blame, not the step
 _NEAR_THE_END = 1e-4  # of t = 1
 
 
-def _solve_batch(flow, x0, tolerance, max_steps, ends_only):
+def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, ends_only: bool) -> tuple[jax.Array, ...]:
+    """The arrays of `Paths` from noises [B, *event] solved together; times, states and evaluations if `ends_only`."""
     x = x0 = spread(flow, x0)
     start, end = (np.asarray(t, promote(x.dtype, jnp.float32))[()] for t in (0, 1))
     velocity = kernels.velocity(flow, start, x)
@@ -152,7 +168,7 @@ def _solve_batch(flow, x0, tolerance, max_steps, ends_only):
                 f"rtol={tolerance.rtol:g}{atol}. Loosen the tolerances or raise max_steps={max_steps}."
             )
         attempts += 1
-        # A last step no longer than rounding would divide by nothing.
+        # Stretched to the end if it stops within rounding of it: a further step would have no width to divide by.
         attempt = _attempt(flow, start, end if stop > end - 4 * np.finfo(end.dtype).eps else stop, end, x, velocity)
         verdict = tolerance.judge(attempt, controller_state, asked)
         if not verdict.finite:
@@ -163,7 +179,7 @@ def _solve_batch(flow, x0, tolerance, max_steps, ends_only):
                 knots.append((start, x, velocity, _middle(attempt)))
             start, x, velocity = attempt.stop, attempt.x1, attempt.slopes[-1]
         stop, controller_state = verdict.following, verdict.state
-    # "First same as last": six new evaluations per attempted step, and the velocity at the start.
+    # Dopri5 is FSAL (first same as last): six new evaluations per attempted step, and one at the start.
     evaluations = jnp.full((len(x0),), 6 * attempts + others, jnp.int32)
     if ends_only:
         times = jnp.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2))
@@ -173,8 +189,8 @@ def _solve_batch(flow, x0, tolerance, max_steps, ends_only):
     return times, *(_per_path(column) for column in ([*states, x], [*velocities, velocity], middles)), evaluations
 
 
-def _attempt(flow, start, stop, end, x, velocity) -> Attempt:
-    """Dopri5's step from x at `start`, with its velocity, to `stop`."""
+def _attempt(flow: Flow, start: Any, stop: Any, end: Any, x: jax.Array, velocity: jax.Array) -> Attempt:
+    """Dopri5's step from x at `start`, with the velocity there, to `stop`."""
     width, slopes = stop - start, [velocity]
     for node, row in zip(DOPRI5.tableau.c, DOPRI5.tableau.a_lower, strict=True):
         state = combine([1.0, *width * row], [x, *slopes])
@@ -182,14 +198,14 @@ def _attempt(flow, start, stop, end, x, velocity) -> Attempt:
     return Attempt(start, stop, end, x, state, slopes, combine(width * DOPRI5.tableau.b_error, slopes))
 
 
-def _middle(attempt):
+def _middle(attempt: Attempt) -> jax.Array:
     """x half way through a step."""
     return combine([1.0, *attempt.width * DOPRI5.interpolation_cls.c_mid], [attempt.x, *attempt.slopes])
 
 
-def _blame(flow, attempt, attempts):
-    """Raise FloatingPointError if it is the velocity, and not the step, that an attempt is not finite for."""
-    if attempt.stop == attempt.end:  # from which no shorter step keeps away: is it the end alone?
+def _blame(flow: Flow, attempt: Attempt, attempts: int) -> None:
+    """Raise FloatingPointError if an attempt is not finite because of the velocity, rather than a step that is too long."""
+    if attempt.stop == attempt.end:  # shorter steps would reach the end too: is the velocity not finite there alone?
         before = attempt.end - attempt.end.dtype.type(_NEAR_THE_END)
         velocities = (kernels.velocity(flow, t, attempt.x) for t in (before, attempt.end))
         if [bool(gather(flow, _is_finite(velocity))) for velocity in velocities] == [True, False]:
@@ -198,7 +214,7 @@ def _blame(flow, attempt, attempts):
         raise _not_finite(attempt.start, attempts)
 
 
-def _not_finite(t, attempts, where="after"):
+def _not_finite(t: Any, attempts: int, where: str = "after") -> FloatingPointError:
     remedy = ": Flow.from_prediction(..., time_margin=1e-3) keeps away from such an end" if where == "at" else ""
     return FloatingPointError(
         f"ground_truth: the velocity returned NaN or infinity {where} t = {t:.6g} (step {attempts}). Check "
@@ -210,5 +226,5 @@ _per_path = jax.jit(functools.partial(jnp.stack, axis=1))
 
 
 @jax.jit
-def _is_finite(x):
+def _is_finite(x: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x))

@@ -1,19 +1,24 @@
-"""Paths x(t) of a batch of noises as arrays, which can be read at any time."""
+"""Paths x(t) of a batch of noises, stored as arrays and readable at any time."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.conditions import check_size, condition_of, of_paths, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
+from bespoke_jax.run.interpolation import quartic
+from bespoke_jax.types import Array, Numbers, Scalar
 
 __all__ = ["Paths", "check_finite", "samples", "slices"]
 
@@ -23,20 +28,19 @@ __all__ = ["Paths", "check_finite", "samples", "slices"]
 class Paths:
     """True paths x(t), t in [0, 1], of a batch of noises; a pytree of arrays.
 
-    Between two accepted steps a path is the quartic of Dopri5's own dense output (Shampine 1986), given by both end points,
-    both end velocities and the middle.
+    Between two accepted times a path is the quartic of Dopri5's dense output (Shampine 1986), determined by the states and
+    velocities at both ends and the state in the middle.
 
     Attributes:
-        times: [B, K + 1] accepted times of each path; the last, 1, is repeated where a path needed fewer steps.
-        states: [B, K + 1, *event] x at those times.
-        velocities: [B, K + 1, *event] u at those times.
+        times: [B, K + 1] accepted times of each path; the last, 1, is repeated for paths that needed fewer steps.
+        states: [B, K + 1, *event] x at these times.
+        velocities: [B, K + 1, *event] u at these times.
         middles: [B, K, *event] x half way between them.
         evaluations: [B] velocity evaluations spent on each path; network calls are `flow.calls_per_evaluation` times as many.
         batch_shape: the caller's leading axes, of product B; static.
-        condition: that of each path, a pytree of [B, ...], if the flow was `given` them; else None.
+        condition: the condition of each path, a pytree of [B, ...], if the flow was `given` conditions; else None.
 
-    Of paths made by `of_ends` nothing is known between the ends: velocities and middles are None, `at` and `velocity` raise
-    ValueError.
+    Paths made by `of_ends` are known only at their ends: velocities and middles are None, `at` and `velocity` raise ValueError.
 
     Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -55,18 +59,20 @@ class Paths:
     condition: Any = None
 
     @classmethod
-    def of_ends(cls, flow: Flow, x0, x1, evaluations: int = 0) -> "Paths":
-        """Paths of which the ends alone are known: noises and samples that you have. Losses of ends need no more.
+    def of_ends(
+        cls, flow: Flow, x0: Float[Array, "*shape"], x1: Float[Array, "*shape"], evaluations: int = 0
+    ) -> "Paths":
+        """Paths known only at their ends, from noises and samples that you have. Losses of end points need no more.
 
         Args:
-            flow: whose paths they are; `given` their conditions, if it has some.
-            x0, x1: noises and the samples that the flow takes them to, by a solver much better than the one to learn: a tenth of
-                its error. Each [*batch, *event_shape].
-            evaluations: velocity evaluations that were spent on each.
+            flow: the flow of these paths; `given` their conditions, if it is conditional.
+            x0, x1: noises and the samples that the flow takes them to, each [*batch, *event_shape]. The solver that made the
+                samples should be much better than the one to learn, with a tenth of its error.
+            evaluations: velocity evaluations spent on each.
 
         Raises:
             TypeError: if `flow` is not a Flow.
-            ValueError: for a wrong shape, numbers that are not finite, or `evaluations` that is no count.
+            ValueError: for a wrong shape, numbers that are not finite, or `evaluations` that are not a count.
 
         Examples:
             >>> import jax, bespoke_jax as bj
@@ -93,7 +99,7 @@ class Paths:
         return cls(times, states, None, None, spent, batch_shape, condition_of(flow))
 
     def check(self, name: str) -> None:
-        """Raise ValueError unless the arrays are those of one set of paths: shapes that agree, finite numbers, times from 0 to 1.
+        """Raise ValueError unless the arrays form one set of paths: shapes agree, numbers are finite, times run from 0 to 1.
 
         Args:
             name: what errors call the paths.
@@ -120,7 +126,7 @@ class Paths:
 
     @property
     def is_of_ends(self) -> bool:
-        """Whether nothing is known between the ends."""
+        """Whether only the ends are known."""
         return self.velocities is None
 
     @property
@@ -129,34 +135,43 @@ class Paths:
         return self.times.shape[0]
 
     @property
-    def x0(self):
+    def x0(self) -> Float[jax.Array, "..."]:
         """The noises, [*batch, *event]."""
         return self._to_batch(self.states[:, 0])
 
     @property
-    def x1(self):
+    def x1(self) -> Float[jax.Array, "..."]:
         """The end points, [*batch, *event]."""
         return self._to_batch(self.states[:, -1])
 
     @property
-    def nfe(self):
+    def nfe(self) -> Float[jax.Array, ""]:
         """Velocity evaluations per path, averaged over paths; a float32 scalar."""
         return jnp.mean(self.evaluations.astype(jnp.float32))
 
-    def at(self, t):
-        """x(t), [*batch, *event] for a scalar t in [0, 1]; [m, *batch, *event] for t of shape [m]. Differentiable in t.
+    def at(self, t: Scalar | Numbers) -> Float[jax.Array, "..."]:
+        """x(t), differentiable in t.
+
+        Args:
+            t: one time in [0, 1], or times [m].
+
+        Returns:
+            [*batch, *event] for one time, [m, *batch, *event] for several.
 
         Raises:
-            ValueError: for a time outside [0, 1], unless it is traced, and for paths of which the ends alone are known.
+            ValueError: for a time outside [0, 1], unless it is traced, and for paths known only at their ends.
         """
-        return self._at(self._checked(t))
+        return _at(self, self._checked(t))
 
-    def velocity(self, t):
-        """x'(t), of the same shape as `at(t)`: the derivative of the stored curve, no velocity evaluation spent."""
-        return self._velocity(self._checked(t))
+    def velocity(self, t: Scalar | Numbers) -> Float[jax.Array, "..."]:
+        """x'(t), of the same shape as `at(t)`: the derivative of the stored curve, which costs no velocity evaluation."""
+        return _velocity(self, self._checked(t))
 
-    def take(self, indices) -> "Paths":
-        """The paths with these indices [m] (into the flattened batch; negative ones count from its end), as a batch of shape [m].
+    def take(self, indices: Int[Array, "m"]) -> "Paths":
+        """The paths with these indices, as a batch of shape [m].
+
+        Args:
+            indices: [m], into the flattened batch; negative ones count from its end.
 
         Raises:
             TypeError: if the indices are not integers.
@@ -175,14 +190,14 @@ class Paths:
         return Paths(*fields, batch_shape=(len(indices),), condition=condition)
 
     def chunks(self, flow: Flow, batch_size: int | None = None) -> Iterator[tuple[Flow, jax.Array, jax.Array]]:
-        """The paths a few at a time: (the flow of those samples, x0, x1), placed on the flow's devices.
+        """The paths in chunks: (the flow of these samples, x0, x1), placed on the flow's devices.
 
         Args:
-            flow: whose paths they are.
-            batch_size: the most paths of a chunk; None for all together.
+            flow: the flow of these paths.
+            batch_size: the largest number of paths in a chunk; None for all together.
 
         Raises:
-            ValueError: if the paths are not of this flow's event shape, or one has conditions that the other has not.
+            ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
 
         Examples:
             >>> import bespoke_jax as bj
@@ -195,11 +210,11 @@ class Paths:
         for part in slices(self.num_paths, batch_size):
             yield of_samples(flow, part), spread(flow, x0[part]), spread(flow, x1[part])
 
-    def _checked(self, t):
+    def _checked(self, t: Any) -> jax.Array:
         if self.is_of_ends:
             raise ValueError(
-                "paths: of these the ends alone are known (Paths.of_ends), which losses of ends can use; the losses of single "
-                "steps need bespoke_jax.ground_truth."
+                "paths: wanted whole paths, from bespoke_jax.ground_truth, got the ends alone (Paths.of_ends), which serve "
+                "losses of ends, but not losses of single steps."
             )
         if not isinstance(t, jax.core.Tracer):
             t = t if hasattr(t, "dtype") else np.asarray(t)
@@ -209,38 +224,40 @@ class Paths:
                 raise ValueError(f"t: wanted times from 0 to 1, got {t}.")
         return jnp.asarray(t, self.times.dtype)
 
-    @jax.jit
-    def _at(self, t):
-        if jnp.ndim(t):
-            return jax.vmap(self._at)(t)
-        return self._to_batch(jax.vmap(_quartic, in_axes=(0, 0, 0, 0, None))(*self._arrays, t))
-
-    @jax.jit
-    def _velocity(self, t):
-        if jnp.ndim(t):
-            return jax.vmap(self._velocity)(t)
-        return jax.jvp(self._at, (t,), (jnp.ones_like(t),))[1]
-
     @property
-    def _arrays(self):
+    def _arrays(self) -> tuple[jax.Array, jax.Array, Any, Any]:
         return self.times, self.states, self.velocities, self.middles
 
-    def _to_batch(self, x):
+    def _to_batch(self, x: jax.Array) -> jax.Array:
         return x.reshape(*self.batch_shape, *x.shape[1:])
 
 
-def samples(flow: Flow, paths: Paths):
-    """(the flow of these paths' samples, x0 [B, *event], x1 [B, *event]): where paths come in, for whatever looks at their ends.
+@jax.jit
+def _at(paths: Paths, t: jax.Array) -> jax.Array:
+    if jnp.ndim(t):
+        return jax.vmap(functools.partial(_at, paths))(t)
+    return paths._to_batch(jax.vmap(quartic, in_axes=(0, 0, 0, 0, None))(*paths._arrays, t))
+
+
+@jax.jit
+def _velocity(paths: Paths, t: jax.Array) -> jax.Array:
+    if jnp.ndim(t):
+        return jax.vmap(functools.partial(_velocity, paths))(t)
+    return jax.jvp(functools.partial(_at, paths), (t,), (jnp.ones_like(t),))[1]
+
+
+def samples(flow: Flow, paths: Paths) -> tuple[Flow, Float[jax.Array, "B *event"], Float[jax.Array, "B *event"]]:
+    """(the flow of these paths' samples, x0 [B, *event], x1 [B, *event]), after checking that the paths fit the flow.
 
     Raises:
-        ValueError: if the paths are not of this flow's event shape, or one has conditions that the other has not.
+        ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
     """
     flow = of_paths(flow, paths)
     return flow, paths.states[:, 0], paths.states[:, -1]
 
 
 def slices(size: int, batch_size: int | None) -> Iterator[slice]:
-    """Slices that cover range(size), each of at most `batch_size`; one for all if that is None.
+    """Slices that cover range(size), each of at most `batch_size`; one slice if that is None.
 
     Examples:
         >>> list(slices(5, 3))
@@ -250,10 +267,10 @@ def slices(size: int, batch_size: int | None) -> Iterator[slice]:
     return (slice(first, min(first + step, size)) for first in range(0, size, step))
 
 
-def check_finite(name: str, x) -> None:
-    """Raise ValueError, which names the first sample, unless all of x [B, *event] is finite.
+def check_finite(name: str, x: Float[Array, "B *event"]) -> None:
+    """Raise ValueError, which names the first bad sample, unless all of x [B, *event] is finite.
 
-    What this process cannot see passes: traced arrays, and parts that other processes hold.
+    Arrays that this process cannot read pass: traced ones, and those with parts on other processes.
     """
     if isinstance(x, jax.core.Tracer):
         return
@@ -268,29 +285,10 @@ def check_finite(name: str, x) -> None:
 
 
 @jax.jit
-def _finite_samples(x):
+def _finite_samples(x: Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)
 
 
 @jax.jit
-def _rows(arrays, indices):
+def _rows(arrays: Any, indices: jax.Array) -> Any:
     return jax.tree.map(lambda array: array[indices], arrays)
-
-
-def _quartic(times, states, velocities, middles, t):
-    """Value at t of one path: the quartic through both ends with their velocities and the middle of t's interval."""
-    t = jnp.asarray(t, times.dtype)
-    # side="left" finds the last real interval for t = 1, where the padding has none.
-    k = jnp.clip(jnp.searchsorted(times, t, side="left") - 1, 0, len(times) - 2)
-    step = times[k + 1] - times[k]
-    p = (t - times[k]) / jnp.where(step > 0, step, 1)
-    left, right = (1 - p) ** 2, p**2
-    basis = (
-        left * (1 - 2 * p) * (1 + 4 * p),
-        right * (2 * p - 1) * (5 - 4 * p),
-        16 * left * right,
-        step * p * left * (1 - 2 * p),
-        step * right * (1 - p) * (1 - 2 * p),
-    )
-    values = (states[k], states[k + 1], middles[k], velocities[k], velocities[k + 1])
-    return sum(b.astype(v.dtype) * v for b, v in zip(basis, values, strict=True))

@@ -1,29 +1,32 @@
-"""How near a solver ends to the truth: the RMSE of each sample, and the figures made of them."""
+"""How close a solver's end points are to the true ones: the RMSE of each sample, and summary figures."""
 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax import metrics
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
+from bespoke_jax.types import Array
 
 __all__ = ["Score", "distances", "score", "size"]
 
-_LEAST = 1e-12  # of the scale of the truth: no distance in float32 is less, and 0 has no logarithm
+_LEAST = 1e-12  # smallest distance, relative to the scale of the truth: below float32's resolution, and above 0 for logarithms
 
 
 class Score(NamedTuple):
-    """How near a solver ends to the truth.
+    """How close a solver's end points are to the true ones.
 
     Attributes:
-        name: of the solver, "solver/grid" for a dedicated one.
-        psnr: of `rmse`, in dB; a few bad samples can dominate it.
-        mean_psnr: the mean of the samples' own PSNR, in dB.
-        rmse: the mean of the samples' RMSE.
-        geometric_mean: that of the samples' RMSE; its PSNR is `mean_psnr`.
-        standard_error: of `rmse`.
+        name: the solver's name, "solver/grid" for a dedicated solver.
+        psnr: the PSNR of `rmse`, in dB; a few bad samples can dominate it.
+        mean_psnr: the mean of the samples' PSNRs, in dB.
+        rmse: the mean of the samples' RMSEs.
+        geometric_mean: the geometric mean of the samples' RMSEs; its PSNR is `mean_psnr`.
+        standard_error: the standard error of `rmse`.
     """
 
     name: str
@@ -34,8 +37,13 @@ class Score(NamedTuple):
     standard_error: float
 
 
-def distances(flow: Flow, x, x1) -> np.ndarray:
-    """The RMSE of each sample x [B, *event] of the flow from the truth x1, [B]; infinite where x is not finite.
+def distances(flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"]) -> Float[np.ndarray, "B"]:
+    """The RMSE of each sample; infinite where x is not finite.
+
+    Args:
+        flow: the flow of the samples, which may lie on its devices.
+        x: the end points of a solver, [B, *event].
+        x1: the true ones.
 
     Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -48,7 +56,7 @@ def distances(flow: Flow, x, x1) -> np.ndarray:
     return np.where(np.isfinite(found), np.maximum(found, _LEAST * max(scale, np.finfo(found.dtype).tiny)), np.inf)
 
 
-def size(flow: Flow, x) -> float:
+def size(flow: Flow, x: Float[Array, "B *event"]) -> float:
     """The RMS of samples x [B, *event] of the flow, over all their numbers.
 
     Examples:
@@ -59,8 +67,13 @@ def size(flow: Flow, x) -> float:
     return float(np.sqrt(gather(flow, metrics.mean_square(x, x.ndim))))
 
 
-def score(name: str, distances, data_range: float) -> Score:
-    """The score of a solver from the RMSE of each of its samples, [B]. One that is not finite counts as infinite.
+def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
+    """The score of a solver.
+
+    Args:
+        name: the solver's name.
+        distances: the RMSE of each sample, [B]; NaN counts as infinite.
+        data_range: peak of the PSNR.
 
     Examples:
         >>> score("mine", np.array([0.02, 0.0002]), data_range=2.0).mean_psnr
@@ -79,5 +92,5 @@ def score(name: str, distances, data_range: float) -> Score:
 
 
 @jax.jit
-def _rmse_and_scale(x, x1):
-    return metrics.rmse(x, x1, x.ndim - 1), jax.numpy.sqrt(metrics.mean_square(x1, x1.ndim))
+def _rmse_and_scale(x: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return metrics.rmse(x, x1, x.ndim - 1), jnp.sqrt(metrics.mean_square(x1, x1.ndim))

@@ -1,29 +1,40 @@
-"""Run a solver: one scan over its steps."""
+"""Running a solver: one scan over its steps."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from bespoke_jax.checks import check_count, check_key
+from bespoke_jax.checks import check_count, check_key, check_type
 from bespoke_jax.flow.conditions import check_size, in_turn
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.table import Solver, check_solver_arrays
+from bespoke_jax.types import Array, DTypeLike, KeyArray
 
 __all__ = ["sample", "solve"]
 
 
-def solve(flow: Flow, solver: Solver, x0, *, return_path: bool = False):
-    """x1 from given noise x0: `solver.nfe` velocity evaluations.
+def solve(
+    flow: Flow, solver: Solver, x0: Float[Array, "*shape"], *, return_path: bool = False
+) -> Float[jax.Array, "..."]:
+    """x1 from given noise x0, by `solver.nfe` velocity evaluations.
+
+    Differentiable in the flow's parameters, the solver and x0; works under jit, vmap and pmap.
 
     Args:
         flow: the velocity field.
         solver: a theta, a table or a `classic.TaylorSolver`.
-        x0: noise, [*batch, *event_shape], as many as a `given` flow has conditions; the state keeps its dtype.
-        return_path: give all states, [steps + 1, *batch, *event_shape], x0 among them, instead of the last.
+        x0: noise, [*batch, *event_shape]; as many samples as a `given` flow has conditions. States keep its dtype.
+        return_path: return all states, x0 included, instead of the last one.
 
-    Differentiable in the flow's parameters, the solver and x0; works under jit, vmap and pmap.
+    Returns:
+        x1, [*batch, *event_shape]; with `return_path` the states, [steps + 1, *batch, *event_shape].
+
+    Raises:
+        TypeError, ValueError: for arguments of the wrong kind, shape or dtype.
 
     Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -31,20 +42,19 @@ def solve(flow: Flow, solver: Solver, x0, *, return_path: bool = False):
         >>> float(solve(flow, bj.init_theta("rk1", num_steps=2), jnp.float32(1.0)))
         0.25
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow: wanted a bespoke_jax.Flow, got {type(flow).__name__}.")
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_solver_arrays("solver", solver, needs_table=False)
     check_size(flow, math.prod(flow.batch_shape(x0, "x0")), "x0")
     return _solve(flow, solver, x0, return_path)
 
 
-def _run(flow, solver, x0, return_path=False):
+def _run(flow: Flow, solver: Solver, x0: jax.Array, return_path: bool = False) -> jax.Array:
     start, step, num_steps = solver.program(flow, x0)
 
-    # Differentiating keeps each step's state and computes the network's activations again: memory does not grow with n.
+    # Differentiation stores each step's state and recomputes the network's activations, whose memory so does not grow with n.
     step = jax.checkpoint(step, prevent_cse=False)
 
-    def body(carry, i):
+    def body(carry: Any, i: jax.Array) -> Any:
         carry = step(i, carry)
         return carry, carry[0] if return_path else None
 
@@ -53,18 +63,26 @@ def _run(flow, solver, x0, return_path=False):
 
 
 _solve = jax.jit(_run, static_argnums=3)
-_solve_in_place = jax.jit(_run, donate_argnums=2)  # the samples take the noise's memory
+_solve_in_place = jax.jit(_run, donate_argnums=2)  # reuses the noise's memory
 
 
-def sample(params: Flow, theta: Solver, key, *, num_samples: int | None = None, dtype=jnp.float32):
-    """Draw noise and solve: one sample [*event_shape], or [num_samples, *event_shape].
+def sample(
+    params: Flow, theta: Solver, key: KeyArray, *, num_samples: int | None = None, dtype: DTypeLike = jnp.float32
+) -> Float[jax.Array, "..."]:
+    """Draw noise and solve.
 
     Args:
         params: the flow (its leaves are the network's parameters).
         theta: a learned theta or a table.
         key: one JAX random key.
-        num_samples: how many, as a batch.
-        dtype: of the state.
+        num_samples: the size of the batch; None for one sample without a batch axis.
+        dtype: of the states.
+
+    Returns:
+        [num_samples, *event_shape], or [*event_shape] for one sample. A `given` flow's conditions are used in turn.
+
+    Raises:
+        TypeError, ValueError: for arguments of the wrong kind, or a dtype that is not floating.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -75,10 +93,7 @@ def sample(params: Flow, theta: Solver, key, *, num_samples: int | None = None, 
     check_key(key)
     if num_samples is not None:
         num_samples = check_count("num_samples", num_samples)
-    if not isinstance(params, Flow):
-        raise TypeError(
-            f"params: wanted a bespoke_jax.Flow (its leaves are the parameters), got {type(params).__name__}."
-        )
+    check_type("params", params, Flow, "a bespoke_jax.Flow (its leaves are the parameters)")
     check_solver_arrays("theta", theta, needs_table=False)
     x0 = params.noise(key, () if num_samples is None else (num_samples,), dtype)
     flow = in_turn(params, num_samples or 1)

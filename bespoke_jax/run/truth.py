@@ -1,7 +1,6 @@
-"""What true paths are worth: no solver can be measured, or learned, better than the truth it is held against."""
+"""The accuracy of true paths, which bounds how well a solver can be measured against them, or learned from them."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -14,24 +13,27 @@ from bespoke_jax.run.ground_truth import finer_ends
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, score, size
 from bespoke_jax.table import SolverTable
+from bespoke_jax.types import Number
+from bespoke_jax.warn import warn
 
 __all__ = ["NUM_CHECKED", "Truth", "truth_of", "warn_of_other_paths", "warn_of_truth"]
 
 NUM_CHECKED = 16
-"""Paths that are solved again."""
+"""The number of paths that are solved again to measure their accuracy."""
 
-_OTHER_PATHS = 0.03  # of the samples' size: no tolerance, but another flow's paths
-_ROUNDING = 3e-6  # of the samples' size: paths as good as float32 has them
-_ENOUGH = 6.0  # dB from the truth, within which an error is the truth's as much as the solver's
+# Errors relative to the samples' RMS:
+_OTHER_PATHS = 0.03  # more than any sensible tolerance leaves: the paths are another flow's
+_ROUNDING = 3e-6  # as small as float32 allows
+_ENOUGH = 6.0  # dB; a solver's error this close to the paths' own is theirs as much as the solver's
 
 
 class Truth(NamedTuple):
-    """What true paths are worth, against better ones.
+    """The accuracy of true paths: the error of their ends against more accurate ones.
 
     Attributes:
-        psnr: in dB, of the mean RMSE; NaN where nobody knows.
-        mean_psnr: the mean of the samples' own.
-        share: the mean RMSE, as a share of the samples' size (their RMS).
+        psnr: the PSNR of the mean RMSE, in dB; NaN if it could not be measured.
+        mean_psnr: the mean of the samples' PSNRs, in dB.
+        share: the mean RMSE relative to the samples' RMS.
     """
 
     psnr: float
@@ -42,24 +44,26 @@ class Truth(NamedTuple):
 def truth_of(
     paths: Paths,
     flow: Flow,
-    rtol: float = 1e-5,
-    atol: float | None = None,
+    rtol: Number = 1e-5,
+    atol: Number | None = None,
     *,
     better: SolverTable | None = None,
     batch_size: int = NUM_CHECKED,
     data_range: float = 2.0,
 ) -> tuple[Truth, int]:
-    """(what these paths are worth, velocity evaluations spent): a few of them solved again, better, and their ends compared.
-
-    NaN if that cannot be done: from the noises of paths that were made in another way the field may be too stiff for Dopri5.
+    """The accuracy of paths: a few of them are solved again more accurately, and their ends compared.
 
     Args:
         paths: the paths.
-        flow: whose they are.
-        rtol, atol: the tolerance they were solved to; a tenth of it is asked for here.
-        better: a solver to take instead of that.
+        flow: their flow.
+        rtol, atol: the tolerance that they were solved to. They are solved again to a tenth of it.
+        better: a solver to use instead.
         batch_size: how many paths to solve again.
         data_range: peak of the PSNR.
+
+    Returns:
+        (their accuracy, velocity evaluations spent). The accuracy is NaN if Dopri5 cannot solve them, as paths that were made in
+        another way may be too stiff for it.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -76,41 +80,39 @@ def truth_of(
         try:
             ends, spent = finer_ends(some, x0, rtol, atol)
         except (FloatingPointError, RuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError):  # no memory, say
+            if isinstance(error, jax.errors.JaxRuntimeError):  # such as a lack of memory
                 raise
             return Truth(math.nan, math.nan, math.nan), 0
-    apart = distances(some, x1, ends)
-    worth = score("true paths", apart, data_range)
-    share = float(np.mean(apart)) / max(size(some, ends), np.finfo(np.float32).tiny)
+    worth = score("true paths", distances(some, x1, ends), data_range)
+    share = worth.rmse / max(size(some, ends), float(np.finfo(np.float32).tiny))
     return Truth(worth.psnr, worth.mean_psnr, share), spent
 
 
 def warn_of_truth(name: str, psnr: float, worth: float, truth: Truth) -> None:
-    """Warn if a solver's PSNR is within 6 dB of what the truth is worth, or if nobody knows that.
+    """Warn if a solver's PSNR is within 6 dB of the true paths' own, or if that is unknown.
 
-    Paths that are as good as float32 allows are not warned of: no tolerance would make them better.
+    There is no warning for paths as accurate as float32 allows, which no tolerance would improve.
+
+    Args:
+        name: the function that measured the solver, with which the warning begins.
+        psnr, worth: the solver's figure, and the same figure of the true paths, in dB.
+        truth: the accuracy of the true paths.
     """
     if math.isnan(worth):
-        warnings.warn(
-            f"{name}: what the true paths are worth could not be found out, since Dopri5 cannot solve them at a tenth of rtol.",
-            UserWarning,
-            stacklevel=3,
+        warn(
+            f"{name}: the accuracy of the true paths could not be measured, because Dopri5 cannot solve them to a tenth of rtol."
         )
     if psnr > worth - _ENOUGH and truth.share > _ROUNDING:
-        warnings.warn(
-            f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {worth:.1f} dB from better ones themselves: the "
-            "figure says as much of them as of the solver. Ask for a smaller rtol, or give better paths.",
-            UserWarning,
-            stacklevel=3,
+        warn(
+            f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {worth:.1f} dB from better ones themselves. The "
+            "figure measures these paths as much as the solver: ask for a smaller rtol, or give better paths."
         )
 
 
 def warn_of_other_paths(name: str, truth: Truth) -> None:
-    """Warn if paths that were given end far from where this flow takes their noises."""
+    """Warn if given paths end far from where this flow takes their noises."""
     if truth.share > _OTHER_PATHS:
-        warnings.warn(
-            f"{name}: they end {100 * truth.share:.2g} % of the samples' size from where this flow takes their noises. Are they "
-            "another flow's, of other conditions or another guidance scale?",
-            UserWarning,
-            stacklevel=4,
+        warn(
+            f"{name}: wanted paths of this flow, but they end {100 * truth.share:.2g} % of the samples' size from where it takes "
+            "their noises. Do they belong to another flow, to other conditions or another guidance scale?"
         )

@@ -37,7 +37,7 @@ def write(
     figures: list[_Figure] = list(_error_figures(plan, learned, measured.rows))
     for base in sorted({job.base for job in learned}):
         jobs = {job: result.theta for job, result in learned.items() if job.base == base}
-        thetas = {job.num_steps: theta for job, theta in jobs.items() if isinstance(theta, bj.Theta)}
+        thetas = {job.num_steps: theta for job, theta in jobs.items() if theta.has_steps}
         if thetas:
             figures.append(_knots(base, thetas))
         if len(flow.event_shape) == 3 and flow.event_shape[-1] in (1, 3):

@@ -67,7 +67,7 @@ def resample(
     if taps == (1, 1):  # the usual case, without a convolution by channel, which is slow on CPUs
         if direction == "up":
             return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+        return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), (2, 4))
     weights = np.asarray(taps, np.float64)
     kernel = np.outer(weights, weights) / weights.sum() ** 2
     margin = 0 if padded else (len(taps) - 1) // 2

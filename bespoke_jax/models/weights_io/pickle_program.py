@@ -1,7 +1,8 @@
 """The cost of a pickle, found by reading its program without running it."""
 
+import io
 import pickletools
-from typing import IO, Any
+from typing import Any
 
 from bespoke_jax.models.weights_io.contents import Refused
 
@@ -11,7 +12,7 @@ _DEEPEST = 100  # tuples in tuples
 _FREE, _ITEMS_A_STEP = 100_000, 100  # items of tuples that a program may make: so many, and so many more for each step
 
 
-def check_program(file: IO[bytes]) -> None:
+def check_program(file: io.BytesIO | io.BufferedReader) -> None:
     """Raise Refused if the pickle that begins here would take more memory or time than its length justifies.
 
     A few bytes can name a place in the memo that makes it fill all memory, or build a tuple of tuples that has 2^50 items when it

@@ -8,11 +8,12 @@ The cost of a pickle is bounded by its length, which is checked before anything 
 """
 
 import collections
+import io
 import pickle
 import re
 import types
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -200,7 +201,7 @@ class Unpickler(pickle.Unpickler):
 
     def __init__(
         self,
-        file: IO[bytes],
+        file: io.BytesIO | io.BufferedReader,
         load_bytes: Callable[[bytes], Any] | None,
         storage: Callable[[str, Any], Storage] | None = None,
         encoding: str = "ASCII",
