@@ -72,6 +72,14 @@ def whole_run(tmp_path_factory):
 
 
 @pytest.fixture
+def no_pictures(monkeypatch):
+    """Figures are made, but not rendered, which takes longer."""
+    from experiments.run.runs import Run
+
+    monkeypatch.setattr(Run, "write_figure", lambda *_: b"")
+
+
+@pytest.fixture
 def no_report(monkeypatch):
     """Drawing takes longer than all the rest of a small run, once that is compiled."""
     from experiments.report import page

@@ -16,6 +16,8 @@ from tests.small_run import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+RUINOUS = bj.Recipe(stages=(bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),), choose_start=False)
+
 
 def ablation_config():
     """One solver: time alone, and the same fit of all of it twice, by two names."""
@@ -82,9 +84,7 @@ def test_a_fit_that_fails_leaves_the_others(tmp_path, monkeypatch):
     fit_on = learn.fit_on
 
     def fails(flow, theta, key, recipe, *args):
-        if theta.learned == "time":
-            recipe = bj.Recipe(stages=(bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),), choose_start=False)
-        return fit_on(flow, theta, key, recipe, *args)
+        return fit_on(flow, theta, key, RUINOUS if theta.learned == "time" else recipe, *args)
 
     monkeypatch.setattr(learn, "fit_on", fails)
     assert ablate.main(ablation_config(), tmp_path) == 1

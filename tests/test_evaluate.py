@@ -13,6 +13,8 @@ from experiments import evaluate, train
 from experiments.configs import tiny
 from experiments.learning import compare, flows, measure, settings
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def small_config():
     config = tiny.get_config()

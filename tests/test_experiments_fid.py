@@ -12,28 +12,37 @@ from experiments import fid, train
 from experiments.configs import fashion_fmot_class, tiny
 from experiments.learning import flows, frechet, measure, settings
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
     """Eight would compile as much again; tests/test_sharding.py has them."""
-    monkeypatch.setattr(bj.sharding, "replicate", lambda flow: flow)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bj.sharding, "replicate", lambda flow: flow)
+        yield
 
 
-@pytest.fixture
-def config():
+def small_config():
     config = tiny.get_config()
     config.flow.image_size, config.flow.num_components = 4, 3
     return config
 
 
 @pytest.fixture
-def reference(config, tmp_path):
+def config():
+    return small_config()
+
+
+@pytest.fixture(scope="module")
+def reference(one_device, tmp_path_factory):
     """Statistics of other samples, of nearly exact paths."""
+    config, path = small_config(), tmp_path_factory.mktemp("reference") / "ref.npz"
     flow = flows.load(config.flow)
     x0 = flow.noise(settings.read(config).key("train"), (128,))
     x = np.asarray(bj.adjoint.end_points(flow, bj.classic.rk4(16), x0)).reshape(128, -1)
-    np.savez(tmp_path / "ref.npz", mu=x.mean(0), sigma=np.cov(x.T))
-    return tmp_path / "ref.npz"
+    np.savez(path, mu=x.mean(0), sigma=np.cov(x.T))
+    return path
 
 
 @pytest.fixture

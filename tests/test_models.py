@@ -9,6 +9,8 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.gauss_newton import evaluate
 from tests.quick import jit
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def network():

@@ -14,6 +14,7 @@ import pytest
 
 import bespoke_jax as bj
 from experiments.run import processes
+from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -43,7 +44,8 @@ class TestOne:
 def environment(num_devices):
     """Of a process with so many devices. What is compiled here is small: less effort there saves a third of the time."""
     return os.environ | dict(
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={num_devices}", JAX_DISABLE_MOST_OPTIMIZATIONS="1"
+        XLA_FLAGS=quick.with_flags(f"--xla_force_host_platform_device_count={num_devices}"),
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
     )
 
 

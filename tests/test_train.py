@@ -26,6 +26,8 @@ from tests.small_run import small_config
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).parents[1]
+# One optimiser: two are not equal, and share nothing compiled.
+RUINOUS = bj.Recipe(stages=(bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),), choose_start=False)
 
 
 @pytest.fixture
@@ -175,17 +177,14 @@ class TestResume:
         np.testing.assert_array_equal(alone.raw, together.raw)
 
 
+@pytest.mark.usefixtures("no_pictures")
 class TestFailure:
     @pytest.mark.parametrize("broken", [{"rk1"}, {"rk1", "rk2"}])
     def test_a_solver_that_fails_leaves_the_others(self, tmp_path, config, monkeypatch, broken, capsys):
         fit_on = learn.fit_on
 
         def fails(flow, theta, key, recipe, *args):
-            if theta.base in broken:
-                recipe = bj.Recipe(
-                    stages=(bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),), choose_start=False
-                )
-            return fit_on(flow, theta, key, recipe, *args)
+            return fit_on(flow, theta, key, RUINOUS if theta.base in broken else recipe, *args)
 
         monkeypatch.setattr(learn, "fit_on", fails)
         assert train.main(config, tmp_path) == 1
@@ -333,6 +332,7 @@ class TestParts:
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_budget_is_kept_without_paths_of_the_run_and_after_an_interruption(tmp_path, config):
     config.fit.budget = 4000
     config.solvers = dict(rk2=(2,))
@@ -371,6 +371,7 @@ def test_one_solver_for_all_conditions(tmp_path, config, monkeypatch):
     flow = bj.sharding.replicate(bj.given(one, centres))
     monkeypatch.setattr(flows, "load", lambda section: flow)
     config.solvers = dict(rk1=(2,))
+    config.fit.stage1.num_iterations = 0  # the losses of single steps have their own test: test_conditions
     assert train.main(config, tmp_path) == 0
     first = (tmp_path / "results.csv").read_bytes()
     path = tmp_path / "solvers" / "rk1-bespoke-n2.json"
