@@ -1,5 +1,6 @@
 """What every test of the core needs. Warnings are errors: pyproject.toml says so."""
 
+import contextlib
 import os
 
 from tests import quick
@@ -16,6 +17,7 @@ import pytest
 if not hasattr(jax, "enable_x64"):  # the oldest versions that we support have it elsewhere
     jax.enable_x64 = jax.experimental.enable_x64
 
+import bespoke_jax as bj
 from tests import typechecked, zoo
 
 collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden arrays come from
@@ -59,6 +61,22 @@ def base(request):
     return request.param
 
 
+@contextlib.contextmanager
+def flows_on_two_devices():
+    """Launchers spread samples over two devices and not eight, which take four times as long for every small program."""
+    replicate, two = bj.sharding.replicate, jax.devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bj.sharding, "replicate", lambda flow, devices=None: replicate(flow, devices or two))
+        yield
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    """A module that runs launchers: `pytestmark = pytest.mark.usefixtures("two_devices")`. test_sharding.py has eight."""
+    with flows_on_two_devices():
+        yield
+
+
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory):
     """The folder of a run of the launcher that nothing disturbed."""
@@ -66,7 +84,8 @@ def whole_run(tmp_path_factory):
     from tests.small_run import small_config
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    with quick.compilation():  # as the modules that damage copies of it: their results must have its bits
+    # As in the modules that damage copies of it: their results must have its bits.
+    with quick.compilation(), flows_on_two_devices():
         assert train.main(small_config(), folder) == 0
     return folder
 

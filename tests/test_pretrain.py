@@ -1,6 +1,7 @@
 """Pre-training: that the three kinds of model learn what they should, on many devices the same, and that the launcher resumes."""
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import os
@@ -38,17 +39,26 @@ def dark_and_bright(count=64, size=4):
     return data.DataSet.in_memory(images, labels, num_classes=2, source="dark_and_bright")
 
 
-def objective(kind="FM-OT", label_dropout=0.0):
+def objective(kind="FM-OT", label_dropout=0.1):
     scheduler, prediction = KINDS[kind]
     return Objective(bj.models.UNet(**NETWORK), bj.schedulers.by_name(scheduler), prediction, label_dropout)
 
 
-def learned(objective, num_steps, devices=None):
+ADAM = optax.adam(1e-2)
+
+
+@functools.cache
+def update_of(objective, num_devices):
+    """An update of its own for each number of devices: it is to be compiled once."""
+    return make_update(objective, ADAM, ema_decay=0.9)
+
+
+def learned(objective, num_steps, num_devices=1):
     """(state, losses) after some steps of Adam."""
-    dataset, optimizer = dark_and_bright(), optax.adam(1e-2)
-    state = init_state(objective, optimizer, dataset.image_shape, jax.random.key(0))
-    state = bj.sharding.replicate(state, devices or jax.devices()[:1])
-    update, losses = make_update(objective, optimizer, ema_decay=0.9), []
+    dataset = dark_and_bright()
+    state = init_state(objective, ADAM, dataset.image_shape, jax.random.key(0))
+    state = bj.sharding.replicate(state, jax.devices()[:num_devices])
+    update, losses = update_of(objective, num_devices), []
     for step in range(num_steps):
         batch = bj.sharding.spread(state, data.batch(dataset, 0, step, batch_size=16))
         state, loss = update(state, jax.random.fold_in(jax.random.key(1), step), *batch)
@@ -79,7 +89,7 @@ def test_what_is_learned_is_what_a_flow_reads(prediction, scheduler):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_model_learns_its_classes(kind, tmp_path):
-    learning = objective(kind, label_dropout=0.1)
+    learning = objective(kind)
     state, losses = learned(learning, 60)
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:3])
     path, (scheduler, prediction) = tmp_path / "flow.safetensors", KINDS[kind]
@@ -98,7 +108,7 @@ def test_each_kind_of_model_learns_its_classes(kind, tmp_path):
 
 
 def test_many_devices_give_the_same_numbers():
-    (one, losses), (many, losses_of_many) = (learned(objective(), 3, jax.devices()[:count]) for count in (1, 8))
+    (one, losses), (many, losses_of_many) = (learned(objective(), 3, count) for count in (1, 8))
     np.testing.assert_allclose(losses_of_many, losses, rtol=1e-4)
     for a, b in zip(jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True):
         assert len(a.sharding.device_set) == 8 and a.sharding.is_fully_replicated
@@ -145,19 +155,28 @@ def get_config(name):
     return importlib.import_module(f"experiments.configs.{name}").get_config()
 
 
-@pytest.fixture
-def config(tmp_path, monkeypatch):
+def five_steps():
     """Five steps on a small data set of two classes."""
-    monkeypatch.setattr(data, "load", lambda section: dark_and_bright())
-    monkeypatch.setattr(plots, "image_grid", lambda rows: plots.Figure())  # slow, and not of these tests
-    monkeypatch.setattr(bj.sharding, "replicate", lambda state, *_: state)  # as are eight devices
     config = get_config("fashion_vp_class_pretrain")
     config.network = NETWORK
     config.update(num_steps=5, batch_size=8, warmup=1, checkpoint_every=2)
-    # Compiled once for all runs.
-    plan = settings.read(config, dark_and_bright())
+    return config
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """(plan, update, parameters to begin with) of these five steps, compiled once for all runs."""
+    plan = settings.read(five_steps(), dark_and_bright())
     update = make_update(plan.objective, plan.optimizer, plan.ema_decay)
-    params = random_variables(plan.objective.network)["params"]
+    return plan, update, random_variables(plan.objective.network)["params"]
+
+
+@pytest.fixture
+def config(compiled, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda section: dark_and_bright())
+    monkeypatch.setattr(plots, "image_grid", lambda rows: plots.Figure())  # slow, and not of these tests
+    monkeypatch.setattr(bj.sharding, "replicate", lambda state, *_: state)  # as are eight devices
+    plan, update, params = compiled
     monkeypatch.setattr(flow, "make_update", lambda *_: update)
     monkeypatch.setattr(
         flow,
@@ -166,7 +185,7 @@ def config(tmp_path, monkeypatch):
             jnp.zeros((), jnp.int32), *jax.tree.map(jnp.copy, (params, params)), plan.optimizer.init(params)
         ),
     )
-    return config
+    return five_steps()
 
 
 def checkpoints(folder):

@@ -11,11 +11,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import bespoke_jax as bj
-from bespoke_jax.files.fingerprint import fingerprint
 from bespoke_jax.fitting import gauss_newton, stages
 from bespoke_jax.fitting.losses import Endpoint
 from bespoke_jax.flow import kernels
-from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, on_one_device, replicate, shard_params, spread
+from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, replicate, spread
 from bespoke_jax.run import adjoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -171,58 +170,3 @@ def test_parameters_may_be_sharded_by_their_owner():
     np.testing.assert_allclose(
         bj.sample(sharded, theta, key, num_samples=16), bj.sample(flow, theta, key, num_samples=16), atol=1e-5
     )
-
-
-def wide_velocity(params, t, x):
-    return jnp.tanh(x @ params["in"] + t * params["bias"]) @ params["out"] - x
-
-
-@pytest.fixture(scope="module")
-def wide():
-    drawn = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 64)) / 4, jnp.float32)
-    return bj.Flow(wide_velocity, {"in": drawn[0], "out": drawn[1].T, "bias": jnp.ones(64)}, (4,))
-
-
-@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 8])
-def split(request, wide):
-    return shard_params(wide, jax.devices()[: request.param], min_size=256)
-
-
-def test_large_parameters_are_split_and_small_ones_are_not(split, wide):
-    size = mesh_of(split).size
-    shapes = {name: leaf.addressable_shards[0].data.shape for name, leaf in split.params.items()}
-    assert shapes == {"in": (4, 64 // size), "out": (64 // size, 4), "bias": (64,)}
-    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in split.params.values())
-    assert held == 4 * (2 * 256 // size + 64)
-    odd = shard_params(bj.Flow(wide_velocity, jnp.ones((9, 7)), (4,)), jax.devices()[:2], min_size=1)
-    assert odd.params.is_fully_replicated  # no axis that the devices divide
-    jax.tree.map(np.testing.assert_array_equal, on_one_device(split).params, wide.params)
-    assert mesh_of(on_one_device(split)) is None
-    with pytest.raises(ValueError, match="min_size: wanted an integer >= 1, got 0"):
-        shard_params(wide, min_size=0)
-
-
-@pytest.fixture(scope="module")
-def wide_paths(wide):
-    return bj.ground_truth(wide, wide.noise(jax.random.key(2), (16,)))
-
-
-@pytest.fixture(scope="module")
-def wide_fitted(wide, wide_paths):
-    return fit(wide, wide_paths)
-
-
-def test_split_parameters_give_the_same_numbers(split, wide, wide_paths, wide_fitted):
-    size, key = mesh_of(split).size, jax.random.key(1)
-    several = bj.ground_truth(split, wide_paths.x0)
-    assert several.states.addressable_shards[0].data.shape[0] == 16 // size
-    np.testing.assert_allclose(several.x1, wide_paths.x1, atol=3e-4)
-    for solver in (bj.init_theta("rk2", 3), bj.classic.midpoint(6)):
-        samples = bj.sample(split, solver, key, num_samples=16)
-        np.testing.assert_allclose(samples, bj.sample(wide, solver, key, num_samples=16), atol=1e-5)
-        assert samples.addressable_shards[0].data.shape == (16 // size, 4)  # samples are spread as ever
-    found = fit(split, wide_paths)
-    np.testing.assert_allclose(found.theta.raw, wide_fitted.theta.raw, atol=2e-4)
-    assert found.cost == wide_fitted.cost
-    stored, here = (fingerprint(flow) for flow in (split, wide))
-    np.testing.assert_allclose(stored["projections"], here["projections"], atol=1e-4)
