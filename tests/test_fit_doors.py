@@ -56,7 +56,7 @@ def no_work(monkeypatch):
         (dict(callback=3), TypeError, "callback: wanted a function"),
         (dict(paths=[1, 2]), TypeError, r"paths: wanted bespoke_jax\.Paths"),
         (dict(validation="held out"), TypeError, r"validation: wanted bespoke_jax\.Paths"),
-        (dict(solver=bj.init_theta("table", 3), recipe=bj.paper(2)), ValueError, r"Stage\.loss: 'rmse_bound'"),
+        (dict(solver=bj.init_theta("table", 3), recipe=bj.paper(2)), ValueError, r"Stage\.loss: wanted a loss of ends"),
         (dict(recipe=bj.frugal(100)), ValueError, r"budget: wanted at least \d+ for .* got 100"),
         (dict(state=3), TypeError, "state: wanted the FitState"),
     ],
@@ -81,7 +81,7 @@ def test_bad_arguments_are_named_before_any_work(no_work, change, error, message
         (dict(best_by="rmse"), ValueError, "best_by: wanted one of"),
         (dict(data_range=0.0), ValueError, "data_range: wanted a finite number > 0"),
         (dict(checked_by=4), TypeError, "checked_by: wanted a SolverTable"),
-        (dict(budget=9000), ValueError, "budget: wanted one stage of Levenberg-Marquardt"),
+        (dict(budget=9000), ValueError, "budget: wanted one stage, of Levenberg-Marquardt"),
     ],
 )
 def test_bad_fields_of_a_recipe_are_named(change, error, message):

@@ -5,10 +5,19 @@ import jax.numpy as jnp
 import pytest
 
 import bespoke_jax as bj
+from tests import typechecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def plain():
+    with typechecked.uninstalled():
+        yield
+
+
 START = bj.init_theta("rk1", 2)
 FEW = bj.Recipe(stages=(bj.Stage("endpoint", 1, batch_size=4),), num_paths=4, num_validation=4, choose_start=False)
 GOOD = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)

@@ -5,6 +5,7 @@ error that names the argument: a call that violates them without one fails the t
 the function is wrong.
 """
 
+import contextlib
 import functools
 import inspect
 import types
@@ -63,13 +64,31 @@ def public_functions():
                 yield space, name, value
 
 
+_PLAIN = []  # (namespace, name, what stands there without checks)
+
+
 def install():
     """Put the checked functions and methods in the place of the plain ones."""
     for space, name, function in list(public_functions()):
+        _PLAIN.append((space, name, function))
         setattr(space, name, checked(function))
     for kind, names in METHODS.items():
         for name in names:
             raw = inspect.getattr_static(kind, name)
             is_class_method = isinstance(raw, classmethod)
             found = checked(raw.__func__ if is_class_method else raw)
+            _PLAIN.append((kind, name, raw))
             setattr(kind, name, classmethod(found) if is_class_method else found)
+
+
+@contextlib.contextmanager
+def uninstalled():
+    """The plain functions and methods, for tests of what a caller's stack has to do with."""
+    checked = [(space, name, inspect.getattr_static(space, name)) for space, name, _ in _PLAIN]
+    for space, name, value in _PLAIN:
+        setattr(space, name, value)
+    try:
+        yield
+    finally:
+        for space, name, value in checked:
+            setattr(space, name, value)

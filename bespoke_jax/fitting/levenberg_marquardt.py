@@ -168,7 +168,7 @@ class LevenbergMarquardt:
         )
 
     def update(
-        self, quadratic: Quadratic, state: LevenbergMarquardtState, params: PyTree, value_fn: Callable
+        self, quadratic: Quadratic, state: LevenbergMarquardtState, params: PyTree, value_fn: Callable | None
     ) -> tuple[PyTree, LevenbergMarquardtState, StepInfo]:
         """(new parameters, new state, report). The parameters stay as they are if no step that is tried lowers the loss.
 
@@ -176,8 +176,11 @@ class LevenbergMarquardt:
             quadratic: the loss near `params`.
             state: what `init` or the last update returned.
             params: any pytree; gradient and matrix are in the order of `ravel_pytree`.
-            value_fn: `value_fn(params) -> scalar`, the loss on the same data; called once per try.
+            value_fn: `value_fn(params) -> scalar`, the loss on the same data, called once per try; None if there are no tries.
         """
+        if value_fn is None:
+            check_count("LevenbergMarquardt.tries", self.tries, 0, 0)
+            value_fn = _unknown
         flat, unravel = _ravel(params)
         state = state._replace(**{name: np.asarray(value) for name, value in state._asdict().items()})
         damping = state.damping
@@ -215,6 +218,10 @@ class LevenbergMarquardt:
         moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
         gradient = past.astype(np.float64) / gradient_weight + mean @ moved
         return LevenbergMarquardtState(state.damping, matrix, weight, past, place, gradient_weight), mean, gradient
+
+
+def _unknown(params):
+    return np.nan
 
 
 def _memory_of(power, weight):

@@ -107,7 +107,7 @@ class Flow:
         """
         return getattr(self.velocity, "slope_at_noise", 1.0)
 
-    def batch_shape(self, x: Float[Array, "..."], name: str = "x") -> tuple[int, ...]:
+    def batch_shape(self, x: Float[Array, "..."], name: str = "x") -> tuple[Any, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`.
 
         Args:
