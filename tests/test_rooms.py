@@ -71,3 +71,11 @@ def test_a_room_imports_only_what_stands_below_it(module):
             assert imported != "bespoke_jax", f"{module} imports the public face"
         if imported in MODULES and imported != "bespoke_jax":
             assert floor(imported) <= floor(module), f"{module} imports {imported}, which stands above it"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_has_300_lines_and_a_function_60_at_most(module):
+    text = MODULES[module].read_text()
+    assert text.count("\n") <= 300
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert not [node.name for node in functions if node.end_lineno - node.lineno >= 60]
