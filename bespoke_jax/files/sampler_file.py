@@ -58,8 +58,7 @@ def save_sampler(
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity cannot be traced
             with a symbolic batch size; if the parameters' tree has nodes that `jax.export` cannot write.
-        Exception: the velocity's own errors, unchanged.
-        OSError: if the folder is missing, or the file cannot be written.
+        OSError: if the folder is missing, or the file cannot be written. The velocity's own errors pass unchanged.
         ImportError: if flatbuffers is missing, which `jax.export` needs (`pip install 'bespoke_jax[export]'`).
 
     Examples:
