@@ -255,7 +255,7 @@ def test_knots_out_of_bounds(name, index, value):
 
 def test_rk2_needs_an_even_number_of_intervals():
     knots = reference.random_knots("rk1", 3)
-    with pytest.raises(ValueError, match="N must be even; got N = 3"):
+    with pytest.raises(ValueError, match="knots: wanted a multiple of 2 intervals for rk2, got 3"):
         bj.theta_from_knots("rk2", *knots)
 
 
