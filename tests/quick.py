@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
-import importlib.util
-import mmap
-import pathlib
+import os
+import subprocess
+import sys
 
 import jax
 
@@ -24,17 +24,15 @@ _OPTIONS = {
 
 def with_flags(given):
     """XLA_FLAGS for a process that compiles much and computes little: `given`, and what it leaves open of ours."""
-    ours = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in given and _has_flag(name)]
-    return " ".join([*given.split(), *ours])
+    ours = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in given]
+    return " ".join([*given.split(), *(flag for flag in ours if _is_known(flag))])
 
 
-def _has_flag(name):
-    """Whether this version of XLA has a flag: one that it does not know ends the process."""
-    for library in pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent.glob("*.so"):
-        with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(name.encode()) >= 0:
-                return True
-    return False
+def _is_known(flag):
+    """Whether this version of XLA knows a flag; one that it does not know ends the process."""
+    program = "import jax; jax.jit(lambda x: x + 1)(1.0)"
+    environment = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 0
 
 
 @functools.cache
