@@ -193,7 +193,7 @@ def _second_difference(
 
 
 @jax.jit
-def _nudge(x: jax.Array, nudge: float) -> jax.Array:
+def _nudge(x: jax.Array, nudge: Scalar) -> jax.Array:
     """A shift of each number by a share of itself, like rounding, with random signs."""
     signs = jax.random.rademacher(jax.random.key(0), x.shape, jnp.float32)
     return (nudge * jnp.abs(x.astype(jnp.float32)) * signs).astype(x.dtype)
