@@ -16,7 +16,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import Array
+from bespoke_jax.types import Array, Scalar
 from bespoke_jax.warn import warn
 
 __all__ = ["EVALUATIONS", "check_velocity"]
@@ -114,12 +114,12 @@ def _level_and_slope(scheduler: Scheduler, t: np.ndarray) -> tuple[float, float,
 
 
 @jax.jit
-def _scaled(x: jax.Array, wanted: float, own: float) -> jax.Array:
+def _scaled(x: jax.Array, wanted: Scalar, own: Scalar) -> jax.Array:
     return (x * (wanted / own)).astype(x.dtype)
 
 
 @jax.jit
-def _others(x: jax.Array, order: Array, kept: int) -> jax.Array:
+def _others(x: jax.Array, order: Array, kept: Scalar) -> jax.Array:
     """The samples in another order, and those from `kept` on replaced by others."""
     own = (jnp.arange(len(x)) < kept).reshape(-1, *(1,) * (x.ndim - 1))
     return jnp.where(own, x[order], -2 * x[order])

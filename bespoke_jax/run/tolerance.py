@@ -17,7 +17,7 @@ from bespoke_jax.flow import kernels
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.run.controller import DOPRI5, judge, over_tolerance, scales_of
-from bespoke_jax.types import Scalar
+from bespoke_jax.types import Array, Scalar
 from bespoke_jax.warn import warn
 
 __all__ = ["Attempt", "Tolerance", "Verdict"]
@@ -193,7 +193,7 @@ def _second_difference(
 
 
 @jax.jit
-def _nudge(x: jax.Array, nudge: float) -> jax.Array:
+def _nudge(x: jax.Array, nudge: Scalar) -> Array:
     """A shift of each number by a share of itself, like rounding, with random signs."""
     signs = jax.random.rademacher(jax.random.key(0), x.shape, jnp.float32)
     return (nudge * jnp.abs(x.astype(jnp.float32)) * signs).astype(x.dtype)
