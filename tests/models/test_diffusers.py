@@ -409,7 +409,7 @@ def test_image_sizes(tmp_path, size, given, shape):
 
 def test_an_image_size_that_is_not_known(tmp_path):
     folder = write(tmp_path / "it", {**configs(PUBLISHED), "sample_size": None}, state(PUBLISHED))
-    with pytest.raises(ValueError, match="sample_size is None; give the size of the images as image_size="):
+    with pytest.raises(ValueError, match="sample_size: wanted a size, got None; give image_size="):
         diffusers.load(folder)
     for size, message in [
         (0, "image_size: wanted an integer"),
