@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_numeric, check_positive, known
-from bespoke_jax.types import Array, ArrayLike
+from bespoke_jax.types import Array, ArrayLike, Numbers
 
 __all__ = ["psnr", "rmse"]
 
@@ -44,7 +44,7 @@ def mean_square(x: Float[Array, "*shape"], event_ndim: int) -> Float[jax.Array, 
     return jnp.mean(jnp.square(x), axis=tuple(range(x.ndim - event_ndim, x.ndim)))
 
 
-def psnr(error: ArrayLike, data_range: float = 2.0) -> Float[jax.Array, "..."]:
+def psnr(error: ArrayLike | Numbers, data_range: float = 2.0) -> Float[jax.Array, "..."]:
     """Peak signal-to-noise ratio in dB of an RMSE: 20 log10(data_range / error).
 
     Args:

@@ -103,7 +103,7 @@ def test_a_solver_whose_samples_are_not_finite_does_not_stop_the_others(config, 
     fid.main(config, run.folder, pixels, 64)
     distances = {row["solver"]: float(row["fid"]) for row in rows_of(run.folder / "fid.csv")}
     assert distances["a_wild"] == np.inf and 0 < distances["fair"] < np.inf
-    assert "a_wild, NFE 4: among samples 0 to" in capsys.readouterr().err
+    assert "a_wild, NFE 4: wanted finite samples, got others among 0 to" in capsys.readouterr().err
 
 
 def test_true_paths_and_base_solvers_are_measured_beside_them(config, pixels, tmp_path):

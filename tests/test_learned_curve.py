@@ -140,7 +140,7 @@ def test_one_fit_serves_every_number_of_steps():
 
 
 def test_losses_of_single_steps_are_refused_before_anything_runs():
-    with pytest.raises(ValueError, match=r"'rmse_bound'.*'curve'.*endpoint"):
+    with pytest.raises(ValueError, match=r"'endpoint'.*'curve'.*'rmse_bound'"):
         bj.Stage("rmse_bound", 1).update(None, bj.init_theta("curve", 4), None, None, None, 0, 1)
 
 

@@ -108,7 +108,7 @@ def test_what_else_a_learned_solver_carries():
     times, table = SOLVERS["times"], SOLVERS["table"]
     assert "theta.grid: wanted times that increase" in refused(times, grid=times.grid[::-1])
     assert "theta.method: wanted one of" in refused(times, method="euler-maruyama")
-    assert "scheduler: the method 'ddim' needs" in refused(times, method="ddim")
+    assert "scheduler: wanted a bespoke_jax.schedulers.Scheduler for the method 'ddim'" in refused(times, method="ddim")
     assert refused(table, reference=table) == "theta.reference: wanted a SolverTable, got LearnedTable."
     broken = dataclasses.replace(table.reference, b=table.reference.b[:3])
     assert refused(table, reference=broken) == "theta.reference.b: wanted shape [4, 4], got [3, 4]."

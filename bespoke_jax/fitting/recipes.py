@@ -163,6 +163,7 @@ def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
         >>> bj.fit(flow, solver, jax.random.key(0), frugal(8000)).cost <= 8000
         True
     """
+    _check_budget(budget, (_STAGE,))
     return Recipe(
         stages=(_STAGE,),
         num_validation=_NUM_VALIDATION,

@@ -11,7 +11,7 @@ the first process's, so rounding cannot lead the processes apart.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.core
@@ -37,7 +37,10 @@ __all__ = [
 ]
 
 
-def replicate(flow: Flow, devices: Sequence[Device] | None = None) -> Flow:
+T = TypeVar("T")  # a flow, or any other tree whose leaves say on which devices it lies
+
+
+def replicate(flow: T, devices: Sequence[Device] | None = None) -> T:
     """The flow with a copy of its parameters on each of `devices`; None for all devices.
 
     Examples:
@@ -89,7 +92,7 @@ def _mesh(devices: Sequence[Device] | None) -> Mesh:
     return Mesh(np.asarray(jax.devices() if devices is None else devices), ("samples",))
 
 
-def on_one_device(flow: Flow) -> Flow:
+def on_one_device(flow: T) -> T:
     """The flow on one device of this process, for computations that one process does alone.
 
     Split parameters are put together first, so call it in all processes.
@@ -109,7 +112,7 @@ def on_one_device(flow: Flow) -> Flow:
     return jax.tree.map(on_one, flow)
 
 
-def mesh_of(flow: Flow) -> Mesh | None:
+def mesh_of(flow: PyTree) -> Mesh | None:
     """The devices of the flow's parameters; None if they have not been placed on a mesh, or are traced."""
     for leaf in jax.tree.leaves(flow):
         placed = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
@@ -120,7 +123,7 @@ def mesh_of(flow: Flow) -> Mesh | None:
     return None
 
 
-def spread(flow: Flow, tree: PyTree, axis: int = 0) -> Any:
+def spread(flow: PyTree, tree: PyTree, axis: int = 0) -> Any:
     """A tree of arrays with the samples, along `axis`, spread over the flow's devices; unchanged if the flow lies on no mesh.
 
     If the number of devices does not divide that of the samples, every device computes all samples: correct, but no faster.
@@ -140,7 +143,7 @@ def spread_over(mesh: Mesh | None, tree: PyTree, axis: int = 0) -> Any:
     return jax.tree.map(place, tree)
 
 
-def everywhere(flow: Flow, tree: PyTree) -> Any:
+def everywhere(flow: PyTree, tree: PyTree) -> Any:
     """A tree of arrays with all samples on each of the flow's devices, so that taking some needs no communication."""
     return everywhere_over(mesh_of(flow), tree)
 
@@ -160,7 +163,7 @@ def _placed(array: Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
     return jax.device_put(array, sharding)
 
 
-def gather(flow: Flow, tree: PyTree) -> Any:
+def gather(flow: PyTree, tree: PyTree) -> Any:
     """A tree of arrays, on one device or on the flow's, as arrays for use with any device, equal on all processes."""
     mesh = mesh_of(flow)
     if mesh is None:

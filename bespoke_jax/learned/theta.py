@@ -215,8 +215,8 @@ def theta_from_knots(
     """
     check_choice("base", base, BASES)
     if dtype is None:
-        of_t = jnp.result_type(t) if isinstance(t, Array) else jnp.result_type(float)
-        dtype = promote(of_t if jnp.issubdtype(of_t, jnp.floating) else jnp.result_type(float), jnp.float32)
+        floating = isinstance(t, Array) and jnp.issubdtype(t.dtype, jnp.floating)
+        dtype = promote(jnp.result_type(t.dtype if floating else float), jnp.float32)  # pyright: ignore
     else:
         dtype = check_float_dtype("dtype", dtype)
     numbers = numbers_of_knots(t, dt, s, ds)

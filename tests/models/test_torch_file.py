@@ -48,7 +48,7 @@ class Call:
         (Call(os.system, "touch ran"), r"(posix|nt)\.system"),
         (Call(eval, "open('ran', 'w')"), r"builtins\.eval"),
         (Call(getattr, {}, "clear"), r"builtins\.getattr"),
-        (Call(open, "ran", "w"), r"io\.open"),
+        (Call(open, "ran", "w"), r"_?io\.open"),
         (Call(__import__, "antigravity"), r"builtins\.__import__"),
         (Call(pickle.loads, pickle.dumps(Call(open, "ran", "w"))), r"_pickle\.loads"),
     ],
