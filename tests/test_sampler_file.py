@@ -148,7 +148,7 @@ def test_a_program_of_something_else(tmp_path):
     shape = jax.ShapeDtypeStruct((3,), jnp.float32)
     for function, arguments in (
         (lambda x, y: x + y, ({"x": shape}, shape)),
-        (lambda x: x, (jax.ShapeDtypeStruct((), int),)),
+        (lambda x: x, (jax.ShapeDtypeStruct((), jnp.int32),)),
     ):
         flat = (lambda x, y: x["x"] + y) if len(arguments) == 2 else function
         program = bytes(jax.export.export(jax.jit(flat))(*arguments).serialize())

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -249,9 +248,7 @@ def load_sampler(path: PathLike) -> Sampler:
 def _read_arguments(path: pathlib.Path, exported: jax.export.Exported, baked: bool) -> tuple[Any, Any]:
     """(parameters or None, x0) of a program, as shapes. x0 may have a symbolic batch size."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of dtypes that JAX has switched off: another program's
-            avals: Any = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+        avals: Any = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
         arguments, keywords = exported.in_tree.unflatten(avals)
         *params, x0 = arguments
         batch, *event_shape = x0.shape

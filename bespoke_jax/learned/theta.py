@@ -216,7 +216,7 @@ def theta_from_knots(
     check_choice("base", base, BASES)
     if dtype is None:
         floating = isinstance(t, Array) and jnp.issubdtype(t.dtype, jnp.floating)
-        dtype = promote(jnp.result_type(t.dtype if floating else float), jnp.float32)  # pyright: ignore
+        dtype = promote(jnp.result_type(t if floating else float), jnp.float32)  # pyright: ignore[reportArgumentType]
     else:
         dtype = check_float_dtype("dtype", dtype)
     numbers = numbers_of_knots(t, dt, s, ds)
