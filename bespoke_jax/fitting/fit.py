@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,8 @@ from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import best_start, start_thetas
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
-from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.adjoint import end_points
+from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, size
 from bespoke_jax.run.truth import warn_of_truth
 from bespoke_jax.table import LearnedSolver
@@ -72,11 +74,8 @@ def fit(
     check_fit(flow, (solver,), key, recipe, paths, validation, callback)
     recipe = recipe.resolve(flow, solver)
     check_recipe(recipe, (solver,), paths)
-    starts = _starts(flow, solver, recipe)
-    if state is not None:
-        check_state(state, solver, recipe, len(starts))
-    data = prepare(flow, key, recipe, solver, paths, validation)
-    return _fit(flow, starts, key, recipe, data, state, callback)
+    data = partial(prepare, flow, key, recipe, solver, paths, validation)
+    return fit_on(flow, solver, key, recipe, data, state, callback)
 
 
 def fit_ladder(
@@ -119,7 +118,7 @@ def fit_ladder(
         raise ValueError(f"recipe: wanted one without a budget, got {recipe.budget}; call fit for each solver.")
     check_recipe(recipe, solvers, paths)
     data = prepare(flow, key, recipe, max(solvers, key=lambda solver: solver.nfe), paths, validation)
-    return [fit_on(flow, solver, key, recipe, data, None, callback) for solver in solvers]
+    return [fit_on(flow, solver, key, recipe, lambda: data, None, callback) for solver in solvers]
 
 
 def fit_on(
@@ -127,24 +126,21 @@ def fit_on(
     solver: LearnedSolver,
     key: KeyArray,
     recipe: Recipe,
-    data: Data,
+    prepared: Callable[[], Data],
     state: FitState | None = None,
     callback: Callable[[FitState, dict], None] | None = None,
 ) -> FitResult:
-    """`fit` with a resolved recipe, on data from `data.prepare`, which several fits can share."""
-    starts = _starts(flow, solver, recipe)
+    """`fit` with checked arguments, a resolved recipe, and data that several fits can share.
+
+    Args:
+        flow, solver, key, recipe, state, callback: as for `fit`.
+        prepared: gives the data, from `data.prepare`; called once, after the state is checked.
+    """
+    solver = gather(flow, solver)
+    starts = start_thetas(flow, solver) if recipe.choose_start else {"given": solver}
     if state is not None:
         check_state(state, solver, recipe, len(starts))
-    return _fit(flow, starts, key, recipe, data, state, callback)
-
-
-def _starts(flow, solver, recipe) -> dict[str, LearnedSolver]:
-    """The solvers that the fit may begin from, by name."""
-    solver = gather(flow, solver)
-    return start_thetas(flow, solver) if recipe.choose_start else {"given": solver}
-
-
-def _fit(flow, starts, key, recipe: Recipe, data: Data, state, callback) -> FitResult:
+    data = prepared()
     size_of_data, cost = data.paths.num_paths, data.cost
     stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, size_of_data)) for s in recipe.stages)
     if state is None:
@@ -267,9 +263,8 @@ def _check_finite(flow, stage, state, solver, losses, first, paths):
 
 def _held_out(flow, solver, validation, batch_size) -> np.ndarray:
     """RMSE of the solver's end point, for each held-out path."""
-    chunks = validation.chunks(flow, batch_size)
-    ends = jnp.concatenate([solver.end(some, x0) for some, x0, _ in chunks])
-    return distances(flow, ends, validation.states[:, -1])
+    some, x0, x1 = samples(flow, validation)
+    return distances(flow, end_points(some, solver, x0, batch_size), x1)
 
 
 def _check_same_flow(flow, state, validation, stages):

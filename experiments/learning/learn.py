@@ -119,7 +119,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
             if plan.budget:
                 result = bj.fit(flow, job.start, key, recipe, state=state, callback=keep)
             else:
-                result = fit_on(flow, job.start, key, recipe, data(), state, keep)
+                result = fit_on(flow, job.start, key, recipe, data, state, keep)
     history = [_for_json(record) for record in result.history]
     truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
     best = _best(history, recipe.best_by)
