@@ -1,8 +1,8 @@
 """The learned curve: one scale-time curve (t_r, s_r) that gives a solver for any number of steps."""
 
-import contextlib
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from bespoke_jax.checks import check_array, check_count, check_float_dtype, chec
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.knots import Knots
 from bespoke_jax.learned.scale_time import Curve, read_curves, start_curves
+from bespoke_jax.learned.starts import made
 from bespoke_jax.learned.steps import BASES, check_base, table_from_knots
 from bespoke_jax.table import LearnedSolver, SolverTable
 from bespoke_jax.types import Array, DTypeLike
@@ -143,11 +144,7 @@ class LearnedCurve(LearnedSolver):
 
     def starts(self, flow: Flow) -> dict[str, "LearnedCurve"]:
         """The Bezier curve nearest to each of the `start_curves`."""
-        found = {}
-        for name, curve in start_curves(flow.scheduler).items():
-            with contextlib.suppress(ValueError):
-                found[name] = self.like(curve)
-        return found
+        return made({name: partial(self.like, curve) for name, curve in start_curves(flow.scheduler).items()})
 
 
 def _bernstein(degree: int, r):

@@ -5,8 +5,8 @@ has 4n - 1 or 8n - 1 parameters (Sec. 2.2, eqs. 17, 19-20); `learned.knots` give
 learned alone, with the other held fixed.
 """
 
-import contextlib
 import dataclasses
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -24,6 +24,7 @@ from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.knots import Knots, knots_of_numbers, numbers_of_knots
 from bespoke_jax.learned.scale_time import CurveAt, read_curves, start_curves
+from bespoke_jax.learned.starts import made
 from bespoke_jax.learned.steps import BASES, check_base, step, table_from_knots
 from bespoke_jax.table import LearnedSolver, Program, SolverTable
 from bespoke_jax.types import Array, DTypeLike, Numbers
@@ -167,12 +168,12 @@ class Theta(LearnedSolver):
         """
         curves = start_curves(flow.scheduler)
         readings = read_curves(tuple(curves.values()), knot_places(self.base, self.num_steps))
-        found = {}
-        for name, reading in zip(curves, readings, strict=True):
-            with contextlib.suppress(ValueError):
-                start = theta_from_reading(self.base, reading, dtype=self.raw.dtype)
-                found[name] = self.with_raw(start.learning(self.learned).raw)
-        return found
+
+        def like(reading):
+            start = theta_from_reading(self.base, reading, dtype=self.raw.dtype)
+            return self.with_raw(start.learning(self.learned).raw)
+
+        return made({name: partial(like, reading) for name, reading in zip(curves, readings, strict=True)})
 
 
 _knots = jax.jit(Theta.knots)  # rounded as it is wherever solvers run

@@ -1,7 +1,7 @@
 """Learned times: a dedicated solver whose step times are learned and whose factors are recomputed from them."""
 
-import contextlib
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from bespoke_jax.classic import GRIDS, time_grid
 from bespoke_jax.classic.grids import NEED_NO_SCHEDULER
 from bespoke_jax.classic.levels import check_scheduler
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.learned.starts import made
 from bespoke_jax.learned.tables_of_times import METHODS
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.table import LearnedSolver, SolverTable
@@ -130,11 +131,9 @@ class LearnedTimes(LearnedSolver):
 
     def starts(self, flow: Flow) -> dict[str, "LearnedTimes"]:
         """The same solver on every grid whose gaps are large enough."""
-        found = {}
-        for name in NEED_NO_SCHEDULER if flow.scheduler is None else GRIDS:
-            with contextlib.suppress(ValueError):
-                times = time_grid(name, self.num_steps, flow.scheduler)
-                found[name] = LearnedTimes.of(
-                    self.method, self.num_steps, self.scheduler, grid=times, dtype=self.raw.dtype
-                )
-        return found
+
+        def on(name):
+            times = time_grid(name, self.num_steps, flow.scheduler)
+            return LearnedTimes.of(self.method, self.num_steps, self.scheduler, grid=times, dtype=self.raw.dtype)
+
+        return made({name: partial(on, name) for name in (NEED_NO_SCHEDULER if flow.scheduler is None else GRIDS)})
