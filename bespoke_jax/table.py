@@ -62,8 +62,8 @@ class Solver:
 
     @property
     def family(self) -> str:
-        """The name of its family, which its file records; "table" for a solver that is not learned."""
-        return "table"
+        """The name of its family, which its file records."""
+        raise NotImplementedError
 
     @property
     def nfe(self) -> int:
@@ -91,7 +91,7 @@ class Solver:
 
         Nothing is compiled for this solver. `solve` compiles one program for the whole solver, which runs faster.
         """
-        return unrolled(self).walk(partial(kernels.velocity, flow), spread(flow, x0))
+        return unrolled(self).end(flow, x0)
 
     def saved(self) -> dict[str, Any]:
         """The entries of its file beside the table: what `load_solver` needs to return more than a table."""
@@ -106,11 +106,6 @@ class LearnedSolver(Solver):
 
     raw: jax.Array
     num_steps: int
-
-    @property
-    def family(self) -> str:
-        """The name of its family, a key of `FAMILIES`."""
-        raise NotImplementedError
 
     @property
     def num_parameters(self) -> int:
@@ -184,6 +179,11 @@ class SolverTable(Solver):
         return self.nfe * (self.nfe + 5) // 2 - 1
 
     @property
+    def family(self) -> str:
+        """ "table"."""
+        return "table"
+
+    @property
     def raw(self) -> jax.Array:
         """[m (m + 2)] all entries of t, a and b, those above the diagonal included."""
         return ravel_pytree(self)[0]
@@ -195,6 +195,10 @@ class SolverTable(Solver):
     def table(self) -> "SolverTable":
         """Itself."""
         return self
+
+    def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
+        """x1 from noise x0, evaluation by evaluation in Python."""
+        return self.walk(partial(kernels.velocity, flow), spread(flow, x0))
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
         """The sum, column by column: each velocity is added to all later states at once and need not be kept.
@@ -226,7 +230,7 @@ class SolverTable(Solver):
             0.5
         """
         times, a, b = (np.asarray(value) for value in (self.t, self.a, self.b))
-        times = times.astype(promote(times.dtype, x0.dtype))  # as `program` hands them to the flow
+        times = times.astype(time_dtype(self, x0))
         noise = jnp.asarray(x0)
         x, velocities = noise, []
         for i, t in enumerate(times):

@@ -14,7 +14,6 @@ from bespoke_jax.checks import check_array, check_count, check_float_dtype
 from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import data_step, noise_step
-from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
@@ -71,7 +70,7 @@ class TaylorSolver(Solver):
         """x1 of noise x0 [B, *event], step by step in Python."""
         x = spread(flow, x0)
         times, factors = (np.asarray(value) for value in (self.t, self.c))
-        for t, c in zip(times.astype(promote(times.dtype, x.dtype)), factors, strict=True):
+        for t, c in zip(times.astype(time_dtype(self, x)), factors, strict=True):
             x = kernels.combine(c, [x, *kernels.velocity_and_slope(flow, t, x)])
         return x
 

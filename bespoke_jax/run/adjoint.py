@@ -22,7 +22,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.run.paths import slices
-from bespoke_jax.table import Solver, SolverTable
+from bespoke_jax.table import Solver, SolverTable, time_dtype, unrolled
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["Trace", "end_points", "finite", "run", "table_gradients"]
@@ -94,8 +94,7 @@ def table_gradients(
         A `SolverTable` of gradients, NumPy arrays: t and a [K, B, m], b [K, B, m, m].
     """
     m = table.nfe
-    b, times = np.asarray(table.b), np.asarray(table.t)
-    times = times.astype(promote(times.dtype, trace.x1.dtype))
+    b, times = np.asarray(table.b), np.asarray(table.t).astype(time_dtype(table, trace.x1))
     after = [cotangents]  # lambda_{i+1} to lambda_m
     by_t, by_a, by_b = [], [], []
     for i in reversed(range(m)):
@@ -131,7 +130,7 @@ def end_points(
 ) -> Float[jax.Array, "B *event"]:
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
     check_size(flow, len(x0), "x0")
-    parts = slices(len(x0), batch_size)
+    parts, solver = slices(len(x0), batch_size), unrolled(solver) if solver.has_table else solver
     return jnp.concatenate([solver.end(of_samples(flow, part), x0[part]) for part in parts])
 
 
