@@ -180,14 +180,13 @@ class LevenbergMarquardt:
         """
         if value_fn is None:
             check_count("LevenbergMarquardt.tries", self.tries, 0, 0)
-            value_fn = _unknown
         flat, unravel = _ravel(params)
         state = state._replace(**{name: np.asarray(value) for name, value in state._asdict().items()})
         damping = state.damping
         if not quadratic.is_finite:  # it must not enter the averages
             return params, state._replace(damping=_bounded(damping * self.grow)), StepInfo(0, float(damping), False)
         state, matrix, gradient = self._averaged(state, quadratic, flat)
-        if not self.tries:
+        if value_fn is None or not self.tries:
             step, _ = _step(matrix, gradient, damping, self.scaling, self.limit)
             info = StepInfo(0, float(damping), True)
             return unravel(flat + step), state._replace(damping=_bounded(damping / self.shrink)), info
@@ -218,10 +217,6 @@ class LevenbergMarquardt:
         moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
         gradient = past.astype(np.float64) / gradient_weight + mean @ moved
         return LevenbergMarquardtState(state.damping, matrix, weight, past, place, gradient_weight), mean, gradient
-
-
-def _unknown(params):
-    return np.nan
 
 
 def _memory_of(power, weight):

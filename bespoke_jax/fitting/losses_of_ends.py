@@ -71,10 +71,7 @@ class Distance(Loss):
     average: str = "log"
     name: str = "distance"
 
-    @property
-    def of_ends(self) -> bool:
-        """True."""
-        return True
+    of_ends = True
 
     def __post_init__(self):
         given = {name: getattr(self, name) for name in ("function", "features") if getattr(self, name) is not None}
