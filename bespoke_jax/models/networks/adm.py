@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from bespoke_jax.checks import check_choice
-from bespoke_jax.models.networks.blocks import Attention, Norm, ResidualBlock, check_sides, frequencies, resample
+from bespoke_jax.models.networks.blocks import Norm, check_sides, frequencies, recomputed, resample
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["ADM"]
@@ -80,8 +80,7 @@ class ADM(nn.Module):
     ) -> Float[jax.Array, "B H W out_channels"]:
         self._check(x)
         norm = Norm(self.groups, self.group_width, self.eps)
-        kinds: Any = (ResidualBlock, Attention)
-        Block, Attend = (nn.remat(kind) if self.remat else kind for kind in kinds)
+        Block, Attend = recomputed(self.remat)
         emb = self._embedding(t, len(x))
 
         def block(h, name, width, direction="", heads=0):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from bespoke_jax.types import Array, DTypeLike
 
-__all__ = ["Attention", "Norm", "ResidualBlock", "check_sides", "frequencies", "resample"]
+__all__ = ["Attention", "Norm", "ResidualBlock", "check_sides", "frequencies", "recomputed", "resample"]
 
 
 def check_sides(x: Array, multiple: int, network: str) -> None:
@@ -182,3 +182,8 @@ class ResidualBlock(nn.Module):
         if skip.shape[-1] != self.channels or (self.project and self.direction):
             skip = nn.Dense(self.channels, dtype=self.dtype, name="skip")(skip)
         return (skip + h) * self.skip_scale
+
+
+def recomputed(remat: bool) -> tuple[Any, Any]:
+    """(ResidualBlock, Attention), which recompute their intermediate results in the backward pass if `remat`."""
+    return (nn.remat(ResidualBlock), nn.remat(Attention)) if remat else (ResidualBlock, Attention)

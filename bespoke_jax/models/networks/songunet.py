@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from bespoke_jax.models.networks.blocks import Attention, Norm, ResidualBlock, check_sides, frequencies, resample
+from bespoke_jax.models.networks.blocks import Norm, check_sides, frequencies, recomputed, resample
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["SongUNet"]
@@ -64,8 +64,7 @@ class SongUNet(nn.Module):
     ) -> Float[jax.Array, "B H W out_channels"]:
         check_sides(x, 2 ** (len(self.channels) - 1), "SongUNet")
         norm = Norm(group_width=4, eps=1e-6)
-        kinds: Any = (ResidualBlock, Attention)
-        Block, Attend = (nn.remat(kind) if self.remat else kind for kind in kinds)
+        Block, Attend = recomputed(self.remat)
         half = math.sqrt(0.5)
         emb = self._embedding(t, len(x))
 
