@@ -1,9 +1,8 @@
 """Tables of dedicated solvers as functions of their step times, traceable by JAX.
 
 `classic` computes the same tables in float64 NumPy, for known times; the tests compare the two. Differences of those tables could
-replace this module in a fit (27 ms for DPM-Solver++(3M) and 8 steps, where this takes 4.6 s to compile and then 0.2 ms), but not
-under `jit`, `vmap`, `grad` and export, where times are traced: that would take a callback that itself calls JAX (a scheduler is a
-function of JAX's), which can deadlock and cannot be exported.
+replace this module in a fit, but not under `jit`, `vmap`, `grad` and export, where times are traced: that would take a callback
+that itself calls JAX (a scheduler is a function of JAX's), which can deadlock and cannot be exported.
 
 A method with one evaluation per step computes a prediction d_i from (x_i, u_i), and steps by
 
