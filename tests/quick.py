@@ -25,13 +25,16 @@ _OPTIONS = {
 def with_flags(given):
     """XLA_FLAGS for a process that compiles much and computes little: `given`, and what it leaves open of ours."""
     ours = [f"--{name}={value}" for name, value in _FLAGS.items() if name not in given]
-    return " ".join([*given.split(), *(flag for flag in ours if _is_known(flag))])
+    if ours and not _are_known(*ours):
+        ours = [flag for flag in ours if _are_known(flag)]
+    return " ".join([*given.split(), *ours])
 
 
-def _is_known(flag):
-    """Whether this version of XLA knows a flag; one that it does not know ends the process."""
+@functools.cache
+def _are_known(*flags):
+    """Whether this version of XLA knows all of these flags; one that it does not know ends the process."""
     program = "import jax; jax.jit(lambda x: x + 1)(1.0)"
-    environment = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 0
 
 
