@@ -46,7 +46,8 @@ from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.run.solve import sample, solve
-from bespoke_jax.table import SolverTable, to_table
+from bespoke_jax.solver import to_table
+from bespoke_jax.table import SolverTable
 
 if TYPE_CHECKING:
     from bespoke_jax import models

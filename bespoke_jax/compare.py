@@ -14,7 +14,7 @@ from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.run.scores import Score, distances, score
 from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth
-from bespoke_jax.table import Solver, check_solver_arrays
+from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import KeyArray, Number
 
 __all__ = ["Score", "SolverCheck", "check_solver"]

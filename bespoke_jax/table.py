@@ -1,13 +1,12 @@
-"""What a solver is: the interface that every solver has, and the table that every fixed-grid solver is.
+"""The table that every fixed-grid solver is: a sum of the noise, an image and the velocities so far, for every state.
 
-The table is eq. (11) of Shaul et al. 2024 (arXiv:2403.01329). `Solver` has all that running, comparing and saving ask of a
-solver, `LearnedSolver` what fitting asks in addition. Nothing outside the families asks which kind a solver is.
+The plain table is eq. (11) of Shaul et al. 2024 (arXiv:2403.01329). The general one gives the first evaluation a time and a state
+of its own, and every state a share of a fixed image (derived).
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,121 +14,36 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from bespoke_jax.checks import check_array, check_type, known
+from bespoke_jax.checks import check_array, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
+from bespoke_jax.flow.classes import class_weights
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
+from bespoke_jax.solver import Program, Solver
 from bespoke_jax.types import Array
 
-__all__ = [
-    "LearnedSolver",
-    "Program",
-    "Solver",
-    "SolverTable",
-    "check_solver_arrays",
-    "check_times",
-    "time_dtype",
-    "to_table",
-    "unrolled",
-]
-
-
-class Program(NamedTuple):
-    """A solve of given noise as a loop over i = 0, ..., num_steps - 1.
-
-    Attributes:
-        start: the first carry; the state is its first element.
-        step: `step(i, carry) -> carry`, traceable; `i` is traced.
-        num_steps: the number of steps.
-    """
-
-    start: Any
-    step: Callable
-    num_steps: int
-
-
-class Solver:
-    """What `solve` runs: a pytree of numbers.
-
-    Subclasses define `nfe`, `check` and, unless `has_table` is False, `table`.
-    """
-
-    has_table: ClassVar[bool] = True
-    """Whether each state is a combination of the noise and velocities. Derivatives of the velocity have no place in a table."""
-    has_steps: ClassVar[bool] = False
-    """Whether the solver has the steps and knots of a Bespoke solver, from which the losses of single steps are computed."""
-
-    @property
-    def family(self) -> str:
-        """The name of its family, which its file records."""
-        raise NotImplementedError
-
-    @property
-    def nfe(self) -> int:
-        """Velocity evaluations per sample."""
-        raise NotImplementedError
-
-    def check(self, name: str) -> None:
-        """Raise TypeError or ValueError unless the arrays agree and, where their numbers are `known`, describe a solver.
-
-        Args:
-            name: what errors call the solver.
-        """
-        raise NotImplementedError
-
-    def table(self) -> "SolverTable":
-        """The solver as a table."""
-        raise TypeError(f"solver: wanted one with a table, got {type(self).__name__}.")
-
-    def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
-        """The solve of noise x0 as a loop: that of the table, unless there is a cheaper one."""
-        return self.table().program(flow, x0)
-
-    def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
-        """x1 from noise x0, evaluation by evaluation in Python, from compiled programs that all solvers of a flow share.
-
-        Nothing is compiled for this solver. `solve` compiles one program for the whole solver, which runs faster.
-        """
-        return unrolled(self).end(flow, x0)
-
-    def saved(self) -> dict[str, Any]:
-        """The entries of its file beside the table: what `load_solver` needs to return more than a table."""
-        return {}
-
-
-class LearnedSolver(Solver):
-    """A solver of n = `num_steps` steps with a flat vector `raw` of numbers to learn; `fit` knows no more of it.
-
-    Subclasses are frozen dataclasses, registered as pytrees, with a field `raw` and a row in `learned.families.FAMILIES`.
-    """
-
-    raw: jax.Array
-    num_steps: int
-
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers are learned."""
-        return self.raw.shape[-1]
-
-    def with_raw(self, raw: Float[Array, "P"]) -> Self:
-        """The solver with these numbers."""
-        return dataclasses.replace(self, raw=raw)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
-
-    def starts(self, flow: Flow) -> dict[str, Self]:
-        """Solvers of the same family and size, by name, that a fit for `flow` may begin from."""
-        return {}
+__all__ = ["SolverTable", "check_times", "time_dtype"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SolverTable(Solver):
-    """m velocity evaluations: x_{i+1} = a_i x_0 + sum_{j <= i} b_ij u_{t_j}(x_j), i = 0..m-1.
+    """m velocity evaluations u_j = u_{t_j}(x_j), at states that are sums of the noise, an image xi and earlier velocities:
+
+        x_i = a_i x_0 + c_i xi + sum_{j < i} b_ij u_j,   i = 0..m;   x_m is the sample.
+
+    Plain tables begin at the noise, x_0, and have no image: `first` and `c` are None. In memory the rows of b and a begin with
+    those of the second state.
 
     Attributes:
         t: [m] times of the evaluations.
-        a: [m] factors of the noise.
-        b: [m, m] factors of the velocities, lower triangular.
+        a: [m] factors of the noise in the states after an evaluation.
+        b: [m, m] factors of the velocities in these states, lower triangular.
+        first: [] factor of the noise in the state of the first evaluation; None for 1.
+        c: [m + 1] factors of the image, in the state of the first evaluation and in those after each; None without an image.
+        xi: the image, [*event], or one for each class, [K, *event], where the flow's condition is the index of a class or a
+            vector [K] of weights. Without a class (all weights 0) it is the mean of all.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -140,6 +54,9 @@ class SolverTable(Solver):
     t: jax.Array
     a: jax.Array
     b: jax.Array
+    first: jax.Array | None = None
+    c: jax.Array | None = None
+    xi: jax.Array | None = None
 
     def check(self, name: str) -> None:
         """Raise unless the arrays agree and, where their numbers are known, describe a solver.
@@ -153,7 +70,8 @@ class SolverTable(Solver):
 
         Raises:
             TypeError: if a field is not a floating array.
-            ValueError: for shapes that disagree, NaN, infinity, a time outside [0, 1], or b that is not lower triangular.
+            ValueError: for shapes that disagree, NaN, infinity, a time outside [0, 1], b that is not lower triangular, or an
+                image without factors.
 
         Examples:
             >>> SolverTable(jnp.zeros(3), jnp.ones(3), jnp.zeros((3, 5))).check("solver")
@@ -167,6 +85,14 @@ class SolverTable(Solver):
             raise ValueError(
                 f"{name}.b: wanted a lower triangular matrix, got entries above the diagonal: factors of later velocities."
             )
+        if self.first is not None:
+            check_array(f"{name}.first", self.first, ())
+        if (self.c is None) != (self.xi is None):
+            got = "c without xi" if self.xi is None else "xi without c"
+            raise ValueError(f"{name}.xi: wanted an image xi with its factors c, got {got}.")
+        if self.c is not None:
+            check_array(f"{name}.c", self.c, (m + 1,))
+            check_array(f"{name}.xi", self.xi, jnp.shape(self.xi))
 
     @property
     def nfe(self) -> int:
@@ -175,8 +101,9 @@ class SolverTable(Solver):
 
     @property
     def num_parameters(self) -> int:
-        """m (m + 5) / 2 - 1: the first time is 0."""
-        return self.nfe * (self.nfe + 5) // 2 - 1
+        """m (m + 5) / 2 - 1, as the first time is 0; m (m + 5) / 2 + 1 with a first row of its own, and m + 1 for an image."""
+        plain = self.nfe * (self.nfe + 5) // 2 - 1
+        return plain + (0 if self.first is None else 2) + (0 if self.c is None else self.nfe + 1)
 
     @property
     def family(self) -> str:
@@ -184,21 +111,45 @@ class SolverTable(Solver):
         return "table"
 
     @property
+    def factors(self) -> "SolverTable":
+        """The table without its image: what is learned."""
+        return dataclasses.replace(self, xi=None)
+
+    @property
     def raw(self) -> jax.Array:
-        """[m (m + 2)] all entries of t, a and b, those above the diagonal included."""
-        return ravel_pytree(self)[0]
+        """All entries of `factors`, those above the diagonal of b included: [m (m + 2)] for a plain table."""
+        return ravel_pytree(self.factors)[0]
 
     def with_raw(self, raw: Float[Array, "P"]) -> "SolverTable":
         """The table with these entries."""
-        return ravel_pytree(self)[1](jnp.asarray(raw))
+        return dataclasses.replace(ravel_pytree(self.factors)[1](jnp.asarray(raw)), xi=self.xi)
 
     def table(self) -> "SolverTable":
         """Itself."""
         return self
 
+    def image(self, flow: Flow) -> jax.Array | None:
+        """The image of the flow's samples, [*event] or [B, *event]; None if the table has none.
+
+        Raises:
+            ValueError: if the image is not of the flow's event shape, or has classes that the flow's condition does not name.
+        """
+        if self.xi is None:
+            return None
+        shape, event = jnp.shape(self.xi), flow.event_shape
+        if shape == event:
+            return self.xi
+        weights = class_weights(flow, shape[0]) if shape[1:] == event else None
+        if weights is None:
+            raise ValueError(
+                f"solver.xi: wanted the flow's event shape {event}, or one image for each class of a condition that is an index "
+                f"or a vector of weights, got shape {shape}."
+            )
+        return _image_of_classes(self.xi, weights)
+
     def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
         """x1 from noise x0, evaluation by evaluation in Python."""
-        return self.walk(partial(kernels.velocity, flow), spread(flow, x0))
+        return self.walk(partial(kernels.velocity, flow), spread(flow, x0), self.image(flow))
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
         """The sum, column by column: each velocity is added to all later states at once and need not be kept.
@@ -206,7 +157,7 @@ class SolverTable(Solver):
         The states are summed in place. A history of velocities would be read and written in the same step, and XLA would copy
         it. The gradient in b, too, needs only the velocity of its own step.
         """
-        dtype = promote(x0.dtype, jnp.float32)
+        dtype, image = promote(x0.dtype, jnp.float32), self.image(flow)
 
         def along_states(numbers):
             return numbers.astype(dtype).reshape(-1, *(1,) * x0.ndim)
@@ -217,12 +168,27 @@ class SolverTable(Solver):
             coming = coming + along_states(self.b[:, i]) * velocity.astype(dtype)
             return jax.lax.dynamic_index_in_dim(coming, i, keepdims=False).astype(x.dtype), coming
 
-        return Program((x0, along_states(self.a) * x0.astype(dtype)), step, self.nfe)
+        x, coming = x0, along_states(self.a) * x0.astype(dtype)
+        if self.first is not None:
+            x = (self.first.astype(dtype) * x0.astype(dtype)).astype(x0.dtype)
+        if image is not None:
+            assert self.c is not None
+            image = _like(image, x0).astype(dtype)
+            x = (x.astype(dtype) + self.c[0].astype(dtype) * image).astype(x0.dtype)
+            coming = coming + along_states(self.c[1:]) * image
+        return Program((x, coming), step, self.nfe)
 
-    def walk(self, velocity: Callable, x0: Float[Array, "*shape"]) -> Float[jax.Array, "*shape"]:
+    def walk(
+        self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
+    ) -> Float[jax.Array, "*shape"]:
         """x_m from noise x0, row by row in Python: `velocity(t_i, x_i)` is called m times, with concrete times.
 
         For loops that own their network calls; the velocity need not be traceable.
+
+        Args:
+            velocity: of (t, x).
+            x0: noise, [*batch, *event].
+            image: of these samples, from `image`, for a table that has one; None for its `xi`.
 
         Examples:
             >>> import bespoke_jax as bj
@@ -231,11 +197,18 @@ class SolverTable(Solver):
         """
         times, a, b = (np.asarray(value) for value in (self.t, self.a, self.b))
         times = times.astype(time_dtype(self, x0))
-        noise = jnp.asarray(x0)
-        x, velocities = noise, []
+        x = noise = jnp.asarray(x0)
+        terms, factors = [noise], a[:, None]
+        first = np.ones(1, a.dtype) if self.first is None else np.asarray(self.first)[None]
+        if self.c is not None:
+            terms.append(_broadcast(self.xi if image is None else image, noise))
+            c = np.asarray(self.c)
+            first, factors = np.append(first, c[0]), np.stack([a, c[1:]], axis=1)
+        if self.first is not None or self.c is not None:
+            x = kernels.combine(first, terms)
         for i, t in enumerate(times):
-            velocities.append(velocity(t, x))
-            x = kernels.combine([a[i], *b[i, : i + 1]], [noise, *velocities])
+            terms.append(velocity(t, x))
+            x = kernels.combine([*factors[i], *b[i, : i + 1]], terms)
         return x
 
 
@@ -247,53 +220,23 @@ def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
     return t
 
 
-def time_dtype(solver: Any, x: Array) -> np.dtype:
-    """The dtype in which a solver's times go to the flow: the wider of theirs and the state's."""
+def time_dtype(solver: SolverTable, x: Array) -> np.dtype:
+    """The dtype in which a table's times go to the flow: the wider of theirs and the state's."""
     return promote(solver.t.dtype, x.dtype)
 
 
-def check_solver_arrays(name: str, solver: Any, *, needs_table: bool = True) -> Any:
-    """`solver`, if its arrays agree and, where their numbers are known, describe a solver.
-
-    Every function that takes a solver asks this first. It refuses shapes that disagree, integer or object arrays, NaN and
-    infinity, times outside [0, 1], and factors of later velocities. Of tracers and shape structures it checks shapes and dtypes.
-    The check takes some microseconds for numbers on the host; others are copied there once.
-
-    Args:
-        name: what errors call the solver.
-        solver: a learned solver or a table.
-        needs_table: refuse solvers without a table, such as `classic.TaylorSolver`.
-
-    Raises:
-        TypeError: if it is not a solver, or its numbers are not floating arrays.
-        ValueError: for anything else; names the field.
-
-    Examples:
-        >>> import bespoke_jax as bj
-        >>> table = bj.classic.euler(3)
-        >>> check_solver_arrays("solver", SolverTable(jnp.zeros(4), table.a, table.b))
-        Traceback (most recent call last):
-        ValueError: solver.a: wanted shape [4], got [3].
-    """
-    kind = Solver if isinstance(solver, Solver) and (solver.has_table or not needs_table) else SolverTable
-    check_type(name, solver, kind, "a learned solver or a SolverTable").check(name)
-    return solver
+@jax.jit
+def _image_of_classes(xi, weights):
+    """The image of each sample, [*event] or [B, *event]: that of its class, or the mean where all weights are 0."""
+    mean = jnp.mean(xi, axis=0)
+    return mean + jnp.tensordot(weights.astype(xi.dtype), xi - mean, axes=1)
 
 
-def to_table(solver: Solver) -> SolverTable:
-    """The table of a solver, exact up to rounding; of a table, itself.
-
-    Raises:
-        TypeError: if it is not a solver, or one without a table (`classic.TaylorSolver`).
-        ValueError: for arrays that disagree, as `SolverTable.check`.
-
-    Examples:
-        >>> import bespoke_jax as bj
-        >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
-        [[0.5, 0.0], [0.0, 1.0]]
-    """
-    return check_solver_arrays("solver", solver).table()
+def _like(image: Array, x: Array) -> jax.Array:
+    """An image [*event] or [B, *event] in the shape of states [*batch, *event]."""
+    return jnp.reshape(image, x.shape) if jnp.size(image) == x.size else jnp.broadcast_to(image, x.shape)
 
 
-unrolled = jax.jit(to_table)
-"""`to_table` compiled: rounded as wherever solvers run, and quicker than one operation after the other."""
+@jax.jit
+def _broadcast(image, x):
+    return _like(image, x).astype(x.dtype)

@@ -8,7 +8,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.learned.families import FAMILIES
-from bespoke_jax.table import check_solver_arrays
+from bespoke_jax.solver import check_solver_arrays
 
 TABLE = bj.classic.midpoint(4)
 SOLVERS = {base: bj.init_theta(base, 4) for base in FAMILIES} | {"midpoint": TABLE}

@@ -1,5 +1,7 @@
 """Strict JSON: no duplicate keys, no NaN, no strings or booleans where numbers belong."""
 
+import base64
+import binascii
 import json
 import math
 import sys
@@ -8,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["numbers_of_json", "parse_json"]
+__all__ = ["image_of_json", "json_of_image", "numbers_of_json", "parse_json"]
 
 
 def parse_json(name: str, text: str | bytes) -> Any:
@@ -81,6 +83,59 @@ def numbers_of_json(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.n
         if type(entry) not in (int, float) or not abs(entry) <= sys.float_info.max:  # NaN fails too
             raise ValueError(f"{name}: wanted finite numbers, got {_text(entry)}.")
     return np.array(entries, np.float64).reshape(shape)
+
+
+def json_of_image(image: Any) -> dict[str, Any]:
+    """An array for JSON: its shape, and base64 of its numbers in row-major order, little-endian.
+
+    They are float16 where that holds them exactly, else float32 or float64.
+
+    Examples:
+        >>> json_of_image(np.array([0.5, -2.0]))
+        {'shape': [2], 'dtype': 'float16', 'base64': 'ADgAwA=='}
+    """
+    wide = np.asarray(image, np.float64)
+    with np.errstate(over="ignore"):
+        dtype = next(name for name in _IMAGE_DTYPES if np.array_equal(wide.astype(name).astype(np.float64), wide))
+    text = base64.b64encode(wide.astype(np.dtype(dtype).newbyteorder("<")).tobytes()).decode()
+    return dict(shape=list(wide.shape), dtype=dtype, base64=text)
+
+
+def image_of_json(name: str, value: Any) -> Float[np.ndarray, "..."]:
+    """The array that `json_of_image` wrote, in float64.
+
+    Args:
+        name: the field's name, with which errors begin.
+        value: the object.
+
+    Raises:
+        ValueError: for anything else, a length that does not follow from shape and dtype, or numbers that are not finite.
+
+    Examples:
+        >>> image_of_json("xi", json_of_image(np.array([[0.1, 3.0]]))).tolist()
+        [[0.1, 3.0]]
+    """
+    if not isinstance(value, dict) or value.keys() != {"shape", "dtype", "base64"}:
+        raise ValueError(f"{name}: wanted an object with shape, dtype and base64, got {_text(value)}.")
+    shape, dtype, text = value["shape"], value["dtype"], value["base64"]
+    if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError(f"{name}.shape: wanted a list of positive integers, got {_text(shape)}.")
+    if dtype not in _IMAGE_DTYPES:
+        raise ValueError(f"{name}.dtype: wanted one of {_IMAGE_DTYPES}, got {_text(dtype)}.")
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise ValueError(f"{name}.base64: wanted base64, got something else ({error}).") from None
+    stored = np.dtype(dtype).newbyteorder("<")
+    if len(content) != math.prod(shape) * stored.itemsize:
+        raise ValueError(f"{name}.base64: wanted {math.prod(shape)} numbers in {dtype}, got {len(content)} bytes.")
+    found = np.frombuffer(content, stored).astype(np.float64).reshape(shape)
+    if not np.all(np.isfinite(found)):
+        raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity.")
+    return found
+
+
+_IMAGE_DTYPES = ("float16", "float32", "float64")
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,7 @@ from bespoke_jax.files.json_text import parse_json
 from bespoke_jax.flow.conditions import check_size, num_conditions
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.solve import solve
-from bespoke_jax.table import Solver, check_solver_arrays
+from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import DTypeLike, PathLike, PyTree
 
 __all__ = ["Sampler", "load_sampler", "save_sampler"]

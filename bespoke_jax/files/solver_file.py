@@ -13,20 +13,23 @@ from bespoke_jax.checks import check_choice, check_count, check_type
 from bespoke_jax.dtypes import promote
 from bespoke_jax.files import fingerprint
 from bespoke_jax.files.atomic import check_target, write_whole
-from bespoke_jax.files.json_text import numbers_of_json, parse_json
+from bespoke_jax.files.json_text import image_of_json, json_of_image, numbers_of_json, parse_json
 from bespoke_jax.flow.conditions import is_given, like_any
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import Theta
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.table import Solver, SolverTable, check_solver_arrays, unrolled
+from bespoke_jax.solver import Solver, check_solver_arrays, unrolled
+from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Numbers, PathLike
 from bespoke_jax.warn import warn
 
 __all__ = ["load_solver", "save_solver"]
 
-_FORMAT = "bespoke_jax solver, version 1"
+_FORMAT, _GENERAL = (
+    f"bespoke_jax solver, version {version}" for version in (1, 2)
+)  # 2 if the table is not a plain one
 _LARGEST = 16 * 2**20  # bytes; a table of 1000 evaluations takes about 10 MB
 _MOST = 10_000  # evaluations
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -38,8 +41,9 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     """Write a theta or a table to a file, whole or not at all.
 
     The file holds the family (one of `families.FAMILIES`), nfe, dtype, and the table t, a, b, which any program can run
-    (docs/solver_file.md has readers in NumPy and PyTorch); for rk1 and rk2 also the order, all raw numbers, which of them are
-    learned, and the knots; then "flow", "time_range" and "info". A file that `load_solver` would refuse is not written.
+    (docs/solver_file.md has readers in NumPy and PyTorch), with first, c and xi if it has them; for rk1 and rk2 also the order,
+    all raw numbers, which of them are learned, and the knots; then "flow", "time_range" and "info". A file that `load_solver`
+    would refuse is not written.
 
     Args:
         path: file name, usually *.json; its folder must exist.
@@ -70,14 +74,18 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     info = _check_info({} if info is None else info)
     table = unrolled(theta)
+    numbers = {name: _numbers(value) for name, value in vars(table.factors).items() if value is not None}
     content = dict(
-        format=_FORMAT,
+        format=_FORMAT if numbers.keys() == set(_TABLE) else _GENERAL,
         family=theta.family,
         nfe=table.nfe,
         dtype=table.t.dtype.name,
-    ) | {name: _numbers(getattr(table, name)) for name in _TABLE}
+        **numbers,
+    )
+    if table.xi is not None:
+        content["xi"] = json_of_image(table.xi)
     content |= jax.tree.map(lambda value: _numbers(value) if hasattr(value, "dtype") else value, theta.saved())
-    if not all(np.all(np.isfinite(content[name])) for name in _TABLE):
+    if not all(np.all(np.isfinite(value)) for value in numbers.values()):
         raise ValueError("theta: wanted a finite table, got NaN or infinity; such a solver is not written.")
     if flow is not None:
         probed = like_any(flow) if is_given(flow) else flow
@@ -120,7 +128,7 @@ def _layout(value: Any, indent: str = "") -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _numbers(array: Array | Numbers) -> list:
+def _numbers(array: Array | Numbers) -> Any:
     # A float64 holds every narrower float exactly, and JSON writes enough digits to read it back exactly.
     return np.asarray(array, np.float64).tolist()
 
@@ -164,8 +172,9 @@ def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, d
     if len(text) > _LARGEST:
         raise ValueError(f"{path}: wanted a solver file of at most {_LARGEST >> 20} MiB, got a larger file.")
     content = parse_json(str(path), text)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{path}: wanted a solver file, a JSON object with format {_FORMAT!r}, got other JSON.")
+    if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _GENERAL):
+        got = repr(content["format"])[:80] if isinstance(content, dict) and "format" in content else "other JSON"
+        raise ValueError(f"{path}: wanted a solver file, a JSON object with format {_FORMAT!r} or 2, got {got}.")
     try:
         _check_object("info", content.get("info", {}))
         stored = content.get("flow")
@@ -194,7 +203,12 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
     m = check_count("nfe", content.get("nfe"), 1, _MOST)
     shapes = {"t": (m,), "a": (m,), "b": (m, m)}
     if family not in BASES:
-        solver = SolverTable(**{name: _array(content, name, shape, dtype) for name, shape in shapes.items()})
+        if content["format"] == _GENERAL:
+            shapes |= {name: shape for name, shape in {"first": (), "c": (m + 1,)}.items() if name in content}
+        arrays = {name: _array(content, name, shape, dtype) for name, shape in shapes.items()}
+        if "c" in arrays or "xi" in content:
+            arrays["xi"] = _held("xi", image_of_json("xi", content.get("xi")), dtype)
+        solver = SolverTable(**arrays)
         _check_range(content, np.asarray(solver.t, np.float64))
         solver.check("table")
         return solver
@@ -247,7 +261,11 @@ def _check_derived(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def _array(content: dict[str, Any], name: str, shape: tuple[int, ...], dtype: str) -> jax.Array:
-    values = numbers_of_json(name, content.get(name), shape)
+    return _held(name, numbers_of_json(name, content.get(name), shape), dtype)
+
+
+def _held(name: str, values: Float[np.ndarray, "..."], dtype: str) -> jax.Array:
+    """`values` in this dtype, if it can hold them."""
     with np.errstate(over="ignore"):
         array = jnp.asarray(values, dtype)
     if not np.all(np.isfinite(np.asarray(array))):

@@ -9,7 +9,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.paths import Paths
-from bespoke_jax.table import LearnedSolver, to_table
+from bespoke_jax.solver import LearnedSolver, to_table
 
 __all__ = ["cause_of"]
 

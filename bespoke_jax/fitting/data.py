@@ -16,7 +16,7 @@ from bespoke_jax.run.paths import Paths
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.run.truth import NUM_CHECKED, Truth, truth_of, warn_of_other_paths
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 
 __all__ = ["Data", "prepare"]

@@ -11,7 +11,7 @@ from bespoke_jax.fitting.history import FitState, init_state
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths, samples
-from bespoke_jax.table import LearnedSolver, check_solver_arrays
+from bespoke_jax.solver import LearnedSolver, check_solver_arrays
 
 __all__ = ["check_fit", "check_recipe", "check_state"]
 

@@ -23,7 +23,7 @@ from bespoke_jax.run.adjoint import end_points
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, size
 from bespoke_jax.run.truth import warn_of_truth
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 
 __all__ = ["fit", "fit_ladder", "fit_on"]

@@ -27,7 +27,7 @@ from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.paths import Paths
-from bespoke_jax.table import Solver, to_table
+from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.types import Array, KeyArray
 
 __all__ = ["Quadratic", "evaluate", "linearise"]
@@ -125,8 +125,8 @@ def _phi_and_slope(phi, squares):
 
 @jax.jit
 def _table_and_jacobian(solver):
-    """(table, its derivative in the solver's P parameters, on a last axis [P] of each entry)."""
-    return to_table(solver), jax.jacfwd(lambda raw: to_table(solver.with_raw(raw)))(solver.raw)
+    """(table, the derivative of its factors in the solver's P parameters, on a last axis [P] of each entry)."""
+    return to_table(solver), jax.jacfwd(lambda raw: to_table(solver.with_raw(raw)).factors)(solver.raw)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -8,7 +8,7 @@ import numpy as np
 from bespoke_jax import metrics
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.run.truth import Truth
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array
 
 __all__ = ["FitError", "FitResult", "FitState", "History", "init_state"]

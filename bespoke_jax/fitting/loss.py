@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
-from bespoke_jax.table import Solver
+from bespoke_jax.solver import Solver
 
 __all__ = ["AVERAGES", "Loss"]
 

@@ -13,7 +13,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.solve import solve
-from bespoke_jax.table import Solver, to_table
+from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.types import Array
 
 __all__ = ["Distance", "Endpoint", "Rmse", "endpoint", "rmse"]

@@ -18,7 +18,7 @@ from bespoke_jax.learned.theta import Theta
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.run.solve import solve
-from bespoke_jax.table import Solver
+from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["Local", "RmseBound", "auxiliary_path", "bound_weights", "local", "rmse_bound", "step_error", "step_errors"]

@@ -14,7 +14,8 @@ from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, start_th
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.truth import NUM_CHECKED
-from bespoke_jax.table import LearnedSolver, SolverTable, check_solver_arrays
+from bespoke_jax.solver import LearnedSolver, check_solver_arrays
+from bespoke_jax.table import SolverTable
 
 __all__ = ["Recipe", "frugal", "paper", "reference"]
 

@@ -19,7 +19,7 @@ from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import everywhere_over, gather, mesh_of, spread_over
 from bespoke_jax.run.paths import Paths
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 
 __all__ = ["DEFAULT_STAGES", "SMALL_STEPS", "Stage"]

@@ -8,7 +8,7 @@ from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses_of_ends import Endpoint
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 
 __all__ = ["best_start", "cost_of_choice", "start_thetas"]
 

@@ -15,7 +15,8 @@ from bespoke_jax.learned.knots import Knots
 from bespoke_jax.learned.scale_time import Curve, read_curves, start_curves
 from bespoke_jax.learned.starts import made
 from bespoke_jax.learned.steps import BASES, check_base, table_from_knots
-from bespoke_jax.table import LearnedSolver, SolverTable
+from bespoke_jax.solver import LearnedSolver
+from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, DTypeLike
 
 __all__ = ["LearnedCurve"]

@@ -11,7 +11,7 @@ from bespoke_jax.learned import theta
 from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.table import LearnedTable
 from bespoke_jax.learned.times import LearnedTimes
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import DTypeLike
 
 __all__ = ["FAMILIES", "init_theta"]

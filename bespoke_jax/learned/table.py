@@ -1,16 +1,29 @@
 """The learned table: all entries of a `SolverTable`, as corrections to a reference (Shaul et al. 2024, arXiv:2403.01329)."""
 
 import dataclasses
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_array, check_type
 from bespoke_jax.classic.dedicated import dedicated
+from bespoke_jax.classic.first_call import known_first_call
+from bespoke_jax.flow.classes import class_weights, num_classes
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.table import LearnedSolver, SolverTable
+from bespoke_jax.flow.sharding import gather
+from bespoke_jax.learned.starts import made
+from bespoke_jax.solver import LearnedSolver
+from bespoke_jax.table import SolverTable
+from bespoke_jax.types import Array
 
 __all__ = ["LearnedTable"]
+
+_LARGEST_IMAGE = 2**22  # numbers of all images together: 8 MiB in half precision
+_PRIOR = 2.0  # samples of all classes that count as samples of each
 
 
 @jax.tree_util.register_dataclass
@@ -20,11 +33,15 @@ class LearnedTable(LearnedSolver):
 
     The times are independent of the factors (the "model time" is decoupled) and of each other. Each moves by an angle of its own,
     t_j = sin^2(arcsin(sqrt(t_ref_j)) + raw_j): it stays in [0, 1] for any value and turns back at 0 and 1, where a logit would
-    be stuck for good. The first time is fixed. The factors are a_ref + raw and b_ref + raw. No step is divided by a difference
-    of times, so times may coincide.
+    be stuck for good. All factors are those of the reference + raw. No step is divided by a difference of times, so times may
+    coincide.
+
+    A plain reference stays plain: its first evaluation is that of the noise at the first time. `fit` learns the general table
+    (see `suited`) where a flow's scheduler is known.
 
     Attributes:
-        raw: [m (m + 5) / 2 - 1] corrections: m - 1 of times, m of a, m (m + 1) / 2 of b by rows.
+        raw: corrections: m - 1 of times (m, if `reference.first` is there), m of a, m (m + 1) / 2 of b by rows, then 1 of first
+            and m + 1 of c, if the reference has them.
         reference: the table it starts as; carried, not learned.
 
     Examples:
@@ -47,14 +64,12 @@ class LearnedTable(LearnedSolver):
         """
         check_type("reference", reference, SolverTable, "a SolverTable (bespoke_jax.to_table makes one)")
         reference.check("reference")
-        m = reference.nfe
-        return cls(jnp.zeros(m * (m + 5) // 2 - 1, reference.t.dtype), reference)
+        return cls(jnp.zeros(reference.num_parameters, reference.t.dtype), reference)
 
     def check(self, name: str) -> None:
         """Raise TypeError or ValueError unless the reference is a table and `raw` has a correction for each of its entries."""
         check_type(f"{name}.reference", self.reference, SolverTable, "a SolverTable").check(f"{name}.reference")
-        m = self.nfe
-        check_array(f"{name}.raw", self.raw, (m * (m + 5) // 2 - 1,))
+        check_array(f"{name}.raw", self.raw, (self.reference.num_parameters,))
 
     @property
     def family(self) -> str:
@@ -73,19 +88,98 @@ class LearnedTable(LearnedSolver):
 
     def table(self) -> SolverTable:
         """The reference with the corrections."""
-        m, t = self.nfe, self.reference.t
-        by_time, by_a, by_b = jnp.split(self.raw, (m - 1, 2 * m - 1))
-        # With phi the reference's angle this is t + sin(x) sin(2 phi + x): exactly t for x = 0. sin(2 phi) = 2 sqrt(t (1 - t)).
-        tiny = jnp.finfo(t.dtype).tiny  # a root has no derivative at 0
-        sine, cosine = 2 * jnp.sqrt(jnp.maximum(t[1:] * (1 - t[1:]), tiny)), 1 - 2 * t[1:]
-        moved = t[1:] + jnp.sin(by_time) * (sine * jnp.cos(by_time) + cosine * jnp.sin(by_time))
-        times = jnp.concatenate([t[:1], jnp.clip(moved, 0, 1)])
+        reference, m, t = self.reference, self.nfe, self.reference.t
+        fixed = 1 if reference.first is None else 0  # times that are not learned
+        sizes = (m - fixed, m, m * (m + 1) // 2, 1 - fixed)
+        by_time, by_a, by_b, by_first, by_c = jnp.split(self.raw, np.cumsum(sizes))
+        times = jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])
         return SolverTable(
-            times, self.reference.a + by_a, self.reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True)
+            times,
+            reference.a + by_a,
+            reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True),
+            None if reference.first is None else reference.first + by_first[0],
+            None if reference.c is None else reference.c + by_c,
+            reference.xi,
         )
+
+    def suited(self, flow: Flow) -> "LearnedTable":
+        """The general table that begins as this one: its first time, first state and the factors of an image are learned too.
+
+        The image is 0 until `with_ends`: one for each class if the flow is `given` classes. A flow without a scheduler, or with
+        events too large for an image in a solver file, keeps the plain table.
+        """
+        reference, image = self.reference, _image_shape(flow)
+        if flow.scheduler is None or image is None or reference.c is not None:
+            return self
+        table, dtype = self.table(), reference.t.dtype
+        first = jnp.ones((), dtype) if table.first is None else table.first
+        general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=jnp.zeros(image, dtype))
+        return LearnedTable.of(general)
+
+    def with_ends(self, flow: Flow, x1: Float[Array, "B *event"]) -> "LearnedTable":
+        """The table whose image is the mean of true ends, of each class if there are several; as it is, if it has no image.
+
+        Args:
+            flow: the flow of these samples.
+            x1: the ends, [B, *event].
+        """
+        if self.reference.xi is None:
+            return self
+        count = jnp.shape(self.reference.xi)[0] if self.reference.xi.ndim > len(flow.event_shape) else None
+        weights = None if count is None else class_weights(flow, count)
+        xi = _rounded(np.asarray(gather(flow, _means(x1, weights)), np.float64)).astype(self.reference.t.dtype)
+        return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jnp.asarray(xi)))
 
     def starts(self, flow: Flow) -> dict[str, "LearnedTable"]:
         """Every dedicated solver with as many evaluations, on every grid."""
-        return {
-            name: LearnedTable.of(table) for name, table in dedicated(self.nfe, flow.scheduler, self.raw.dtype).items()
-        }
+        tables = dedicated(self.nfe, flow.scheduler, self.raw.dtype)
+        return {name: self._like(flow, LearnedTable.of(table)) for name, table in tables.items()}
+
+    def rivals(self, flow: Flow) -> dict[str, "LearnedTable"]:
+        """Every dedicated solver with one evaluation more, whose first call is known; none for a plain table."""
+        xi = self.reference.xi
+        if flow.scheduler is None or xi is None:
+            return {}
+        tables = dedicated(self.nfe + 1, flow.scheduler, self.raw.dtype)
+        known = {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
+        return {name: LearnedTable.of(table) for name, table in made(known).items()}
+
+    def _like(self, flow: Flow, other: "LearnedTable") -> "LearnedTable":
+        """Another table in this one's form, with its image."""
+        if self.reference.xi is None:
+            return other
+        suited = other.suited(flow)
+        return dataclasses.replace(suited, reference=dataclasses.replace(suited.reference, xi=self.reference.xi))
+
+
+def _moved(t: jax.Array, angles: jax.Array) -> jax.Array:
+    """The times moved by their angles: with phi the angle of t, sin^2(phi + x) = t + sin(x) sin(2 phi + x), exactly t at 0."""
+    tiny = jnp.finfo(t.dtype).tiny  # a root has no derivative at 0
+    sine, cosine = 2 * jnp.sqrt(jnp.maximum(t * (1 - t), tiny)), 1 - 2 * t  # of 2 phi
+    moved = t + jnp.sin(angles) * (sine * jnp.cos(angles) + cosine * jnp.sin(angles))
+    return jnp.clip(moved, 0, 1)
+
+
+def _image_shape(flow: Flow) -> tuple[int, ...] | None:
+    """The shape of the images of a flow's samples, one for each class if there are not too many; None if one is too large."""
+    size, classes = int(np.prod(flow.event_shape)), num_classes(flow)
+    if classes is not None and classes * size <= _LARGEST_IMAGE:
+        return (classes, *flow.event_shape)
+    return flow.event_shape if size <= _LARGEST_IMAGE else None
+
+
+@jax.jit
+def _means(x1: Any, weights: Any) -> jax.Array:
+    """The mean of samples [B, *event]; with their weights [B, K], that of each class, drawn to the mean of all."""
+    x1 = x1.astype(jnp.promote_types(x1.dtype, jnp.float32))
+    mean = jnp.mean(x1, axis=0)
+    if weights is None:
+        return mean
+    total = jnp.sum(weights, axis=0).reshape(-1, *(1,) * mean.ndim)
+    return (jnp.tensordot(weights.T, x1, axes=1) + _PRIOR * mean) / (total + _PRIOR)
+
+
+def _rounded(image: np.ndarray) -> np.ndarray:
+    """An image in half precision where that is accurate: any image serves, and this one is small in a file."""
+    size = np.sqrt(np.mean(image**2))
+    return image.astype(np.float16 if 1e-2 < size and np.max(np.abs(image)) < 1e4 else np.float32)

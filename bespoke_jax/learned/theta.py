@@ -26,7 +26,8 @@ from bespoke_jax.learned.knots import Knots, knots_of_numbers, numbers_of_knots
 from bespoke_jax.learned.scale_time import CurveAt, read_curves, start_curves
 from bespoke_jax.learned.starts import made
 from bespoke_jax.learned.steps import BASES, check_base, step, table_from_knots
-from bespoke_jax.table import LearnedSolver, Program, SolverTable
+from bespoke_jax.solver import LearnedSolver, Program
+from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, DTypeLike, Numbers
 
 __all__ = ["LEARNED", "Theta", "init_theta", "knot_places", "theta_from_knots", "theta_from_reading"]

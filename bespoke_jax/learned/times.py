@@ -16,7 +16,8 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.starts import made
 from bespoke_jax.learned.tables_of_times import METHODS
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.table import LearnedSolver, SolverTable
+from bespoke_jax.solver import LearnedSolver
+from bespoke_jax.table import SolverTable
 from bespoke_jax.types import DTypeLike, GridLike
 
 __all__ = ["LearnedTimes"]

@@ -22,7 +22,8 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.run.paths import slices
-from bespoke_jax.table import Solver, SolverTable, time_dtype, unrolled
+from bespoke_jax.solver import Solver, unrolled
+from bespoke_jax.table import SolverTable, time_dtype
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["Trace", "end_points", "finite", "run", "table_gradients"]
@@ -33,12 +34,16 @@ class Trace(NamedTuple):
 
     Attributes:
         x1: [B, *event] the final states.
-        states: x_0 to x_{m-1}, each [B, *event].
+        x0: the noise, [B, *event].
+        image: the samples' image, [*event] or [B, *event]; None without one.
+        states: those of the evaluations, each [B, *event].
         velocities: u at these states, each [B, *event].
         pullbacks: the pullback of u in (t, x) at each of these states; None to compute them again.
     """
 
     x1: jax.Array
+    x0: jax.Array
+    image: jax.Array | None
     states: list[jax.Array]
     velocities: list[jax.Array]
     pullbacks: list[Callable] | None = None
@@ -71,8 +76,9 @@ def run(flow: Flow, table: SolverTable, x0: Float[Array, "B *event"], keep_activ
         velocities.append(velocity)
         return velocity
 
-    x1 = table.walk(recorded, spread(flow, x0))
-    return Trace(x1, states, velocities, pullbacks if keep_activations else None)
+    x0, image = spread(flow, x0), table.image(flow)
+    x1 = table.walk(recorded, x0, image)
+    return Trace(x1, x0, image, states, velocities, pullbacks if keep_activations else None)
 
 
 def table_gradients(
@@ -82,6 +88,7 @@ def table_gradients(
 
     With lambda_i = d<c, x1>/dx_i and w_i = sum_{k >= i} b_ki lambda_{k+1}, the cotangent of u_{t_i}(x_i),
         lambda_i = w_i^T du/dx,   d/dt_i = w_i^T du/dt,   d/da_i = <lambda_{i+1}, x_0>,   d/db_ij = <lambda_{i+1}, u_j>, j <= i.
+    The factor of the noise in the first state has the gradient <lambda_0, x_0>, those of the image have <lambda_i, xi>.
 
     Each evaluation costs one pass of the network per cotangent, and one more unless `run` has kept the activations.
 
@@ -91,14 +98,15 @@ def table_gradients(
         cotangents: [K, B, *event].
 
     Returns:
-        A `SolverTable` of gradients, NumPy arrays: t and a [K, B, m], b [K, B, m, m].
+        A `SolverTable` of gradients of `table.factors`, NumPy arrays: t and a [K, B, m], b [K, B, m, m], first [K, B],
+        c [K, B, m + 1].
     """
     m = table.nfe
     b, times = np.asarray(table.b), np.asarray(table.t).astype(time_dtype(table, trace.x1))
     after = [cotangents]  # lambda_{i+1} to lambda_m
     by_t, by_a, by_b = [], [], []
     for i in reversed(range(m)):
-        by_a.append(_inner(after[0], trace.states[0]))
+        by_a.append(_inner(after[0], trace.x0))
         by_b.append([_inner(after[0], velocity) for velocity in trace.velocities[: i + 1]])
         factors = combine(b[i:, i], after)
         if trace.pullbacks is None:
@@ -109,11 +117,14 @@ def table_gradients(
         in_t, in_x = zip(*(_apply(pullback, w) for w in _unstacked(factors)), strict=True)
         by_t.append(_stacked(in_t))
         after.insert(0, _stacked(in_x))
-    by_t, by_a, by_b = jax.device_get(gather(flow, (by_t[::-1], by_a[::-1], by_b[::-1])))
+    first = None if table.first is None else _inner(after[0], trace.x0)
+    by_c = None if trace.image is None else [_inner(cotangent, trace.image) for cotangent in after]
+    by_t, by_a, by_b, first, by_c = jax.device_get(gather(flow, (by_t[::-1], by_a[::-1], by_b[::-1], first, by_c)))
     rows = np.zeros((*cotangents.shape[:2], m, m), cotangents.dtype)
     for i, row in enumerate(by_b):
         rows[:, :, i, : i + 1] = np.stack(row, axis=-1)
-    gradients: Any = np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows  # NumPy arrays, where a table has JAX's
+    c = None if by_c is None else np.stack(by_c, axis=-1)
+    gradients: Any = np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows, first, c  # NumPy arrays, not JAX's
     return SolverTable(*gradients)
 
 

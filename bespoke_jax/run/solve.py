@@ -11,7 +11,7 @@ from bespoke_jax.checks import check_count, check_key, check_type
 from bespoke_jax.flow.conditions import check_size, in_turn
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
-from bespoke_jax.table import Solver, check_solver_arrays
+from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import Array, DTypeLike, KeyArray
 
 __all__ = ["sample", "solve"]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import of_samples
-from bespoke_jax.table import Solver
+from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array
 from experiments.learning.measure import Row, end_points, row_of
 from experiments.learning.settings import Job

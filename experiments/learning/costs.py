@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import in_turn
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from experiments.run.errors import cannot_read
 from experiments.run.runs import Run
 

@@ -11,7 +11,7 @@ import bespoke_jax as bj
 from bespoke_jax.flow import conditions
 from bespoke_jax.models import inception
 from bespoke_jax.run.paths import slices
-from bespoke_jax.table import Solver
+from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array, KeyArray
 from experiments.learning import compare, measure
 from experiments.learning.settings import Job, Plan

@@ -11,7 +11,7 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.fit import fit_on
 from bespoke_jax.fitting.history import FitError
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from experiments.learning.settings import Job, Plan
 from experiments.learning.truth import Truth
 from experiments.run import processes, stopping

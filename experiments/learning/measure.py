@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 import bespoke_jax as bj
 from bespoke_jax.run import scores
-from bespoke_jax.table import Solver
+from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array
 from experiments.learning.settings import Job
 from experiments.run import processes, stopping

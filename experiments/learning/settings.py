@@ -12,7 +12,7 @@ from bespoke_jax.checks import check_choice, check_count, check_flag, check_posi
 from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import LEARNED
-from bespoke_jax.table import LearnedSolver
+from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 from experiments.run.checks import check_fields, check_section, check_seed
 from experiments.run.config import ConfigDict

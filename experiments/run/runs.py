@@ -33,7 +33,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import bespoke_jax as bj
-from bespoke_jax.table import Solver
+from bespoke_jax.solver import Solver
 from bespoke_jax.types import ArrayLike, PathLike
 from experiments.run.checkpoints import Checkpoints, written_by
 from experiments.run.errors import cannot_read, reason_of, writing

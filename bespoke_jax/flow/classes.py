@@ -1,0 +1,66 @@
+"""Conditions that are classes: indices, or weights of the classes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bespoke_jax.checks import known
+from bespoke_jax.flow.conditions import CONDITION, condition_of, condition_of_one, has_condition
+from bespoke_jax.flow.flow import Flow
+
+__all__ = ["class_weights", "num_classes"]
+
+
+def num_classes(flow: Flow) -> int | None:
+    """How many classes there are, if the flow is `given` conditions that are classes: indices, or one-hot vectors [K].
+
+    None if the samples have no conditions of their own, or others, or if the conditions are traced.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> flow = Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.int32(0)}, ())
+        >>> num_classes(bj.given(flow, [2, 0, 2])), num_classes(flow)
+        (3, None)
+    """
+    leaves = [known(leaf) for leaf in jax.tree.leaves(condition_of(flow))]
+    if len(leaves) != 1 or leaves[0] is None:
+        return None
+    (values,) = leaves
+    if values.ndim == 1 and np.issubdtype(values.dtype, np.integer) and np.all(values >= 0):
+        return int(np.max(values)) + 1
+    is_vector = values.ndim == 2 and jnp.issubdtype(values.dtype, jnp.floating)
+    if is_vector and np.all((values == 0) | (values == 1)) and np.all(np.sum(values, axis=1) == 1):
+        return values.shape[1]
+    return None
+
+
+def class_weights(flow: Flow, count: int) -> Float[jax.Array, "... K"] | None:
+    """The weights of K = `count` classes: [K], or [B, K] if each of B samples is `given` a class.
+
+    All are 0 where there is no class: a vector of zeros, or an index that is not below K.
+
+    Returns:
+        None if the flow's condition is neither one index nor one vector [K].
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> flow = Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.int32(0)}, ())
+        >>> class_weights(bj.given(flow, [2, 0]), 3).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    if not has_condition(flow):
+        return None
+    one, (leaf, *others) = condition_of_one(flow), _leaves(flow.params[CONDITION])
+    shape, dtype = jnp.shape(jax.tree.leaves(one)[0]), jnp.result_type(leaf)
+    if others:
+        return None
+    if shape == () and jnp.issubdtype(dtype, jnp.integer):
+        return jax.nn.one_hot(leaf, count)
+    return leaf if shape == (count,) and jnp.issubdtype(dtype, jnp.floating) else None
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree) or [jnp.zeros(0)]

@@ -1,0 +1,166 @@
+"""What a solver is to the rest of the library.
+
+`Solver` has all that running, comparing and saving ask of a solver, `LearnedSolver` what fitting asks in addition. Nothing
+outside the families asks which kind a solver is.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import jax
+from jaxtyping import Float
+
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.types import Array
+
+if TYPE_CHECKING:
+    from bespoke_jax.table import SolverTable
+
+__all__ = ["LearnedSolver", "Program", "Solver", "check_solver_arrays", "to_table", "unrolled"]
+
+
+class Program(NamedTuple):
+    """A solve of given noise as a loop over i = 0, ..., num_steps - 1.
+
+    Attributes:
+        start: the first carry; the state is its first element.
+        step: `step(i, carry) -> carry`, traceable; `i` is traced.
+        num_steps: the number of steps.
+    """
+
+    start: Any
+    step: Callable
+    num_steps: int
+
+
+class Solver:
+    """What `solve` runs: a pytree of numbers.
+
+    Subclasses define `nfe`, `check` and, unless `has_table` is False, `table`.
+    """
+
+    has_table: ClassVar[bool] = True
+    """Whether each state is a combination of the noise and velocities. Derivatives of the velocity have no place in a table."""
+    has_steps: ClassVar[bool] = False
+    """Whether the solver has the steps and knots of a Bespoke solver, from which the losses of single steps are computed."""
+
+    @property
+    def family(self) -> str:
+        """The name of its family, which its file records."""
+        raise NotImplementedError
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per sample."""
+        raise NotImplementedError
+
+    def check(self, name: str) -> None:
+        """Raise TypeError or ValueError unless the arrays agree and, where their numbers are `known`, describe a solver.
+
+        Args:
+            name: what errors call the solver.
+        """
+        raise NotImplementedError
+
+    def table(self) -> "SolverTable":
+        """The solver as a table."""
+        raise TypeError(f"solver: wanted one with a table, got {type(self).__name__}.")
+
+    def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
+        """The solve of noise x0 as a loop: that of the table, unless there is a cheaper one."""
+        return self.table().program(flow, x0)
+
+    def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
+        """x1 from noise x0, evaluation by evaluation in Python, from compiled programs that all solvers of a flow share.
+
+        Nothing is compiled for this solver. `solve` compiles one program for the whole solver, which runs faster.
+        """
+        return unrolled(self).end(flow, x0)
+
+    def saved(self) -> dict[str, Any]:
+        """The entries of its file beside the table: what `load_solver` needs to return more than a table."""
+        return {}
+
+
+class LearnedSolver(Solver):
+    """A solver of n = `num_steps` steps with a flat vector `raw` of numbers to learn; `fit` knows no more of it.
+
+    Subclasses are frozen dataclasses, registered as pytrees, with a field `raw` and a row in `learned.families.FAMILIES`.
+    """
+
+    raw: jax.Array
+    num_steps: int
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are learned."""
+        return self.raw.shape[-1]
+
+    def with_raw(self, raw: Float[Array, "P"]) -> Self:
+        """The solver with these numbers."""
+        return dataclasses.replace(self, raw=raw)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+
+    def suited(self, flow: Flow) -> Self:
+        """The solver in the form that a fit for `flow` learns, with the numbers that this flow allows; a fit begins here."""
+        return self
+
+    def with_ends(self, flow: Flow, x1: Float[Array, "B *event"]) -> Self:
+        """The solver with what it takes from true ends x1, [B, *event], of samples of `flow`; its shapes stay as they are."""
+        return self
+
+    def starts(self, flow: Flow) -> dict[str, Self]:
+        """Solvers of the same family and size, by name, that a fit for `flow` may begin from."""
+        return {}
+
+    def rivals(self, flow: Flow) -> dict[str, Self]:
+        """More of them, of another structure. Their loss does not tell how they end, beside those of `starts`."""
+        return {}
+
+
+def check_solver_arrays(name: str, solver: Any, *, needs_table: bool = True) -> Any:
+    """`solver`, if its arrays agree and, where their numbers are known, describe a solver.
+
+    Every function that takes a solver asks this first. It refuses shapes that disagree, integer or object arrays, NaN and
+    infinity, times outside [0, 1], and factors of later velocities. Of tracers and shape structures it checks shapes and dtypes.
+    The check takes some microseconds for numbers on the host; others are copied there once.
+
+    Args:
+        name: what errors call the solver.
+        solver: a learned solver or a table.
+        needs_table: refuse solvers without a table, such as `classic.TaylorSolver`.
+
+    Raises:
+        TypeError: if it is not a solver, or its numbers are not floating arrays.
+        ValueError: for anything else; names the field.
+
+    Examples:
+        >>> import jax.numpy as jnp, bespoke_jax as bj
+        >>> table = bj.classic.euler(3)
+        >>> check_solver_arrays("solver", bj.SolverTable(jnp.zeros(4), table.a, table.b))
+        Traceback (most recent call last):
+        ValueError: solver.a: wanted shape [4], got [3].
+    """
+    if not isinstance(solver, Solver) or (needs_table and not solver.has_table):
+        raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
+    solver.check(name)
+    return solver
+
+
+def to_table(solver: Solver) -> "SolverTable":
+    """The table of a solver, exact up to rounding; of a table, itself.
+
+    Raises:
+        TypeError: if it is not a solver, or one without a table (`classic.TaylorSolver`).
+        ValueError: for arrays that disagree, as `SolverTable.check`.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
+        [[0.5, 0.0], [0.0, 1.0]]
+    """
+    return check_solver_arrays("solver", solver).table()
+
+
+unrolled = jax.jit(to_table)
+"""`to_table` compiled: rounded as wherever solvers run, and quicker than one operation after the other."""
