@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.fitting.starts import start_groups
 
 SOLVERS = (("rk1", 10), ("rk2", 4), ("rk2", 8), ("table", 6))
 NUM_TEST = 256
@@ -64,7 +64,7 @@ def figure(flow, theta, paths) -> str:
 def row(name: str, flow, base: str, num_steps: int, test) -> str:
     identity, key = bj.init_theta(base, num_steps), jax.random.key(0)
     result = bj.fit(flow, identity, key)
-    start = start_thetas(flow, identity)[result.start]
+    start = start_groups(flow, identity)[0][result.start]
     cells = [figure(flow, theta, test) for theta in (identity, start, result.theta)]
     if base == "table":
         cells.append("")

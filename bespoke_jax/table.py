@@ -7,6 +7,7 @@ of its own, and every state a share of a fixed image (derived).
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ class SolverTable(Solver):
         if (self.c is None) != (self.xi is None):
             got = "c without xi" if self.xi is None else "xi without c"
             raise ValueError(f"{name}.xi: wanted an image xi with its factors c, got {got}.")
-        if self.c is not None:
+        if self.c is not None and self.xi is not None:
             check_array(f"{name}.c", self.c, (m + 1,))
             check_array(f"{name}.xi", self.xi, jnp.shape(self.xi))
 
@@ -220,8 +221,8 @@ def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
     return t
 
 
-def time_dtype(solver: SolverTable, x: Array) -> np.dtype:
-    """The dtype in which a table's times go to the flow: the wider of theirs and the state's."""
+def time_dtype(solver: Any, x: Array) -> np.dtype:
+    """The dtype in which a solver's times go to the flow: the wider of theirs and the state's."""
     return promote(solver.t.dtype, x.dtype)
 
 

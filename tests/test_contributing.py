@@ -70,7 +70,7 @@ def orders(make, steps, problem="mixture 5"):
     x0 = problem.x_at_time(0.0, 3)
     for n in steps:
         with jax.enable_x64(True):
-            t, a, b = map(np.asarray, vars(bj.to_table(make(n))).values())
+            t, a, b = map(np.asarray, jax.tree.leaves(bj.to_table(make(n))))
         x, velocities = x0, []
         for time, factor, row in zip(t, a, b, strict=True):
             velocities.append(problem.velocity(time, x))

@@ -10,7 +10,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.fitting import gauss_newton
-from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.fitting.starts import start_groups
 from bespoke_jax.run import probe
 from bespoke_jax.run.truth import truth_of
 
@@ -116,7 +116,7 @@ def test_starts_leave_what_is_held(flow, learned):
     given = bj.theta_from_knots("rk1", np.array([0, 0.2, 1.0]), [0.5, 0.7], [1.0, 1.5, 2.0], [0.3, -0.2]).learning(
         learned
     )
-    starts = start_thetas(flow, given)
+    starts = start_groups(flow, given)[0]
     assert len({starts[name].raw.tobytes() for name in starts}) > 3
     for name, start in starts.items():
         assert np.array_equal(start.held, given.held) and start.learned == learned, name

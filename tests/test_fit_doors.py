@@ -14,7 +14,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.fitting import memory
-from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.fitting.starts import start_groups
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -40,7 +40,7 @@ def paths():
 @pytest.fixture
 def no_work(monkeypatch):
     """Nothing may be solved."""
-    for module, name in ((data_module, "ground_truth"), (data_module, "check_velocity"), (fit_module, "best_start")):
+    for module, name in ((data_module, "ground_truth"), (data_module, "check_velocity"), (fit_module, "choose")):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
 
 
@@ -278,7 +278,7 @@ def _cost(how, extra):
     """Written out once more: choice of a start, held-out and true ends, looks, checks, updates."""
     stage, nfe, reference = how.stages[0], START.nfe, how.reference.nfe
     iterations = stage.num_iterations + extra
-    starts = len(start_thetas(FLOW, START))
+    starts = len(start_groups(FLOW, START)[0])
     num_paths = max(8, iterations * 4 // 3)
     looks = 12 * (reference + 5 * nfe)
     return starts * 8 * nfe + looks + 4 * (5 + how.checked_by.nfe) + num_paths * reference + iterations * 4 * nfe * 3

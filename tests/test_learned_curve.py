@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bespoke_jax as bj
-from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.fitting.starts import start_groups
 from bespoke_jax.learned.scale_time import Curve, start_curves
 from bespoke_jax.learned.transfer import theta_from_curve
 from tests import quick, reference
@@ -98,7 +98,7 @@ def test_any_numbers_give_a_curve(raw):
 def test_starts_are_the_start_curves_or_near_them():
     flow, r = bj.analytic.gaussian([1.0, 0.0], 0.1), np.linspace(0, 1, 9)
     given = bj.LearnedCurve.identity("rk1", 4)
-    starts = start_thetas(flow, given)
+    starts = start_groups(flow, given)[0]
     assert {jax.tree.structure(start) for start in starts.values()} == {jax.tree.structure(given)}
     curves = start_curves(flow.scheduler)
     assert set(starts) == {"given", *curves}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bespoke_jax as bj
-from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.fitting.starts import start_groups
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,7 +79,8 @@ def test_a_fit_beats_the_dedicated_solver_that_it_starts_from():
     paths, validation, fresh = (bj.ground_truth(flow, flow.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))
     given = bj.init_theta("table", num_steps=5)
     result = bj.fit(flow, given, jax.random.key(0), paths=paths, validation=validation)
-    reference = start_thetas(flow, given)[result.start]
+    starts = {name: start for group in start_groups(flow, given.suited(flow)) for name, start in group.items()}
+    reference = starts[result.start].with_ends(flow, paths.x1)
     before, after = (float(bj.losses.rmse(flow, bj.to_table(s), fresh)) for s in (reference, result.theta))
     assert result.start != "given" and 20 * np.log10(before / after) > 6
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import bespoke_jax as bj
 from bespoke_jax import classic
-from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.fitting.starts import start_groups
 from tests import quick
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -66,12 +66,12 @@ def test_a_fit_gains_decibels_with_five_numbers():
 def test_starts_are_the_same_solver_on_every_grid():
     flow = bj.analytic.gaussian([1.0, 0.0], 0.1, scheduler=VP)
     given = bj.LearnedTimes.of("dpm_solver_pp-2m", 4, VP)
-    starts = start_thetas(flow, given)
+    starts = start_groups(flow, given)[0]
     assert set(starts) == {"given", *classic.GRIDS}
     assert {jax.tree.structure(start) for start in starts.values()} == {jax.tree.structure(given)}
     np.testing.assert_allclose(starts["karras"].times(), classic.time_grid("karras", 4, VP), atol=3e-7)
     unknown = bj.Flow(lambda p, t, x: x, None, ())
-    assert set(start_thetas(unknown, bj.init_theta("times", 4))) == {"given", "uniform", "quadratic"}
+    assert set(start_groups(unknown, bj.init_theta("times", 4))[0]) == {"given", "uniform", "quadratic"}
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,14 @@ def code_of_docs(section):
     return names
 
 
-@pytest.mark.parametrize("solver", ["rk1", "rk2", "table"])
+GENERAL = dataclasses.replace(
+    bj.classic.heun(4), first=jnp.float32(0.9), c=jnp.linspace(-0.5, 1, 5), xi=jnp.array([0.1, -2.0], jnp.float32)
+)
+
+
+@pytest.mark.parametrize("solver", ["rk1", "rk2", "table", "general"])
 def test_readers_of_the_docs_end_where_solve_ends(tmp_path, solver):
-    theta = bj.init_theta(solver, 3)
+    theta = bj.LearnedTable.of(GENERAL) if solver == "general" else bj.init_theta(solver, 3)
     theta = theta.with_raw(0.1 * jax.random.normal(jax.random.key(0), theta.raw.shape))
     bj.save_solver(tmp_path / "s.json", theta)
     flow = bj.Flow(lambda p, t, x: -x * (1 + t), None, (2,))
@@ -121,6 +126,53 @@ def test_readers_of_the_docs_end_where_solve_ends(tmp_path, solver):
 
         found = code_of_docs("In PyTorch")["Solver"](tmp_path / "s.json")(lambda t, x: -x * (1 + t), torch.tensor(x0))
         np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("image", [(2,), (4, 2)], ids=["one", "classes"])
+def test_a_general_table_comes_back_to_the_bit(tmp_path, image):
+    xi = jax.random.normal(jax.random.key(0), image)
+    for name, table in {
+        "half": dataclasses.replace(GENERAL, xi=xi.astype(jnp.float16).astype(jnp.float32)),
+        "single": dataclasses.replace(GENERAL, xi=xi),
+        "first": dataclasses.replace(GENERAL, c=None, xi=None),
+    }.items():
+        bj.save_solver(tmp_path / name, table)
+        found = bj.load_solver(tmp_path / name)
+        assert json.loads((tmp_path / name).read_text())["format"].endswith("version 2")
+        for part, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(table), strict=True):
+            assert np.array_equal(part, wanted) and part.dtype == wanted.dtype
+    bj.save_solver(tmp_path / "plain", bj.classic.heun(4))
+    assert json.loads((tmp_path / "plain").read_text())["format"].endswith("version 1")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(c=None), "c: wanted finite numbers"),
+        (dict(c=[0.0] * 4), "c: wanted finite numbers of shape .5."),
+        (dict(first=[1.0]), "first"),
+        (dict(first="1"), "first"),
+        (dict(xi=[0.0, 1.0]), "xi: wanted an object with shape, dtype and base64"),
+        (dict(xi=dict(shape=[2], dtype="float32", base64="AAAA")), "xi.base64: wanted 2 numbers"),
+        (dict(xi=dict(shape=[2], dtype="int8", base64="AAA=")), "xi.dtype"),
+        (dict(xi=dict(shape=[-2], dtype="float16", base64="")), "xi.shape"),
+        (dict(xi=dict(shape=[1], dtype="float16", base64="AH4=")), "xi: wanted finite"),
+        (dict(xi=dict(shape=[1], dtype="float16", base64="!")), "xi.base64: wanted base64"),
+        (dict(format="bespoke_jax solver, version 3"), "version 3"),
+    ],
+)
+def test_a_general_table_that_was_edited_is_named(tmp_path, change, words):
+    bj.save_solver(tmp_path / "s.json", GENERAL)
+    content = json.loads((tmp_path / "s.json").read_text()) | change
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words):
+        bj.load_solver(tmp_path / "s.json")
+    for name in ("c", "xi"):
+        content = json.loads((tmp_path / "s.json").read_text())
+        content.pop(name, None)
+        (tmp_path / "without.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="s.json|without.json"):
+            bj.load_solver(tmp_path / "without.json")
 
 
 def test_a_solver_that_is_not_finite_is_not_written(tmp_path, theta):
@@ -274,9 +326,13 @@ SHIPPED = sorted((pathlib.Path(bj.__file__).parent / "models" / "solvers").rglob
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_solvers_are_read_to_the_bit(path):
     content, solver = json.loads(path.read_text()), bj.load_solver(path)
-    stored = {"raw": solver.numbers()} if isinstance(solver, bj.Theta) else vars(solver)
+    stored = {"raw": solver.numbers()} if isinstance(solver, bj.Theta) else vars(solver.factors)
     for name, value in stored.items():
-        np.testing.assert_array_equal(np.asarray(value), np.array(content[name], content["dtype"]))
+        if value is not None:
+            np.testing.assert_array_equal(np.asarray(value), np.array(content[name], content["dtype"]))
+    if not isinstance(solver, bj.Theta):
+        read = code_of_docs("In NumPy")["read_solver"](path)
+        np.testing.assert_array_equal(read["xi"], 0 if solver.xi is None else solver.xi)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +360,8 @@ def test_an_info_that_json_cannot_hold(tmp_path, theta, info, error, message):
     ],
 )
 def test_what_would_be_refused_is_not_written(tmp_path, change):
-    numbers = {name: jnp.asarray(value) for name, value in (vars(bj.classic.euler(2)) | change).items()}
+    plain = bj.classic.euler(2)
+    numbers = {name: jnp.asarray(value) for name, value in (dict(t=plain.t, a=plain.a, b=plain.b) | change).items()}
     with pytest.raises(ValueError, match=r"theta\.[tab]: wanted"):
         bj.save_solver(tmp_path / "s.json", bj.SolverTable(**numbers))
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ ValueError before anything runs. Tables are computed in float64 and cast at the 
 from bespoke_jax.classic.adams import deis, ipndm
 from bespoke_jax.classic.dedicated import dedicated
 from bespoke_jax.classic.exponential import ddim, dpm_solver_pp, unipc
+from bespoke_jax.classic.first_call import known_first_call
 from bespoke_jax.classic.genie import TaylorSolver, genie
 from bespoke_jax.classic.grids import GRIDS, time_grid
 from bespoke_jax.classic.published import SEARCHED, multistep, sigmas_of_steps, solver_search, times_of_sigmas
@@ -29,6 +30,7 @@ __all__ = [
     "genie",
     "heun",
     "ipndm",
+    "known_first_call",
     "midpoint",
     "multistep",
     "rk4",

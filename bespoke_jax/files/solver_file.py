@@ -75,7 +75,7 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     info = _check_info({} if info is None else info)
     table = unrolled(theta)
     numbers = {name: _numbers(value) for name, value in vars(table.factors).items() if value is not None}
-    content = dict(
+    content: dict[str, Any] = dict(
         format=_FORMAT if numbers.keys() == set(_TABLE) else _GENERAL,
         family=theta.family,
         nfe=table.nfe,
@@ -220,8 +220,8 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
         # The stored table is read before this one is unrolled, so that the file's length bounds the size of both.
         found = {name: numbers_of_json(name, content.get(name), shape) for name, shape in shapes.items()}
         low, high = _check_range(content, found["t"])
-        table = vars(unrolled(theta))
-        _check_derived(found, table | dict(t=np.clip(table["t"], low, high)))
+        table = unrolled(theta)
+        _check_derived(found, dict(t=np.clip(table.t, low, high), a=table.a, b=table.b))
     if "knots" in content:
         wanted = theta.saved()["knots"]
         _check_object("knots", content["knots"])

@@ -13,7 +13,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.solver import LearnedSolver, check_solver_arrays
 
-__all__ = ["check_fit", "check_recipe", "check_state"]
+__all__ = ["check_fit", "check_recipe", "check_start", "check_state"]
 
 
 def check_fit(
@@ -88,17 +88,21 @@ def _check_reference(solvers, recipe: Recipe):
             )
 
 
-def check_state(state: Any, solver: LearnedSolver, recipe: Recipe, num_starts: int) -> None:
-    """Raise TypeError or ValueError unless the state is from a fit of this solver, with this many starts, by this recipe."""
-    check_type("state", state, FitState, "the FitState of an earlier fit")
-    there, here = (f"{t.family} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, solver))
-    if there != here:
-        raise ValueError(f"state: wanted one of {here}, got one of {there}.")
+def check_start(state: FitState, num_starts: int) -> None:
+    """Raise ValueError unless the state is from a fit with this many starts."""
     if not 0 <= int(state.start) < num_starts:
         raise ValueError(
             f"state: wanted a start below {num_starts}, got start {int(state.start)}; give the choose_start that the state was "
             "made with."
         )
+
+
+def check_state(state: Any, solver: LearnedSolver, recipe: Recipe) -> None:
+    """Raise TypeError or ValueError unless the state is from a fit of this solver by this recipe."""
+    check_type("state", state, FitState, "the FitState of an earlier fit")
+    there, here = (f"{t.family} with {t.num_steps} steps, {t.num_parameters} learned" for t in (state.theta, solver))
+    if there != here:
+        raise ValueError(f"state: wanted one of {here}, got one of {there}.")
     wanted = init_state(solver, recipe.stages)
     shapes = [jax.tree.map(jnp.shape, (s.opt_states, s.history)) for s in (state, wanted)]
     iterations = sum(stage.num_iterations for stage in recipe.stages)

@@ -11,12 +11,11 @@ import numpy as np
 
 from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
-from bespoke_jax.fitting.doors import check_fit, check_recipe, check_state
+from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, init_state
-from bespoke_jax.fitting.losses import Endpoint
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
-from bespoke_jax.fitting.starts import best_start, start_thetas
+from bespoke_jax.fitting.starts import Block, choose, start_groups
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.run.adjoint import end_points
@@ -136,24 +135,30 @@ def fit_on(
         flow, solver, key, recipe, state, callback: as for `fit`.
         prepared: gives the data, from `data.prepare`; called once, after the state is checked.
     """
-    solver = gather(flow, solver)
-    starts = start_thetas(flow, solver) if recipe.choose_start else {"given": solver}
+    solver = gather(flow, solver.suited(flow))
     if state is not None:
-        check_state(state, solver, recipe, len(starts))
+        check_state(state, solver, recipe)
     data = prepared()
+    some, _, x1 = samples(flow, data.paths)
+    solver = solver.with_ends(some, x1)
+    groups = start_groups(flow, solver) if recipe.choose_start else [{"given": solver}]
+    names = [name for group in groups for name in group]
     size_of_data, cost = data.paths.num_paths, data.cost
     stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, size_of_data)) for s in recipe.stages)
+    block = None
     if state is None:
-        state, spent = _first_state(flow, starts, stages, recipe, data)
-        cost += spent
+        start = choose(flow, groups, data.paths, stages, key, recipe.num_start_paths)
+        state, block = init_state(start.theta, stages, names.index(start.name)), start.block
+        cost += start.evaluations
     else:
+        check_start(state, len(names))
         state = _placed(flow, state)
         _check_same_flow(flow, state, data.validation, stages)
     watch = _Watch(flow, data.validation, recipe, stages[0].chunk_size, callback, [])
     state = watch.begin(state, cost)
     done = 0
     for number, stage in enumerate(stages):
-        state = _run_stage(flow, number, stage, done, state, data, key, watch)
+        state = _run_stage(flow, number, stage, done, state, data, key, watch, None if number else block)
         done += stage.num_iterations
     if not np.isfinite(state.best_rmse):
         raise FitError(
@@ -163,7 +168,7 @@ def fit_on(
         )
     best = max(watch.records, key=lambda record: record[recipe.best_by])
     warn_of_truth("fit", best[recipe.best_by], getattr(data.truth, recipe.best_by), data.truth)
-    cost, start = watch.records[-1]["evaluations"], list(starts)[int(state.start)]
+    cost, start = watch.records[-1]["evaluations"], names[int(state.start)]
     return FitResult(state.best, watch.records, cost, cost * flow.calls_per_evaluation, start, state, data.truth)
 
 
@@ -173,15 +178,6 @@ def _placed(flow, state: FitState) -> FitState:
     placed = gather(flow, arrays)
     theta, best = (jax.tree.map(jnp.asarray, solver) for solver in (placed.theta, placed.best))
     return placed._replace(theta=theta, best=best, history=history)
-
-
-def _first_state(flow, starts, stages, recipe, data) -> tuple[FitState, int]:
-    """(the state at the best start, velocity evaluations spent on finding it)."""
-    name, spent = "given", 0
-    if recipe.choose_start:
-        loss = next((stage.loss for stage in stages if stage.is_of_ends), Endpoint())
-        name, spent = best_start(flow, starts, data.paths, loss, recipe.num_start_paths)
-    return init_state(starts[name], stages, list(starts).index(name)), spent
 
 
 class _Watch(NamedTuple):
@@ -223,8 +219,13 @@ class _Watch(NamedTuple):
         self.records.append(state.history.record(len(self.records), stage, self.recipe.data_range))
 
 
-def _run_stage(flow, number: int, stage: Stage, done: int, state: FitState, data: Data, key, watch: _Watch) -> FitState:
-    """The state after a stage that follows `done` iterations; updates that the state already includes are not repeated."""
+def _run_stage(
+    flow, number: int, stage: Stage, done: int, state: FitState, data: Data, key, watch: _Watch, block: Block | None
+) -> FitState:
+    """The state after a stage that follows `done` iterations; updates that the state already includes are not repeated.
+
+    Nor are those of `block`, the updates up to the first look.
+    """
     if int(state.iteration) == done:
         state = state._replace(theta=state.best)
     for first in range(done, done + stage.num_iterations, stage.validate_every):
@@ -232,9 +233,9 @@ def _run_stage(flow, number: int, stage: Stage, done: int, state: FitState, data
         if int(state.iteration) >= first + count:  # done before the interruption
             watch.recall(stage.name, state)
             continue
-        solver, opt_state, losses, spent = stage.update(
-            flow, state.theta, state.opt_states[number], data.paths, key, first, count
-        )
+        if block is None:
+            block = Block(*stage.update(flow, state.theta, state.opt_states[number], data.paths, key, first, count))
+        (solver, opt_state, losses, spent), block = block, None
         _check_finite(flow, stage, state, solver, losses, first, data.paths)
         state = state._replace(
             theta=solver,

@@ -10,7 +10,7 @@ from bespoke_jax.checks import check_choice, check_count, check_flag, check_posi
 from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.fitting.levenberg_marquardt import PowerLaw
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
-from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, start_thetas
+from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, start_groups
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.truth import NUM_CHECKED
@@ -141,7 +141,7 @@ _NUM_START_PATHS = 8
 _PASSES_OVER_PATHS = 3
 _MOST_ITERATIONS = 2**30
 _MOST = 10**12  # evaluations: more than any fit takes
-_LOOKS = 4  # at the held-out paths, besides the one at the start
+_LOOKS = 8  # at the held-out paths, besides the one at the start
 
 
 def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
@@ -209,6 +209,7 @@ class _Costs(NamedTuple):
         truth: the reference that solves the ends.
         finer: the solver that checks a few of them.
         choice: the cost of choosing the start.
+        racers: how many starts make the first updates.
     """
 
     recipe: Recipe
@@ -216,13 +217,15 @@ class _Costs(NamedTuple):
     truth: SolverTable
     finer: SolverTable
     choice: int
+    racers: int
 
     @classmethod
     def of(cls, recipe: Recipe, flow: Flow, solver: LearnedSolver) -> "_Costs":
-        truth, choice = reference(flow, solver.nfe), 0
-        if recipe.choose_start:
-            choice = cost_of_choice(len(start_thetas(flow, solver)), solver.nfe, recipe.num_start_paths)
-        return cls(recipe, solver, truth, _of_evaluations(flow, 2 * truth.nfe), choice)
+        truth, choice, solver = reference(flow, solver.nfe), 0, solver.suited(flow)
+        groups = start_groups(flow, solver) if recipe.choose_start else []
+        for group in groups:
+            choice += cost_of_choice(len(group), solver.nfe, recipe.num_start_paths)
+        return cls(recipe, solver, truth, _of_evaluations(flow, 2 * truth.nfe), choice, max(1, len(groups)))
 
     def num_paths(self, iterations: int) -> int:
         """Paths to fit to, each of them seen a few times."""
@@ -233,8 +236,11 @@ class _Costs(NamedTuple):
         recipe, stage, nfe, truth = self.recipe, self.recipe.stages[0], self.solver.nfe, self.truth.nfe
         checked = min(NUM_CHECKED, stage.chunk_size)
         held_out = recipe.num_validation * (truth + (1 + _LOOKS) * nfe) + checked * (PROBE + self.finer.nfe)
-        updates = iterations * stage.batch_size * nfe * (stage.passes(self.solver) + stage.optimizer.tries)
-        return self.choice + held_out + self.num_paths(iterations) * truth + updates
+        # The first updates, as many as between two looks, are made by each racer, and then compared.
+        updates = iterations + (self.racers - 1) * -(-iterations // _LOOKS)
+        race = self.racers * recipe.num_start_paths * nfe if self.racers > 1 else 0
+        fitting = updates * stage.batch_size * nfe * (stage.passes(self.solver) + stage.optimizer.tries)
+        return self.choice + held_out + self.num_paths(iterations) * truth + race + fitting
 
     def most_iterations(self, budget: int) -> int:
         """The most iterations that the budget allows, by bisection: the cost grows with their number."""

@@ -1,21 +1,26 @@
 """Where a fit begins: the starts that a family has, tried on true paths, and the best one kept."""
 
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.fitting.gauss_newton import evaluate
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses_of_ends import Endpoint
+from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.solver import LearnedSolver
+from bespoke_jax.types import KeyArray
 
-__all__ = ["best_start", "cost_of_choice", "start_thetas"]
+__all__ = ["Block", "Start", "best_start", "choose", "cost_of_choice", "race", "start_groups"]
 
 
-def start_thetas(flow: Flow, theta: LearnedSolver) -> dict[str, LearnedSolver]:
-    """The solver itself, as "given", and the starts of its family for this flow, by name."""
-    return {"given": theta} | theta.starts(flow)
+def start_groups(flow: Flow, theta: LearnedSolver) -> list[dict[str, LearnedSolver]]:
+    """The starts of a fit for this flow, by name, in groups of one structure: the solver itself, as "given", is in the first."""
+    groups = [{"given": theta} | theta.starts(flow), theta.rivals(flow)]
+    return [group for group in groups if group]
 
 
 NUM_START_PATHS = 32
@@ -40,7 +45,7 @@ def best_start(
         >>> import jax, bespoke_jax as bj
         >>> flow = bj.analytic.gaussian([1.0, 0.0], 0.1, scheduler=bj.schedulers.VariancePreserving())
         >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (16,)))
-        >>> best_start(flow, start_thetas(flow, bj.init_theta("rk2", num_steps=4)), paths)[0] != "given"
+        >>> best_start(flow, start_groups(flow, bj.init_theta("rk2", num_steps=4))[0], paths)[0] != "given"
         True
     """
     names, spent, loss = list(thetas), 0, loss or Endpoint()
@@ -51,6 +56,109 @@ def best_start(
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
     return names[0], spent
+
+
+class Start(NamedTuple):
+    """Where a fit begins.
+
+    Attributes:
+        name, theta: the start.
+        block: the first updates from there, if they are done.
+        evaluations: velocity evaluations spent on the choice, without those of `block`.
+    """
+
+    name: str
+    theta: LearnedSolver
+    block: "Block | None"
+    evaluations: int
+
+
+def choose(
+    flow: Flow,
+    groups: list[dict[str, LearnedSolver]],
+    paths: Paths,
+    stages: tuple[Stage, ...],
+    key: KeyArray,
+    num_paths: int = NUM_START_PATHS,
+) -> Start:
+    """The start of a fit: the best one of the only group, or the winner of a race between the best of each.
+
+    Args:
+        flow, paths, stages, key: those of the fit.
+        groups: from `start_groups`. A single start is taken untried.
+        num_paths: on how many of the paths the best few are compared.
+    """
+    if len(groups) == len(groups[0]) == 1:
+        ((name, theta),) = groups[0].items()
+        return Start(name, theta, None, 0)
+    loss = next((_loss(stage) for stage in stages if stage.is_of_ends), Endpoint())
+    found = [best_start(flow, group, paths, loss, num_paths) for group in groups]
+    racers = {name: group[name] for (name, _), group in zip(found, groups, strict=True)}
+    spent = sum(evaluations for _, evaluations in found)
+    if len(racers) == 1:
+        ((name, theta),) = racers.items()
+        return Start(name, theta, None, spent)
+    name, block, raced = race(flow, racers, paths, stages[0], key, num_paths)
+    return Start(name, racers[name], block, spent + raced)
+
+
+class Block(NamedTuple):
+    """What `Stage.update` returns: the updates up to the first look at the held-out paths.
+
+    Attributes:
+        theta, opt_state: the solver and the optimiser's state after them.
+        losses: [updates].
+        evaluations: velocity evaluations spent.
+    """
+
+    theta: LearnedSolver
+    opt_state: Any
+    losses: np.ndarray
+    evaluations: int
+
+
+def race(
+    flow: Flow,
+    racers: dict[str, LearnedSolver],
+    paths: Paths,
+    stage: Stage,
+    key: KeyArray,
+    num_paths: int = NUM_START_PATHS,
+) -> tuple[str, Block, int]:
+    """The racer that the first updates of a fit make best: (its name, its updates, evaluations spent on all but these).
+
+    Solvers of different structure end where their start does not tell. Each makes the updates of `stage` up to its first look,
+    and the one of the least loss on the first `num_paths` paths wins. The fit goes on from there.
+
+    Args:
+        flow, paths, key: those of the fit.
+        racers: by name.
+        stage: the first stage of the fit.
+        num_paths: on how many of the paths they are compared.
+
+    Examples:
+        >>> import jax, bespoke_jax as bj
+        >>> flow = bj.analytic.gaussian([1.0, 0.0], 0.1)
+        >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (16,)))
+        >>> racers = {n: bj.LearnedTable.of(s(4)) for n, s in {"euler": bj.classic.euler, "rk4": bj.classic.rk4}.items()}
+        >>> name, block, spent = race(flow, racers, paths, bj.Stage(num_iterations=2), jax.random.key(0))
+        >>> len(block.losses), bool(spent > block.evaluations)
+        (2, True)
+    """
+    few = paths.take(jnp.arange(min(num_paths, paths.num_paths)))
+    count, loss = min(stage.validate_every, stage.num_iterations), _loss(stage)
+    blocks, values = {}, {}
+    for name, theta in racers.items():
+        block = Block(*stage.update(flow, theta, stage.optimizer.init(theta.raw), paths, key, 0, count))
+        value = float(evaluate(loss, flow, block.theta, few)) if np.all(np.isfinite(block.theta.raw)) else np.inf
+        blocks[name], values[name] = block, value if np.isfinite(value) else np.inf
+    winner = min(values, key=values.__getitem__)
+    spent = sum(few.num_paths * block.theta.nfe + block.evaluations for block in blocks.values())
+    return winner, blocks[winner], spent - blocks[winner].evaluations
+
+
+def _loss(stage: Stage) -> Loss:
+    return stage.loss if stage.is_of_ends and isinstance(stage.loss, Loss) else Endpoint()
 
 
 def cost_of_choice(num_starts: int, nfe: int, num_paths: int = NUM_START_PATHS) -> int:

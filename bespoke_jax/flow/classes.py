@@ -1,7 +1,5 @@
 """Conditions that are classes: indices, or weights of the classes."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,10 +23,10 @@ def num_classes(flow: Flow) -> int | None:
         >>> num_classes(bj.given(flow, [2, 0, 2])), num_classes(flow)
         (3, None)
     """
-    leaves = [known(leaf) for leaf in jax.tree.leaves(condition_of(flow))]
-    if len(leaves) != 1 or leaves[0] is None:
+    leaves = jax.tree.leaves(condition_of(flow))
+    values = known(leaves[0]) if len(leaves) == 1 else None
+    if values is None:
         return None
-    (values,) = leaves
     if values.ndim == 1 and np.issubdtype(values.dtype, np.integer) and np.all(values >= 0):
         return int(np.max(values)) + 1
     is_vector = values.ndim == 2 and jnp.issubdtype(values.dtype, jnp.floating)
@@ -53,14 +51,11 @@ def class_weights(flow: Flow, count: int) -> Float[jax.Array, "... K"] | None:
     """
     if not has_condition(flow):
         return None
-    one, (leaf, *others) = condition_of_one(flow), _leaves(flow.params[CONDITION])
-    shape, dtype = jnp.shape(jax.tree.leaves(one)[0]), jnp.result_type(leaf)
-    if others:
+    leaves = jax.tree.leaves(flow.params[CONDITION])
+    if len(leaves) != 1:
         return None
+    leaf, (one,) = leaves[0], jax.tree.leaves(condition_of_one(flow))
+    shape, dtype = jnp.shape(one), jnp.result_type(leaf)
     if shape == () and jnp.issubdtype(dtype, jnp.integer):
         return jax.nn.one_hot(leaf, count)
     return leaf if shape == (count,) and jnp.issubdtype(dtype, jnp.floating) else None
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree) or [jnp.zeros(0)]

@@ -42,7 +42,7 @@ class Trace(NamedTuple):
     """
 
     x1: jax.Array
-    x0: jax.Array
+    x0: Array
     image: jax.Array | None
     states: list[jax.Array]
     velocities: list[jax.Array]

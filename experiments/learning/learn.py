@@ -96,7 +96,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
         return Learned(theta, info["history"], info["cost"])
 
     with bar, run.checkpoints(job.name) as checkpoints:
-        state = checkpoints.restore(bj.init_state(job.start, recipe.stages))
+        state = checkpoints.restore(bj.init_state(job.start.suited(flow), recipe.stages))
         done = 0 if state is None else int(state.iteration)
         bar.update(done)
         bar.set_postfix_str(f"from iteration {done}; compiling first")
