@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import bespoke_jax as bj
@@ -149,17 +150,48 @@ def test_bad_arguments_are_named(flow, change, error, message):
         bj.fit(flow, bj.init_theta("rk2", 3), KEY, bj.Recipe(**change))
 
 
-@pytest.mark.parametrize("best_by", ["psnr", "mean_psnr"])
-def test_the_best_is_chosen_by_the_figure_that_is_asked_for(flow, best_by):
+@pytest.mark.parametrize(
+    "loss, best_by, figure",
+    [
+        ("endpoint", "psnr", "psnr"),
+        ("endpoint", "mean_psnr", "mean_psnr"),
+        ("endpoint", None, "mean_psnr"),
+        ("rmse", None, "psnr"),
+    ],
+)
+def test_the_best_is_chosen_by_the_figure_that_is_asked_for_or_minimised(flow, loss, best_by, figure):
     # Sixteen held-out paths and steps from batches of eight: the two figures wander, each its own way.
     seen = []
-    stages = (bj.Stage("endpoint", 12, bj.LevenbergMarquardt(tries=1), batch_size=8, probes=1),)
+    stages = (bj.Stage(loss, 12, bj.LevenbergMarquardt(tries=1), batch_size=8, probes=1, validate_every=1),)
     result = bj.fit(
         flow,
         bj.init_theta("rk1", 3),
         jax.random.key(3),
         bj.Recipe(stages=stages, num_paths=64, num_validation=16, best_by=best_by),
-        callback=lambda state, record: seen.append((record[best_by], np.asarray(state.theta.raw))),
+        callback=lambda state, record: seen.append((record, np.asarray(state.theta.raw))),
     )
-    assert np.array_equal(result.theta.raw, max(seen, key=lambda pair: pair[0])[1])
-    assert max(value for value, _ in seen) > seen[0][0]
+    (other,) = {"psnr", "mean_psnr"} - {figure}
+    best, raw = max(seen, key=lambda pair: pair[0][figure])
+    by_other, _ = max(seen, key=lambda pair: pair[0][other])
+    assert best["iteration"] != by_other["iteration"], "the choice has to matter for this test"
+    assert np.array_equal(result.theta.raw, raw)
+    assert result.best == best and best[figure] > seen[0][0][figure]
+    assert result.lost == by_other[other] - best[other] > 0
+
+
+@pytest.mark.parametrize(
+    "loss, figure",
+    [
+        ("endpoint", "mean_psnr"),
+        ("rmse", "psnr"),
+        ("rmse_bound", "psnr"),
+        (bj.losses.Distance(features=jnp.tanh), "mean_psnr"),
+        (bj.losses.Distance(features=jnp.tanh, average="mean"), "psnr"),
+        (bj.losses.rmse, "psnr"),
+    ],
+)
+def test_the_last_loss_says_which_figure_decides(loss, figure):
+    stages = tuple(bj.Stage(some, 1, optax.adam(1e-2)) for some in ("endpoint", "rmse", loss))
+    assert bj.Recipe(stages=stages).figure == figure
+    for asked in ("psnr", "mean_psnr"):
+        assert bj.Recipe(stages=stages, best_by=asked).figure == asked

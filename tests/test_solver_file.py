@@ -171,7 +171,7 @@ def test_a_general_table_that_was_edited_is_named(tmp_path, change, words):
         content = json.loads((tmp_path / "s.json").read_text())
         content.pop(name, None)
         (tmp_path / "without.json").write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="s.json|without.json"):
+        with pytest.raises(ValueError, match=r"without\.json"):
             bj.load_solver(tmp_path / "without.json")
 
 

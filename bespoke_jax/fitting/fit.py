@@ -12,7 +12,7 @@ import numpy as np
 from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
-from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, init_state
+from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import Block, choose, start_groups
@@ -166,10 +166,11 @@ def fit_on(
             f"{cause_of(flow, state.theta, data.validation, stages[0])} This error's .state is the last state.",
             state,
         )
-    best = max(watch.records, key=lambda record: record[recipe.best_by])
-    warn_of_truth("fit", best[recipe.best_by], getattr(data.truth, recipe.best_by), data.truth)
+    best, lost = chosen(watch.records, recipe.figure)
+    warn_of_truth("fit", best[recipe.figure], getattr(data.truth, recipe.figure), data.truth)
     cost, start = watch.records[-1]["evaluations"], names[int(state.start)]
-    return FitResult(state.best, watch.records, cost, cost * flow.calls_per_evaluation, start, state, data.truth)
+    calls = cost * flow.calls_per_evaluation
+    return FitResult(state.best, watch.records, cost, calls, start, state, data.truth, best, lost)
 
 
 def _placed(flow, state: FitState) -> FitState:
@@ -201,8 +202,8 @@ class _Watch(NamedTuple):
         """The state after a look."""
         error = _held_out(self.flow, state.theta, self.validation, self.batch_size)
         mean, mean_log, row = np.mean(error, dtype=np.float32), np.mean(np.log(error)), len(self.records)
-        best_by = self.recipe.best_by
-        better = bool((mean if best_by == "psnr" else mean_log) < state.best_figure(best_by))
+        figure = self.recipe.figure
+        better = bool((mean if figure == "psnr" else mean_log) < state.best_figure(figure))
         values = dict(iteration=state.iteration, loss=loss, rmse=mean, mean_log_rmse=mean_log, evaluations=evaluations)
         state = state._replace(
             best=state.theta if better else state.best,

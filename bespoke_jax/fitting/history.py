@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bespoke_jax import metrics
+from bespoke_jax.fitting.loss import FIGURES
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.run.truth import Truth
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array
 
-__all__ = ["FitError", "FitResult", "FitState", "History", "init_state"]
+__all__ = ["FitError", "FitResult", "FitState", "History", "chosen", "init_state"]
 
 
 class History(NamedTuple):
@@ -89,9 +90,9 @@ class FitState(NamedTuple):
     iteration: Array
     history: History
 
-    def best_figure(self, best_by: str) -> float:
+    def best_figure(self, figure: str) -> float:
         """The error that the next solver has to fall below to be the best by "psnr" or "mean_psnr"."""
-        if best_by == "psnr":
+        if figure == "psnr":
             return float(self.best_rmse)
         return float(np.nanmin(self.history.mean_log_rmse, initial=math.inf))
 
@@ -100,13 +101,16 @@ class FitResult(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-        theta: the best solver on the held-out paths.
+        theta: the best solver on the held-out paths, by `Recipe.figure`.
         history: one dict per look at them: stage, iteration, loss, rmse, psnr, mean_psnr, evaluations.
         cost: velocity evaluations of single samples, true paths included.
         network_calls: the same in network calls: `cost` times `flow.calls_per_evaluation`, which is 2 with `guided`.
         start: name of the start that won, or "given".
         state: the last `FitState`.
         truth: the accuracy of the held-out paths, in dB: a few of their ends against more accurate ones.
+        best: the record of `history` that chose `theta`.
+        lost: what that choice cost the other of psnr and mean_psnr, in dB: the highest of its values in `history`, minus the one
+            in `best`.
     """
 
     theta: LearnedSolver
@@ -116,6 +120,21 @@ class FitResult(NamedTuple):
     start: str
     state: FitState
     truth: Truth
+    best: dict[str, Any]
+    lost: float
+
+
+def chosen(history: list[dict[str, Any]], figure: str) -> tuple[dict[str, Any], float]:
+    """(the record with the highest `figure`, the first if several have it; the dB that the other figure lost by that choice).
+
+    Examples:
+        >>> records = [dict(psnr=40.0, mean_psnr=41.0), dict(psnr=38.5, mean_psnr=44.0)]
+        >>> chosen(records, "mean_psnr")
+        ({'psnr': 38.5, 'mean_psnr': 44.0}, 1.5)
+    """
+    (other,) = set(FIGURES) - {figure}
+    best = max(history, key=lambda record: record[figure])
+    return best, max(record[other] for record in history) - best[other]
 
 
 class FitError(FloatingPointError):

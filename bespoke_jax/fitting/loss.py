@@ -10,7 +10,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.solver import Solver
 
-__all__ = ["AVERAGES", "Loss"]
+__all__ = ["AVERAGES", "FIGURES", "Loss"]
 
 _TINY = 1e-20  # keeps roots and logarithms differentiable at a distance of exactly 0
 
@@ -31,6 +31,9 @@ def _same(distance):
 AVERAGES = {"log": _log, "root": _root, "mean": _same}
 """What a loss applies to squared distances before their mean, by name."""
 
+FIGURES = ("psnr", "mean_psnr")
+"""The figures of a solver on held-out paths: the PSNR of its mean RMSE, and the mean of the samples' PSNRs."""
+
 
 class Loss:
     """A loss as a value. It is hashable and equal by value, so that equal stages share compiled programs.
@@ -41,13 +44,15 @@ class Loss:
 
     name: str
     """What records call it."""
+    average: str
+    """What is applied to squared distances before their mean: a name in `AVERAGES`."""
     of_ends: bool
     """Whether it compares end points, of a solver of any family; otherwise it compares the steps of rk1 and rk2."""
 
     @property
     def phi(self) -> Callable:
-        """What is applied to mean squares before their mean over samples."""
-        raise NotImplementedError
+        """What is applied to squared distances before their mean: `average` as a function."""
+        return AVERAGES[self.average]
 
     def __call__(self, flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
         """The loss, []."""

@@ -85,11 +85,6 @@ class Distance(Loss):
         flow, x0, x1 = samples(flow, paths)
         return jnp.mean(self.phi(self.between(solve(flow, to_table(solver), x0), x1)))
 
-    @property
-    def phi(self) -> Callable:
-        """What is taken of distances."""
-        return AVERAGES[self.average]
-
     def between(self, x: Float[Array, "batch *event"], x1: Float[Array, "batch *event"]) -> Float[jax.Array, "batch"]:
         """The distances, [B], of samples [B, *event]."""
         if self.features is not None:

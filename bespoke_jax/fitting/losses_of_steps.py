@@ -115,15 +115,11 @@ class RmseBound(Loss):
     lipschitz: float = 1.0
 
     name = "rmse_bound"
+    average = "root"
     of_ends = False
 
     def __post_init__(self):
         check_number("RmseBound.lipschitz", self.lipschitz, 0)
-
-    @property
-    def phi(self) -> Callable:
-        """The square root."""
-        return AVERAGES["root"]
 
     def weights(self, theta: Theta) -> Float[jax.Array, "n"]:
         """M_i of each step, [n]."""
@@ -139,12 +135,8 @@ class Local(Loss):
     """The sum of the steps' own errors as a value: `local`."""
 
     name = "local"
+    average = "root"
     of_ends = False
-
-    @property
-    def phi(self) -> Callable:
-        """The square root."""
-        return AVERAGES["root"]
 
     def weights(self, theta: Theta) -> Float[jax.Array, "n"]:
         """1 for each step, [n]."""

@@ -9,6 +9,7 @@ import optax
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive, check_type
 from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.fitting.levenberg_marquardt import PowerLaw
+from bespoke_jax.fitting.loss import FIGURES
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
 from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, start_groups
 from bespoke_jax.flow.flow import Flow
@@ -34,8 +35,9 @@ class Recipe:
         choose_start: whether to try the starts of the solver's family, too, and begin from the one with the least loss, by the
             first loss of ends in `stages`.
         num_start_paths: on how many of the paths the best few starts are compared.
-        best_by: the figure on the held-out paths that decides which solver is best: "psnr", of the mean RMSE, or "mean_psnr",
-            the mean over samples, which suits few held-out paths because no single sample dominates it.
+        best_by: the figure on the held-out paths that decides which solver is best: "psnr", of the mean RMSE, which a few bad
+            samples can dominate, or "mean_psnr", the mean over samples. None for the one that the last stage minimises:
+            "mean_psnr" for a mean of logarithms, "psnr" for any other loss.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
         budget: velocity evaluations to spend in all, from which `resolve` derives the iterations of the one stage, the number of
             paths and the reference; None for no limit. See `frugal`.
@@ -58,7 +60,7 @@ class Recipe:
     checked_by: SolverTable | None = None
     choose_start: bool = True
     num_start_paths: int = NUM_START_PATHS
-    best_by: str = "psnr"
+    best_by: str | None = None
     data_range: float = 2.0
     budget: int | None = None
 
@@ -70,7 +72,8 @@ class Recipe:
         check_flag("Recipe.choose_start", self.choose_start)
         for name in ("num_paths", "num_validation", "num_start_paths"):
             check_count(f"Recipe.{name}", getattr(self, name))
-        check_choice("Recipe.best_by", self.best_by, ("psnr", "mean_psnr"))
+        if self.best_by is not None:
+            check_choice("Recipe.best_by", self.best_by, FIGURES)
         for name in ("rtol", "data_range", *(() if self.atol is None else ("atol",))):
             check_positive(f"Recipe.{name}", getattr(self, name))
         for name in ("reference", "checked_by"):
@@ -79,6 +82,17 @@ class Recipe:
                 check_solver_arrays(f"Recipe.{name}", solver)
         if self.budget is not None:
             _check_budget(self.budget, stages)
+
+    @property
+    def figure(self) -> str:
+        """The figure that decides which solver is best: `best_by`, or where that is None the last loss's own.
+
+        Examples:
+            >>> import bespoke_jax as bj
+            >>> [Recipe(stages=(bj.Stage(loss),)).figure for loss in ("endpoint", "rmse")]
+            ['mean_psnr', 'psnr']
+        """
+        return self.best_by or self.stages[-1].figure
 
     def resolve(self, flow: Flow, solver: LearnedSolver) -> "Recipe":
         """The recipe for this flow and solver: itself, unless it has a budget.
@@ -170,7 +184,6 @@ def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
         num_validation=_NUM_VALIDATION,
         num_start_paths=_NUM_START_PATHS,
         choose_start=check_flag("choose_start", choose_start),
-        best_by="mean_psnr",
         budget=budget,
     )
 

@@ -92,6 +92,11 @@ class Stage:
         return getattr(self.loss, "of_ends", False)
 
     @property
+    def figure(self) -> str:
+        """The figure on held-out paths that the loss measures: "mean_psnr" for a mean of logarithms, else "psnr"."""
+        return "mean_psnr" if getattr(self.loss, "average", None) == "log" else "psnr"
+
+    @property
     def needs_steps(self) -> bool:
         """Whether the loss compares single steps of rk1 and rk2, from points of whole paths."""
         return not getattr(self.loss, "of_ends", True)

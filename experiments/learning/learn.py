@@ -122,8 +122,8 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
                 result = fit_on(flow, job.start, key, recipe, data, state, keep)
     history = [_for_json(record) for record in result.history]
     truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
-    best = _best(history, recipe.best_by)
-    info = dict(cost=result.cost, start=result.start, validation=best, truth=truth, history=history)
+    best = dict(validation=_for_json(result.best), lost=result.lost)
+    info = dict(cost=result.cost, start=result.start, **best, truth=truth, history=history)
     theta = _as_kept(result.theta)
     run.keep_solver(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)
@@ -137,8 +137,3 @@ def _for_json(record: dict) -> dict:
 def _as_kept(theta: LearnedSolver) -> LearnedSolver | bj.SolverTable:
     """The solver as it is kept: as a plain table, unless its file gives more back."""
     return theta if theta.saved() else bj.to_table(theta)
-
-
-def _best(history: list[dict], by: str) -> dict:
-    """The record of the theta that is kept."""
-    return max((record for record in history if record[by] is not None), key=lambda record: record[by])
