@@ -1,7 +1,6 @@
 """Losses of single steps, each begun from a point of the true path: the RMSE-Bound loss (26) and the plain sum of errors."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
