@@ -34,6 +34,7 @@ from bespoke_jax.flow.conditions import given
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import guided
 from bespoke_jax.learned import scale_time
+from bespoke_jax.learned.calls import LearnedCalls, by_call
 from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.families import init_theta
 from bespoke_jax.learned.knots import Knots
@@ -61,6 +62,7 @@ __all__ = [
     "Flow",
     "Forgetting",
     "Knots",
+    "LearnedCalls",
     "LearnedCurve",
     "LearnedTable",
     "LearnedTimes",
@@ -75,6 +77,7 @@ __all__ = [
     "Theta",
     "adjoint",
     "analytic",
+    "by_call",
     "check_solver",
     "classic",
     "fid",

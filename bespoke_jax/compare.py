@@ -1,5 +1,6 @@
 """Does a learned solver serve this flow? Its error on a few true paths, next to those of the usual solvers."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -130,14 +131,14 @@ def _compared(
     num_paths: int,
 ) -> SolverCheck:
     """The result, from the score of any solver on the same paths."""
-    nfe = solver.nfe
+    nfe = math.ceil(solver.evaluations(flow))
     if others is None:
         others = classic.dedicated(nfe, flow.scheduler)
     own, euler = score_of("this solver", solver), score_of("euler", classic.euler(nfe))
     midpoint = score_of("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
     dedicated = max((score_of(*item) for item in others.items()), key=_mean_psnr, default=None)
     gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
-    calls = nfe * flow.calls_per_evaluation
+    calls = solver.network_calls(flow)
     return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, truth)
 
 

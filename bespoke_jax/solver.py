@@ -55,6 +55,14 @@ class Solver:
         """Velocity evaluations per sample."""
         raise NotImplementedError
 
+    def network_calls(self, flow: Flow) -> int:
+        """Network calls per sample of `flow`: more than evaluations if each of these takes several (`guided`)."""
+        return self.nfe * flow.calls_per_evaluation
+
+    def evaluations(self, flow: Flow) -> float:
+        """The cost per sample in evaluations of the flow's velocity: `nfe`, unless the solver calls its networks apart."""
+        return self.network_calls(flow) / flow.calls_per_evaluation
+
     def check(self, name: str) -> None:
         """Raise TypeError or ValueError unless the arrays agree and, where their numbers are `known`, describe a solver.
 

@@ -6,7 +6,6 @@ of its own, and every state a share of a fixed image (derived).
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.classes import class_weights
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.guidance import of_call
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.solver import Program, Solver
 from bespoke_jax.types import Array
@@ -43,6 +43,8 @@ class SolverTable(Solver):
         b: [m, m] factors of the velocities in these states, lower triangular.
         first: [] factor of the noise in the state of the first evaluation; None for 1.
         c: [m + 1] factors of the image, in the state of the first evaluation and in those after each; None without an image.
+        fields: for a guided flow, the network of each evaluation, 0 the conditional and 1 the unconditional; static. None to
+            evaluate the flow's velocity itself. With them an evaluation is one network call.
         xi: the image, [*event], or one for each class, [K, *event], where the flow's condition is the index of a class or a
             vector [K] of weights. Without a class (all weights 0) it is the mean of all.
 
@@ -58,6 +60,7 @@ class SolverTable(Solver):
     first: jax.Array | None = None
     c: jax.Array | None = None
     xi: jax.Array | None = None
+    fields: tuple[int, ...] | None = dataclasses.field(default=None, metadata=dict(static=True))
 
     def check(self, name: str) -> None:
         """Raise unless the arrays agree and, where their numbers are known, describe a solver.
@@ -91,6 +94,8 @@ class SolverTable(Solver):
         if (self.c is None) != (self.xi is None):
             got = "c without xi" if self.xi is None else "xi without c"
             raise ValueError(f"{name}.xi: wanted an image xi with its factors c, got {got}.")
+        if self.fields is not None and (len(self.fields) != m or not set(self.fields) <= {0, 1}):
+            raise ValueError(f"{name}.fields: wanted 0 or 1 for each of {m} evaluations, got {self.fields!r}.")
         if self.c is not None and self.xi is not None:
             check_array(f"{name}.c", self.c, (m + 1,))
             check_array(f"{name}.xi", self.xi, jnp.shape(self.xi))
@@ -129,6 +134,14 @@ class SolverTable(Solver):
         """Itself."""
         return self
 
+    def network_calls(self, flow: Flow) -> int:
+        """Network calls per sample: one for an evaluation with a field, else as many as the flow's velocity takes."""
+        return self.nfe * (flow if self.fields is None else of_call(flow, 0)).calls_per_evaluation
+
+    def flow_of(self, flow: Flow, i: int | jax.Array) -> Flow:
+        """The flow that evaluation i is of, which may be traced. Raises ValueError for fields of a flow that is not guided."""
+        return flow if self.fields is None else of_call(flow, jnp.asarray(self.fields)[i])
+
     def image(self, flow: Flow) -> jax.Array | None:
         """The image of the flow's samples, [*event] or [B, *event]; None if the table has none.
 
@@ -150,7 +163,11 @@ class SolverTable(Solver):
 
     def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
         """x1 from noise x0, evaluation by evaluation in Python."""
-        return self.walk(partial(kernels.velocity, flow), spread(flow, x0), self.image(flow))
+
+        def velocity(i, t, x):
+            return kernels.velocity(self.flow_of(flow, i), t, x)
+
+        return self.walk_calls(velocity, spread(flow, x0), self.image(flow))
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
         """The sum, column by column: each velocity is added to all later states at once and need not be kept.
@@ -165,7 +182,7 @@ class SolverTable(Solver):
 
         def step(i, carry):
             x, coming = carry
-            velocity = flow(self.t[i].astype(time_dtype(self, x)), x)
+            velocity = self.flow_of(flow, i)(self.t[i].astype(time_dtype(self, x)), x)
             coming = coming + along_states(self.b[:, i]) * velocity.astype(dtype)
             return jax.lax.dynamic_index_in_dim(coming, i, keepdims=False).astype(x.dtype), coming
 
@@ -184,10 +201,11 @@ class SolverTable(Solver):
     ) -> Float[jax.Array, "*shape"]:
         """x_m from noise x0, row by row in Python: `velocity(t_i, x_i)` is called m times, with concrete times.
 
-        For loops that own their network calls; the velocity need not be traceable.
+        For loops that own their network calls; the velocity need not be traceable. A table with `fields` calls
+        `velocity(t_i, x_i, field)`.
 
         Args:
-            velocity: of (t, x).
+            velocity: of (t, x), and of the field if the table has them.
             x0: noise, [*batch, *event].
             image: of these samples, from `image`, for a table that has one; None for its `xi`.
 
@@ -196,6 +214,15 @@ class SolverTable(Solver):
             >>> float(bj.classic.midpoint(2).walk(lambda t, x: -x, jnp.float32(1.0)))
             0.5
         """
+        fields = self.fields
+        if fields is None:
+            return self.walk_calls(lambda i, t, x: velocity(t, x), x0, image)
+        return self.walk_calls(lambda i, t, x: velocity(t, x, fields[i]), x0, image)
+
+    def walk_calls(
+        self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
+    ) -> Float[jax.Array, "*shape"]:
+        """`walk` with a velocity of (i, t_i, x_i), i the number of the evaluation."""
         times, a, b = (np.asarray(value) for value in (self.t, self.a, self.b))
         times = times.astype(time_dtype(self, x0))
         x = noise = jnp.asarray(x0)
@@ -208,7 +235,7 @@ class SolverTable(Solver):
         if self.first is not None or self.c is not None:
             x = kernels.combine(first, terms)
         for i, t in enumerate(times):
-            terms.append(velocity(t, x))
+            terms.append(velocity(i, t, x))
             x = kernels.combine([*factors[i], *b[i, : i + 1]], terms)
         return x
 

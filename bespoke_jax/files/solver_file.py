@@ -74,7 +74,7 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     info = _check_info({} if info is None else info)
     table = unrolled(theta)
-    numbers = {name: _numbers(value) for name, value in vars(table.factors).items() if value is not None}
+    numbers = {name: _numbers(value) for name in _NUMBERS if (value := getattr(table, name)) is not None}
     content: dict[str, Any] = dict(
         format=_FORMAT if numbers.keys() == set(_TABLE) else _GENERAL,
         family=theta.family,
@@ -82,6 +82,8 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
         dtype=table.t.dtype.name,
         **numbers,
     )
+    if table.fields is not None:
+        content |= dict(format=_GENERAL, fields=list(table.fields))
     if table.xi is not None:
         content["xi"] = json_of_image(table.xi)
     content |= jax.tree.map(lambda value: _numbers(value) if hasattr(value, "dtype") else value, theta.saved())
@@ -114,6 +116,7 @@ def _within(t: Any, time_range: tuple[float, float]) -> list[float]:
 
 
 _TABLE = ("t", "a", "b")
+_NUMBERS = (*_TABLE, "first", "c")
 
 
 def _layout(value: Any, indent: str = "") -> str:
@@ -208,7 +211,7 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
         arrays = {name: _array(content, name, shape, dtype) for name, shape in shapes.items()}
         if "c" in arrays or "xi" in content:
             arrays["xi"] = _held("xi", image_of_json("xi", content.get("xi")), dtype)
-        solver = SolverTable(**arrays)
+        solver = SolverTable(**arrays, fields=_fields(content, m))
         _check_range(content, np.asarray(solver.t, np.float64))
         solver.check("table")
         return solver
@@ -228,6 +231,15 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
         stored = {name: content["knots"].get(name) for name in wanted}
         _check_derived({name: numbers_of_json(name, stored[name], wanted[name].shape) for name in wanted}, wanted)
     return theta.learning(content.get("learned", "both"))
+
+
+def _fields(content: dict[str, Any], m: int) -> tuple[int, ...] | None:
+    fields = content.get("fields") if content["format"] == _GENERAL else None
+    if fields is None:
+        return None
+    if not isinstance(fields, list) or len(fields) != m or not all(type(f) is int and f in (0, 1) for f in fields):
+        raise ValueError(f"fields: wanted a list of {m} numbers 0 or 1, got {fields!r:.80}.")
+    return tuple(fields)
 
 
 def _check_follows(name: str, value: Any, wanted: int) -> None:

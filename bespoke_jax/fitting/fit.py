@@ -243,7 +243,7 @@ def _run_stage(
             opt_states=(*state.opt_states[:number], opt_state, *state.opt_states[number + 1 :]),
             iteration=np.asarray(first + count, np.int32),
         )
-        spent += watch.records[-1]["evaluations"] + data.validation.num_paths * solver.nfe
+        spent += watch.records[-1]["evaluations"] + int(data.validation.num_paths * solver.evaluations(flow))
         state = watch.look(stage.name, state, float(np.mean(losses)), spent)
     return state
 

@@ -1,6 +1,7 @@
 """Recipes: how to learn a solver, as values. The default, the paper's, and one for few velocity evaluations."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -219,6 +220,7 @@ class _Costs(NamedTuple):
 
     Attributes:
         recipe, solver: those of the fit.
+        evaluations: the solver's, per sample.
         truth: the reference that solves the ends.
         finer: the solver that checks a few of them.
         choice: the cost of choosing the start.
@@ -227,6 +229,7 @@ class _Costs(NamedTuple):
 
     recipe: Recipe
     solver: LearnedSolver
+    evaluations: int
     truth: SolverTable
     finer: SolverTable
     choice: int
@@ -234,11 +237,14 @@ class _Costs(NamedTuple):
 
     @classmethod
     def of(cls, recipe: Recipe, flow: Flow, solver: LearnedSolver) -> "_Costs":
-        truth, choice, solver = reference(flow, solver.nfe), 0, solver.suited(flow)
+        solver = solver.suited(flow)
+        evaluations, choice = math.ceil(solver.evaluations(flow)), 0
+        truth = reference(flow, evaluations)
         groups = start_groups(flow, solver) if recipe.choose_start else []
         for group in groups:
-            choice += cost_of_choice(len(group), solver.nfe, recipe.num_start_paths)
-        return cls(recipe, solver, truth, _of_evaluations(flow, 2 * truth.nfe), choice, max(1, len(groups)))
+            choice += cost_of_choice(len(group), evaluations, recipe.num_start_paths)
+        finer = _of_evaluations(flow, 2 * truth.nfe)
+        return cls(recipe, solver, evaluations, truth, finer, choice, max(1, len(groups)))
 
     def num_paths(self, iterations: int) -> int:
         """Paths to fit to, each of them seen a few times."""
@@ -246,7 +252,7 @@ class _Costs(NamedTuple):
 
     def cost(self, iterations: int) -> int:
         """All evaluations."""
-        recipe, stage, nfe, truth = self.recipe, self.recipe.stages[0], self.solver.nfe, self.truth.nfe
+        recipe, stage, nfe, truth = self.recipe, self.recipe.stages[0], self.evaluations, self.truth.nfe
         checked = min(NUM_CHECKED, stage.chunk_size)
         held_out = recipe.num_validation * (truth + (1 + _LOOKS) * nfe) + checked * (PROBE + self.finer.nfe)
         # The first updates, as many as between two looks, are made by each racer, and then compared.

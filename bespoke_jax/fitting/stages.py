@@ -143,7 +143,7 @@ class Stage:
         self.check(theta)
         if not self.is_second_order:
             found = _first_order(self, count, mesh_of(flow), flow, theta, opt_state, paths, key, jnp.int32(first))
-            return *gather(flow, found), 3 * count * self.batch_size * theta.nfe
+            return *gather(flow, found), int(3 * count * self.batch_size * theta.evaluations(flow))
         values, evaluations = [], 0
         for number in range(first, first + count):
             theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number)
@@ -191,7 +191,8 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
     raw, state, info = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
     # On a quadratic that is not finite Levenberg-Marquardt makes no step; the loss says so.
     value = quadratic.value if quadratic.is_finite else np.nan
-    return theta.with_raw(raw), state, value, stage.batch_size * theta.nfe * (stage.passes(theta) + info.tried)
+    spent = stage.batch_size * theta.evaluations(flow) * (stage.passes(theta) + info.tried)
+    return theta.with_raw(raw), state, value, int(spent)
 
 
 _BATCHES, _PROBES = 2, 3  # purposes of random numbers; `data` has 0, 1 and 4

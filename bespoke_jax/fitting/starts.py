@@ -52,7 +52,7 @@ def best_start(
     for count, keep in _rounds(len(names), num_paths):
         few = paths.take(jnp.arange(min(count, paths.num_paths)))
         values = np.array([float(evaluate(loss, flow, thetas[name], few)) for name in names])
-        spent += few.num_paths * sum(thetas[name].nfe for name in names)
+        spent += int(few.num_paths * sum(thetas[name].evaluations(flow) for name in names))
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
     return names[0], spent
@@ -153,7 +153,7 @@ def race(
         value = float(evaluate(loss, flow, block.theta, few)) if np.all(np.isfinite(block.theta.raw)) else np.inf
         blocks[name], values[name] = block, value if np.isfinite(value) else np.inf
     winner = min(values, key=values.__getitem__)
-    spent = sum(few.num_paths * block.theta.nfe + block.evaluations for block in blocks.values())
+    spent = sum(int(few.num_paths * block.theta.evaluations(flow)) + block.evaluations for block in blocks.values())
     return winner, blocks[winner], spent - blocks[winner].evaluations
 
 

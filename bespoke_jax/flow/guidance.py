@@ -24,7 +24,7 @@ from bespoke_jax.flow.wrapper import Wrapper
 from bespoke_jax.types import Array, PyTree, Scalar, VelocityFunction
 from bespoke_jax.warn import warn
 
-__all__ = ["guided"]
+__all__ = ["guided", "of_call", "scale_of"]
 
 
 def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flow:
@@ -82,6 +82,49 @@ def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flo
         params["unconditional"] = _cast(unconditional, condition)
     found = Flow(_Guided(velocity_of_one(flow), function), params, flow.event_shape, flow.scheduler)
     return given(found, condition_of(flow)) if is_given(flow) else found
+
+
+def of_call(flow: Flow, field: int | jax.Array) -> Flow:
+    """The flow of one of the two networks of a guided one: the conditional for field 0, the unconditional for 1.
+
+    Both have the same shapes, so that they share compiled programs; `field` may be traced.
+
+    Raises:
+        ValueError: if the flow is not `guided`.
+
+    Examples:
+        >>> flow = Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.float32(2.0)}, ())
+        >>> [float(of_call(guided(flow, 0.5), field)(0.0, jnp.zeros(()))) for field in (0, 1)]
+        [2.0, 0.0]
+    """
+    velocity = _guided_velocity(flow)
+    own, function = flow.params[CONDITION], velocity.unconditional
+    if function is not None:
+        # Under `given` the function is one of each sample's condition.
+        none = jax.vmap(lambda c: _cast(function(c), c))(own) if is_given(flow) else _cast(function(own), own)
+    else:
+        none = jax.tree.map(lambda other, c: jnp.broadcast_to(other, c.shape), flow.params["unconditional"], own)
+    condition = jax.tree.map(lambda c, other: jnp.where(jnp.asarray(field) == 1, other, c), own, none)
+    one = condition_of_one(Flow(flow.velocity, {CONDITION: own}, flow.event_shape))
+    network = Flow(velocity.velocity, {**flow.params["network"], CONDITION: one}, flow.event_shape, flow.scheduler)
+    if is_given(flow):
+        return given(network, condition)
+    return Flow(network.velocity, {**network.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
+
+
+def scale_of(flow: Flow) -> jax.Array:
+    """The guidance scale w of a guided flow, []. Raises ValueError if the flow is not `guided`."""
+    _guided_velocity(flow)
+    return flow.params["guidance_scale"]
+
+
+def _guided_velocity(flow: Flow) -> "_Guided":
+    velocity = velocity_of_one(flow)
+    if not isinstance(velocity, _Guided):
+        raise ValueError(
+            f"flow: wanted a guided flow (bespoke_jax.guided), whose two networks the solver calls apart, got {flow!r}."
+        )
+    return velocity
 
 
 def _check_scale(scale: Any) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array
 
 __all__ = ["LearnedTable"]
+
+T = TypeVar("T", bound="LearnedTable")
 
 _LARGEST_IMAGE = 2**22  # numbers of all images together: 8 MiB in half precision
 _PRIOR = 2.0  # samples of all classes that count as samples of each
@@ -54,22 +56,36 @@ class LearnedTable(LearnedSolver):
     raw: jax.Array
     reference: SolverTable
 
+    by_calls: ClassVar[bool] = False
+    """Whether the reference is over the calls of a guided flow."""
+
     @classmethod
-    def of(cls, reference: SolverTable) -> "LearnedTable":
+    def of(cls: type[T], reference: SolverTable) -> T:
         """The learned table that begins as `reference`.
 
         Raises:
             TypeError: if it is not a table; `to_table` gives the table of another solver.
-            ValueError: if its arrays disagree, as `SolverTable.check`.
+            ValueError: if its arrays disagree, as `SolverTable.check`; for a table over the calls of a guided flow, which is for
+                `LearnedCalls`, and for any other there.
         """
         check_type("reference", reference, SolverTable, "a SolverTable (bespoke_jax.to_table makes one)")
         reference.check("reference")
+        cls._check_fields("reference", reference)
         return cls(jnp.zeros(reference.num_parameters, reference.t.dtype), reference)
+
+    @classmethod
+    def _check_fields(cls, name: str, reference: SolverTable) -> None:
+        if (reference.fields is not None) != cls.by_calls:
+            wanted, got = (
+                ("one over calls (by_call makes it)", "evaluations") if cls.by_calls else ("a plain one", "calls")
+            )
+            raise ValueError(f"{name}: wanted {wanted}, got one over {got}; see LearnedTable and LearnedCalls.")
 
     def check(self, name: str) -> None:
         """Raise TypeError or ValueError unless the reference is a table and `raw` has a correction for each of its entries."""
         check_type(f"{name}.reference", self.reference, SolverTable, "a SolverTable").check(f"{name}.reference")
         check_array(f"{name}.raw", self.raw, (self.reference.num_parameters,))
+        self._check_fields(f"{name}.reference", self.reference)
 
     @property
     def family(self) -> str:
@@ -93,16 +109,20 @@ class LearnedTable(LearnedSolver):
         sizes = (m - fixed, m, m * (m + 1) // 2, 1 - fixed)
         by_time, by_a, by_b, by_first, by_c = jnp.split(self.raw, np.cumsum(sizes))
         times = jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])
-        return SolverTable(
-            times,
-            reference.a + by_a,
-            reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True),
-            None if reference.first is None else reference.first + by_first[0],
-            None if reference.c is None else reference.c + by_c,
-            reference.xi,
+        return dataclasses.replace(
+            reference,
+            t=times,
+            a=reference.a + by_a,
+            b=reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True),
+            first=None if reference.first is None else reference.first + by_first[0],
+            c=None if reference.c is None else reference.c + by_c,
         )
 
-    def suited(self, flow: Flow) -> "LearnedTable":
+    def network_calls(self, flow: Flow) -> int:
+        """As those of the table."""
+        return self.reference.network_calls(flow)
+
+    def suited(self, flow: Flow) -> Self:
         """The general table that begins as this one: its first time, first state and the factors of an image are learned too.
 
         The image is 0 until `with_ends`: one for each class if the flow is `given` classes. A flow without a scheduler, or with
@@ -114,9 +134,9 @@ class LearnedTable(LearnedSolver):
         table, dtype = self.table(), reference.t.dtype
         first = jnp.ones((), dtype) if table.first is None else table.first
         general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=jnp.zeros(image, dtype))
-        return LearnedTable.of(general)
+        return self.of(general)
 
-    def with_ends(self, flow: Flow, x1: Float[Array, "B *event"]) -> "LearnedTable":
+    def with_ends(self, flow: Flow, x1: Float[Array, "B *event"]) -> Self:
         """The table whose image is the mean of true ends, of each class if there are several; as it is, if it has no image.
 
         Args:
@@ -130,22 +150,28 @@ class LearnedTable(LearnedSolver):
         xi = _rounded(np.asarray(gather(flow, _means(x1, weights)), np.float64)).astype(self.reference.t.dtype)
         return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jnp.asarray(xi)))
 
-    def starts(self, flow: Flow) -> dict[str, "LearnedTable"]:
+    def starts(self, flow: Flow) -> dict[str, Self]:
         """Every dedicated solver with as many evaluations, on every grid."""
         tables = dedicated(self.nfe, flow.scheduler, self.raw.dtype)
-        return {name: self._like(flow, LearnedTable.of(table)) for name, table in tables.items()}
+        return {name: self.like(flow, table) for name, table in tables.items()}
 
-    def rivals(self, flow: Flow) -> dict[str, "LearnedTable"]:
+    def rivals(self, flow: Flow) -> dict[str, Self]:
         """Every dedicated solver with one evaluation more, whose first call is known; none for a plain table."""
+        return {name: self.of(table) for name, table in self.known_first(flow, self.nfe + 1).items()}
+
+    def known_first(self, flow: Flow, nfe: int) -> dict[str, SolverTable]:
+        """Every dedicated solver of `nfe` evaluations, without its first call, in this one's form; none for a plain table."""
         xi = self.reference.xi
         if flow.scheduler is None or xi is None:
             return {}
-        tables = dedicated(self.nfe + 1, flow.scheduler, self.raw.dtype)
-        known = {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
-        return {name: LearnedTable.of(table) for name, table in made(known).items()}
+        tables = dedicated(nfe, flow.scheduler, self.raw.dtype)
+        return made(
+            {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
+        )
 
-    def _like(self, flow: Flow, other: "LearnedTable") -> "LearnedTable":
-        """Another table in this one's form, with its image."""
+    def like(self, flow: Flow, table: SolverTable) -> Self:
+        """The learned table that begins as a plain one, in this one's form, with its image."""
+        other = self.of(table)
         if self.reference.xi is None:
             return other
         suited = other.suited(flow)

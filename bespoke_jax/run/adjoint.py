@@ -66,18 +66,19 @@ def run(flow: Flow, table: SolverTable, x0: Float[Array, "B *event"], keep_activ
     """
     states, velocities, pullbacks = [], [], []
 
-    def recorded(time, x):
+    def recorded(i, time, x):
+        of_call = table.flow_of(flow, i)
         if keep_activations:
-            velocity, pullback = _linearised(flow, time, x)
+            velocity, pullback = _linearised(of_call, time, x)
             pullbacks.append(pullback)
         else:
-            velocity = kernels.velocity(flow, time, x)
+            velocity = kernels.velocity(of_call, time, x)
         states.append(x)
         velocities.append(velocity)
         return velocity
 
     x0, image = spread(flow, x0), table.image(flow)
-    x1 = table.walk(recorded, x0, image)
+    x1 = table.walk_calls(recorded, x0, image)
     return Trace(x1, x0, image, states, velocities, pullbacks if keep_activations else None)
 
 
@@ -110,7 +111,7 @@ def table_gradients(
         by_b.append([_inner(after[0], velocity) for velocity in trace.velocities[: i + 1]])
         factors = combine(b[i:, i], after)
         if trace.pullbacks is None:
-            _, pullback = _linearised(flow, times[i], trace.states[i])
+            _, pullback = _linearised(table.flow_of(flow, i), times[i], trace.states[i])
         else:
             pullback = trace.pullbacks[i]
         # One cotangent at a time: on CPUs a batch of them takes at least half as long again.

@@ -1,0 +1,200 @@
+"""Guidance by the call: tables over the single calls of a guided flow's two networks."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax.flow.guidance import of_call
+from bespoke_jax.run import adjoint
+
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+
+W = 1.5
+KEY = jax.random.key(0)
+
+
+def velocity(params, t, x):
+    """That of Gaussian data around a mean, which is the condition; 0 for no condition."""
+    mean, s2 = params["condition"], 0.2 + (1 - t) ** 2
+    return mean + ((0.2 * t - (1 - t)) / s2) * (x - t * mean) + params["weight"] * jnp.sin(x) * t * (1 - t)
+
+
+ONE = bj.Flow(velocity, {"weight": np.float64(0.7), "condition": np.array([1.0, -1.0])}, (2,), bj.schedulers.CondOT())
+CONDITIONS = np.array([[1.0, -1.0], [0.5, 2.0], [0.0, 1.0]])
+
+
+def less(condition):
+    return condition * 0.1
+
+
+KINDS = {
+    "one": lambda: bj.guided(ONE, W),
+    "each": lambda: bj.guided(bj.given(ONE, CONDITIONS), W),
+    "each after": lambda: bj.given(bj.guided(ONE, W), CONDITIONS),
+    "tree": lambda: bj.guided(ONE, W, np.array([0.3, 0.2])),
+    "function": lambda: bj.guided(bj.given(ONE, CONDITIONS), W, less),
+}
+
+
+def x0():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))
+
+
+def random_table(fields, seed=1):
+    rng, m = np.random.default_rng(seed), len(fields)
+    parts = rng.uniform(0, 1, m), rng.normal(size=m), np.tril(0.3 * rng.normal(size=(m, m)))
+    return bj.SolverTable(*map(jnp.asarray, parts), fields=fields)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_two_networks_add_up_to_the_guided_flow(name):
+    flow, x = KINDS[name](), x0()
+    own, none = (of_call(flow, field)(0.3, x) for field in (0, 1))
+    np.testing.assert_allclose((1 + W) * own - W * none, flow(0.3, x), rtol=1e-6)  # w is a float32
+    traced = jax.jit(lambda field: of_call(flow, field)(0.3, x))(jnp.asarray(1))
+    np.testing.assert_allclose(traced, none, rtol=1e-14)
+    assert of_call(flow, 0).calls_per_evaluation == 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_solve_is_the_literal_loop(name):
+    flow, table, noise = KINDS[name](), random_table((0, 1, 0, 0, 1)), x0()
+    x, velocities = noise, []
+    for i, field in enumerate(table.fields):
+        velocities.append(of_call(flow, field)(table.t[i], x))
+        x = table.a[i] * noise + sum(table.b[i, j] * velocities[j] for j in range(i + 1))
+    for found in (bj.solve(flow, table, noise), table.end(flow, noise)):
+        np.testing.assert_allclose(found, x, rtol=0, atol=1e-12)
+    walked = table.walk(lambda t, x, field: of_call(flow, field)(t, x), noise)
+    np.testing.assert_allclose(walked, x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["heun", "rk4", "deis"])
+def test_pairs_are_the_table_over_evaluations(solver):
+    make = dict(
+        heun=bj.classic.heun, rk4=bj.classic.rk4, deis=lambda n, dtype: bj.classic.deis(n, ONE.scheduler, dtype=dtype)
+    )
+    table = make[solver](4, dtype=jnp.float64)
+    for general in (table, bj.classic.known_first_call(table, ONE.scheduler, jnp.array([0.5, 2.0]))):
+        calls = bj.by_call(general, np.float32(W))
+        assert calls.nfe == 2 * general.nfe and calls.network_calls(KINDS["one"]()) == general.network_calls(
+            KINDS["one"]()
+        )
+        wanted = bj.solve(KINDS["each"](), general, x0())
+        np.testing.assert_allclose(bj.solve(KINDS["each"](), calls, x0()), wanted, rtol=0, atol=1e-12)
+
+
+def test_a_call_left_out_is_replaced_by_the_last_difference():
+    flow, noise, h = KINDS["one"](), x0(), 1 / 3
+    calls = bj.by_call(bj.classic.euler(3, dtype=jnp.float64), W, without=[1])
+    assert calls.fields == (0, 1, 0, 0, 1)
+    own, none = (lambda t, x, field=field: of_call(flow, field)(t, x) for field in (0, 1))
+    gap = own(0.0, noise) - none(0.0, noise)
+    x1 = noise + h * (own(0.0, noise) + W * gap)
+    x2 = x1 + h * (own(h, x1) + W * gap)
+    wanted = x2 + h * ((1 + W) * own(2 * h, x2) - W * none(2 * h, x2))
+    np.testing.assert_allclose(bj.solve(flow, calls, noise), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["recomputed", "kept"])
+def test_the_adjoint_is_that_of_the_solve(keep):
+    flow, table, noise = KINDS["each"](), random_table((0, 1, 0, 1)), x0()
+    cotangents = jnp.asarray(np.random.default_rng(2).normal(size=(1, 3, 2)))
+    found = adjoint.table_gradients(flow, table, adjoint.run(flow, table, noise, keep), cotangents)
+    slopes = jax.jacobian(lambda raw: jnp.einsum("kbe,be->kb", cotangents, bj.solve(flow, table.with_raw(raw), noise)))
+    wanted = jax.vmap(jax.vmap(lambda row: table.with_raw(row)))(slopes(table.raw))
+    np.testing.assert_allclose(found.t, wanted.t, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.b, np.tril(wanted.b), rtol=1e-10, atol=1e-12)
+
+
+def test_calls_are_counted_as_they_are_made():
+    made = []
+
+    def counting(params, t, x):
+        jax.debug.callback(lambda: made.append(1))
+        return velocity(params, t, x)
+
+    flow = bj.guided(bj.Flow(counting, ONE.params, (2,), ONE.scheduler), W)
+    for solver in (bj.LearnedCalls.euler(5, without=[1]), bj.LearnedCalls.euler(4)):
+        made.clear()
+        bj.solve(flow, solver, x0()).block_until_ready()
+        jax.effects_barrier()
+        assert len(made) == solver.nfe == solver.network_calls(flow)
+        assert solver.evaluations(flow) == solver.nfe / 2
+    assert bj.classic.euler(4).network_calls(flow) == 8 and bj.classic.euler(4).evaluations(flow) == 4
+
+
+def test_a_fit_by_calls_beats_the_fit_in_pairs():
+    with jax.enable_x64(False):
+        data = jnp.array([[1.0, -1.0], [-1.0, 0.5], [0.3, 1.2], [-0.4, -1.0]])
+        mixture = bj.analytic.mixture(data, 0.25)
+
+        def conditional(params, t, x):
+            # Class k weighs its own component alone; no class is the whole mixture.
+            weight = params["condition"]
+            one = bj.analytic.gaussian(jnp.zeros(2), 0.25)
+            own = sum(weight[k] * (mean + _shifted(one, t, x, mean)) for k, mean in enumerate(data))
+            return own + (1 - jnp.sum(weight)) * mixture(t, x)
+
+        flow = bj.Flow(conditional, {"condition": jnp.zeros(4)}, (2,), bj.schedulers.CondOT())
+        guided = bj.guided(bj.given(flow, jnp.eye(4)), 1.0)
+        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=32),), num_paths=96)
+        pairs = bj.fit(guided, bj.init_theta("table", 3), KEY, recipe)
+        calls = bj.fit(guided, bj.LearnedCalls.euler(6), KEY, recipe)
+        assert pairs.theta.network_calls(guided) == calls.theta.network_calls(guided) == 6
+        assert calls.best["mean_psnr"] > pairs.best["mean_psnr"] + 1
+        assert calls.theta.reference.fields == (0, 1) * 3
+        check = bj.check_solver(guided, calls.theta, jax.random.key(1), num_paths=16)
+        assert (check.nfe, check.network_calls) == (3, 6) and check.fits
+
+
+def _shifted(one, t, x, mean):
+    return one(t, x - t * mean)
+
+
+def test_files(tmp_path):
+    learned = bj.LearnedCalls.euler(5, without=[1])
+    bj.save_solver(tmp_path / "calls.json", learned)
+    back = bj.load_solver(tmp_path / "calls.json")
+    assert back.fields == (0, 1, 0, 0, 1) and np.array_equal(back.b, bj.to_table(learned).b)
+    content = json.loads((tmp_path / "calls.json").read_text())
+    assert content["format"].endswith("version 2")
+    for wrong in ([0, 1], [0, 1, 0, 0, 2], "01001", [0, 1, 0, 0, True]):
+        (tmp_path / "wrong.json").write_text(json.dumps(content | dict(fields=wrong)))
+        with pytest.raises(ValueError, match="fields"):
+            bj.load_solver(tmp_path / "wrong.json")
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "words"),
+    [
+        (lambda: bj.solve(ONE, bj.LearnedCalls.euler(4), x0()), ValueError, "flow: wanted a guided flow"),
+        (lambda: bj.fit(ONE, bj.LearnedCalls.euler(4), KEY), ValueError, "flow: wanted a guided flow"),
+        (lambda: bj.solve(KINDS["one"](), random_table((0, 2)), x0()), ValueError, "solver.fields: wanted 0 or 1"),
+        (
+            lambda: bj.solve(
+                KINDS["one"](),
+                bj.SolverTable(*(random_table((0, 1, 0)).t,) * 2, random_table((0, 1, 0)).b, fields=(0,)),
+                x0(),
+            ),
+            ValueError,
+            "fields",
+        ),
+        (lambda: bj.LearnedCalls.euler(5), ValueError, "num_calls"),
+        (lambda: bj.LearnedCalls.of(bj.classic.euler(4)), ValueError, "reference: wanted one over calls"),
+        (
+            lambda: bj.by_call(bj.classic.euler(3), W, without=[0]),
+            ValueError,
+            "without: wanted evaluations from 1 to 2",
+        ),
+        (lambda: bj.by_call(bj.by_call(bj.classic.euler(3), W), W), ValueError, "over calls already"),
+        (lambda: bj.by_call(bj.init_theta("rk1", 3), W), TypeError, "table"),
+    ],
+)
+def test_bad_input_is_named(work, error, words):
+    with pytest.raises(error, match=words):
+        work()

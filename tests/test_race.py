@@ -1,0 +1,123 @@
+"""Fits of general tables: starts of two structures, the race between them, and what a flow has to offer for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax.fitting.starts import best_start, race, start_groups
+from bespoke_jax.run.adjoint import end_points
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(0)
+MEANS = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]
+FLOW = bj.analytic.mixture(MEANS, 0.3)
+UNKNOWN = bj.Flow(FLOW.velocity, FLOW.params, FLOW.event_shape)  # the same field without a scheduler
+STAGE = bj.Stage("endpoint", 16, validate_every=4)
+RECIPE = bj.Recipe(stages=(STAGE,))
+
+
+@pytest.fixture(scope="module")
+def paths():
+    return tuple(bj.ground_truth(FLOW, FLOW.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))
+
+
+def mean_log_rmse(solver, paths):
+    ends = end_points(FLOW, solver, paths.x0)
+    return float(jnp.mean(jnp.log(bj.metrics.rmse(ends, paths.x1, 1))))
+
+
+def test_the_first_call_saved_is_worth_decibels(paths, monkeypatch):
+    fitted = bj.fit(FLOW, bj.init_theta("table", 4), KEY, paths=paths[0], validation=paths[1])
+    assert fitted.start.startswith("known_first/") and fitted.theta.nfe == 4
+    monkeypatch.setattr(bj.LearnedTable, "suited", lambda self, flow: self)
+    plain = bj.fit(FLOW, bj.init_theta("table", 4), KEY, paths=paths[0], validation=paths[1])
+    assert not plain.start.startswith("known_first/") and bj.to_table(plain.theta).c is None
+    gained = mean_log_rmse(plain.theta, paths[2]) - mean_log_rmse(fitted.theta, paths[2])
+    assert 20 * np.log10(np.exp(gained)) > 3
+
+
+def test_a_flow_without_a_scheduler_keeps_the_plain_table(paths):
+    fitted = bj.fit(UNKNOWN, bj.init_theta("table", 3), KEY, RECIPE, paths=paths[0], validation=paths[1])
+    table = bj.to_table(fitted.theta)
+    assert table.first is None and table.c is None and table.t[0] == 0
+    assert len(start_groups(UNKNOWN, bj.init_theta("table", 3))) == 1
+
+
+def test_every_start_is_in_one_form():
+    theta = bj.init_theta("table", 4).suited(FLOW)
+    groups = start_groups(FLOW, theta)
+    shapes = {str(jax.tree.map(jnp.shape, start)) for group in groups for start in group.values()}
+    assert len(groups) == 2 and len(shapes) == 1 and not groups[0].keys() & groups[1].keys()
+    assert all(start.nfe == 4 for group in groups for start in group.values())
+    # The plain ones are what they were.
+    x0 = FLOW.noise(KEY, (5,))
+    for name, table in list(bj.classic.dedicated(4, FLOW.scheduler).items())[:3]:
+        np.testing.assert_allclose(bj.solve(FLOW, groups[0][name], x0), bj.solve(FLOW, table, x0), atol=1e-5)
+
+
+def test_it_takes_its_image_from_the_ends():
+    theta = bj.init_theta("table", 2).suited(FLOW)
+    x1 = jnp.array([[1.0, 2.0], [3.0, 6.0]])
+    assert theta.with_ends(FLOW, x1).reference.xi.tolist() == [2.0, 4.0]
+    # One for each class, drawn to the mean of all by two samples; a class without samples has that mean.
+    flow = bj.Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.int32(0)}, (), bj.schedulers.CondOT())
+    each = bj.given(flow, [0, 0, 2])
+    image = bj.init_theta("table", 2).suited(each).with_ends(each, jnp.array([1.0, 3.0, 8.0])).reference.xi
+    np.testing.assert_allclose(image, [(1 + 3 + 2 * 4) / 4, 4.0, (8 + 2 * 4) / 3], rtol=1e-3)
+    # A plain table has none.
+    plain = bj.init_theta("table", 2)
+    assert plain.with_ends(FLOW, x1) is plain
+
+
+def test_images_too_large_for_a_file():
+    def zero(params, t, x):
+        return 0 * x
+
+    large = bj.Flow(zero, None, (4096, 2048), bj.schedulers.CondOT())
+    assert bj.init_theta("table", 2).suited(large).reference.c is None
+    many = bj.Flow(lambda p, t, x: 0 * x, {"condition": jnp.int32(0)}, (512, 512), bj.schedulers.CondOT())
+    assert bj.init_theta("table", 2).suited(bj.given(many, [0, 99])).reference.xi.shape == (512, 512)
+
+
+def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(paths):
+    states, options = [], dict(paths=paths[0], validation=paths[1])
+    theta = bj.init_theta("table", 3)
+    whole = bj.fit(FLOW, theta, KEY, RECIPE, **options, callback=lambda state, record: states.append(state))
+    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), bj.init_state(theta.suited(FLOW), RECIPE.stages))
+    for state in states:
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == wanted
+        resumed = bj.fit(FLOW, theta, KEY, RECIPE, **options, state=state)
+        assert np.array_equal(resumed.theta.raw, whole.theta.raw)
+        assert (resumed.cost, resumed.start, resumed.history[1:]) == (whole.cost, whole.start, whole.history[1:])
+
+
+def test_the_race_is_won_by_what_is_better_after_its_updates(paths):
+    theta = bj.init_theta("table", 3).suited(FLOW).with_ends(FLOW, paths[0].x1)
+    groups = start_groups(FLOW, theta)
+    racers = {name: group[name] for group in groups for name in [best_start(FLOW, group, paths[0])[0]]}
+    name, block, spent = race(FLOW, racers, paths[0], STAGE, KEY)
+    few, values = paths[0].take(jnp.arange(32)), {}
+    evaluations = 0
+    for racer, start in racers.items():
+        moved, _, losses, cost = STAGE.update(FLOW, start, STAGE.optimizer.init(start.raw), paths[0], KEY, 0, 4)
+        values[racer] = mean_log_rmse(moved, few)
+        evaluations += cost + 32 * 3
+        if racer == name:
+            assert np.array_equal(moved.raw, block.theta.raw) and np.array_equal(losses, block.losses)
+            own = cost
+    assert name == min(values, key=values.get) and spent == evaluations - own
+
+
+def test_a_racer_that_is_not_finite_loses(paths):
+    good = bj.LearnedTable.of(bj.classic.euler(3))
+    table = bj.classic.euler(3)
+    bad = bj.LearnedTable.of(bj.SolverTable(table.t, 1e30 * table.a, 1e30 * table.b))
+    assert race(FLOW, {"bad": bad, "good": good}, paths[0], STAGE, KEY)[0] == "good"
+
+
+def test_the_frugal_budget_holds_with_a_race():
+    fitted = bj.fit(FLOW, bj.init_theta("table", 4), KEY, bj.frugal(9000))
+    assert 8000 < fitted.cost <= 9000
