@@ -1,0 +1,82 @@
+"""Guidance by the call beside pairs of calls: `python -m benchmarks.guidance [--flow NAME] [--scale W] [--calls N ...]`.
+
+One row per solver: network calls per sample, and the PSNR in dB on 128 fresh noises of all classes, of the mean RMSE and in
+brackets the mean over samples. All are learned on the same 160 paths of the guided flow, by 48 small steps:
+
+- pairs: a table over evaluations, each of two calls;
+- by the call: `LearnedCalls` in pairs, the first of which it may save;
+- reuse: by the call, with the last difference of the two networks in the place of every other unconditional call;
+- interval: by the call, with the last difference kept for the last third, where guidance matters least.
+"""
+
+import argparse
+
+import jax
+
+import bespoke_jax as bj
+from bespoke_jax.flow.conditions import dealt
+from experiments.run.command_line import use_all_cores
+
+NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
+
+
+def solvers(calls: int) -> dict[str, bj.LearnedTable]:
+    """The solvers with this many calls, before they learn."""
+    found: dict[str, bj.LearnedTable] = {
+        "pairs": bj.init_theta("table", calls // 2),
+        "by the call": bj.LearnedCalls.euler(calls),
+    }
+    for label, left_out in (("reuse", _every_other), ("interval", _last_third)):
+        # As many evaluations as give this many calls.
+        for nfe in range(2, calls):
+            without = left_out(nfe)
+            if 2 * nfe - len(without) == calls:
+                found[f"{label}, {nfe} + {nfe - len(without)}"] = bj.LearnedCalls.euler(calls, without=without)
+                break
+    return found
+
+
+def _every_other(nfe: int) -> list[int]:
+    return list(range(1, nfe, 2))
+
+
+def _last_third(nfe: int) -> list[int]:
+    return list(range(nfe - nfe // 3, nfe))
+
+
+def figure(flow: bj.Flow, solver: bj.LearnedTable, paths: bj.Paths) -> str:
+    """PSNR of the mean RMSE (mean over samples)."""
+    ends = bj.adjoint.end_points(flow, solver, paths.x0, 32)
+    distances = bj.metrics.rmse(ends, paths.x1, ends.ndim - 1)
+    mean, each = bj.metrics.psnr(distances.mean(), 2.0), bj.metrics.psnr(distances, 2.0).mean()
+    return f"{float(mean):.1f} ({float(each):.1f})"
+
+
+def main() -> None:
+    """Print the table of one flow and scale."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flow", default="fashion_fmot_class")
+    parser.add_argument("--scale", type=float, default=1.5)
+    parser.add_argument("--calls", type=int, nargs="+", default=[8, 10, 12, 16])
+    options = parser.parse_args()
+    use_all_cores()
+    flow = bj.guided(bj.models.load_flow(options.flow, labels="all"), options.scale)
+    flow, key = bj.sharding.replicate(flow), jax.random.key(0)
+    flows, data = [], []
+    for i, number in enumerate((NUM_PATHS, NUM_VALIDATION, NUM_TEST)):
+        fresh = jax.random.fold_in(key, i)
+        flows.append(dealt(flow, fresh, number))
+        data.append(bj.ground_truth(flows[-1], flow.noise(fresh, (number,)), batch_size=32, ends_only=True))
+    print(f"{options.flow}, w = {options.scale:g}")
+    print("| solver | calls | start | PSNR | network calls of the fit |")
+    print("|---|---|---|---|---|")
+    recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),))
+    for calls in options.calls:
+        for name, solver in solvers(calls).items():
+            fitted = bj.fit(flow, solver, key, recipe, paths=data[0], validation=data[1])
+            found = figure(flows[2], fitted.theta, data[2])
+            print(f"| {name} | {calls} | {fitted.start} | {found} | {fitted.network_calls:,} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
