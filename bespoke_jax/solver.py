@@ -55,6 +55,11 @@ class Solver:
         """Velocity evaluations per sample."""
         raise NotImplementedError
 
+    @property
+    def latency(self) -> int:
+        """Evaluations that have to wait for each other: `nfe`, or fewer if some can run at once."""
+        return self.nfe
+
     def network_calls(self, flow: Flow) -> int:
         """Network calls per sample of `flow`: more than evaluations if each of these takes several (`guided`)."""
         return self.nfe * flow.calls_per_evaluation

@@ -14,7 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from bespoke_jax.checks import check_array, known
+from bespoke_jax.checks import check_array, check_count, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.classes import class_weights
@@ -45,6 +45,8 @@ class SolverTable(Solver):
         c: [m + 1] factors of the image, in the state of the first evaluation and in those after each; None without an image.
         fields: for a guided flow, the network of each evaluation, 0 the conditional and 1 the unconditional; static. None to
             evaluate the flow's velocity itself. With them an evaluation is one network call.
+        block: how many evaluations at a time do not use each other's velocities; static. `solve` makes one call of the network
+            on them together.
         xi: the image, [*event], or one for each class, [K, *event], where the flow's condition is the index of a class or a
             vector [K] of weights. Without a class (all weights 0) it is the mean of all.
 
@@ -61,6 +63,7 @@ class SolverTable(Solver):
     c: jax.Array | None = None
     xi: jax.Array | None = None
     fields: tuple[int, ...] | None = dataclasses.field(default=None, metadata=dict(static=True))
+    block: int = dataclasses.field(default=1, metadata=dict(static=True))
 
     def check(self, name: str) -> None:
         """Raise unless the arrays agree and, where their numbers are known, describe a solver.
@@ -89,6 +92,13 @@ class SolverTable(Solver):
             raise ValueError(
                 f"{name}.b: wanted a lower triangular matrix, got entries above the diagonal: factors of later velocities."
             )
+        if check_count(f"{name}.block", self.block) > 1:
+            if m % self.block:
+                raise ValueError(f"{name}.block: wanted a divisor of {m} evaluations, got {self.block}.")
+            if b is not None and np.any(b[~self.uses] != 0):
+                raise ValueError(
+                    f"{name}.b: wanted no factors of velocities of the same block of {self.block}, got some."
+                )
         if self.first is not None:
             check_array(f"{name}.first", self.first, ())
         if (self.c is None) != (self.xi is None):
@@ -107,9 +117,20 @@ class SolverTable(Solver):
 
     @property
     def num_parameters(self) -> int:
-        """m (m + 5) / 2 - 1, as the first time is 0; m (m + 5) / 2 + 1 with a first row of its own, and m + 1 for an image."""
-        plain = self.nfe * (self.nfe + 5) // 2 - 1
+        """m (m + 5) / 2 - 1, as the first time is 0; 2 more with a first row of its own, m + 1 for an image; fewer in blocks."""
+        plain = 2 * self.nfe - 1 + int(np.sum(self.uses))
         return plain + (0 if self.first is None else 2) + (0 if self.c is None else self.nfe + 1)
+
+    @property
+    def latency(self) -> int:
+        """Blocks of evaluations."""
+        return self.nfe // self.block
+
+    @property
+    def uses(self) -> np.ndarray:
+        """[m, m] which velocities (columns) the states after an evaluation (rows) may use: those of earlier blocks."""
+        index = np.arange(self.nfe)
+        return index // self.block < (index[:, None] + 1) // self.block
 
     @property
     def family(self) -> str:
@@ -175,16 +196,26 @@ class SolverTable(Solver):
         The states are summed in place. A history of velocities would be read and written in the same step, and XLA would copy
         it. The gradient in b, too, needs only the velocity of its own step.
         """
-        dtype, image = promote(x0.dtype, jnp.float32), self.image(flow)
+        dtype, image, size = promote(x0.dtype, jnp.float32), self.image(flow), self.block
 
         def along_states(numbers):
             return numbers.astype(dtype).reshape(-1, *(1,) * x0.ndim)
 
+        def velocity(i, x):
+            return self.flow_of(flow, i)(self.t[i].astype(time_dtype(self, x)), x)
+
         def step(i, carry):
             x, coming = carry
-            velocity = self.flow_of(flow, i)(self.t[i].astype(time_dtype(self, x)), x)
-            coming = coming + along_states(self.b[:, i]) * velocity.astype(dtype)
+            coming = coming + along_states(self.b[:, i]) * velocity(i, x).astype(dtype)
             return jax.lax.dynamic_index_in_dim(coming, i, keepdims=False).astype(x.dtype), coming
+
+        def step_of_block(i, carry):
+            x, coming = carry
+            first, others = i * size, jax.lax.dynamic_slice_in_dim(coming, i * size, size - 1)
+            states, indices = jnp.concatenate([x[None], others.astype(x.dtype)]), first + jnp.arange(size)
+            velocities = jax.vmap(velocity)(indices, states).astype(dtype)
+            coming = coming + jnp.tensordot(self.b[:, indices].astype(dtype), velocities, axes=1)
+            return jax.lax.dynamic_index_in_dim(coming, first + size - 1, keepdims=False).astype(x.dtype), coming
 
         x, coming = x0, along_states(self.a) * x0.astype(dtype)
         if self.first is not None:
@@ -194,7 +225,7 @@ class SolverTable(Solver):
             image = _like(image, x0).astype(dtype)
             x = (x.astype(dtype) + self.c[0].astype(dtype) * image).astype(x0.dtype)
             coming = coming + along_states(self.c[1:]) * image
-        return Program((x, coming), step, self.nfe)
+        return Program((x, coming), step if size == 1 else step_of_block, self.latency)
 
     def walk(
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
@@ -214,10 +245,8 @@ class SolverTable(Solver):
             >>> float(bj.classic.midpoint(2).walk(lambda t, x: -x, jnp.float32(1.0)))
             0.5
         """
-        fields = self.fields
-        if fields is None:
-            return self.walk_calls(lambda i, t, x: velocity(t, x), x0, image)
-        return self.walk_calls(lambda i, t, x: velocity(t, x, fields[i]), x0, image)
+        fields = [()] * self.nfe if self.fields is None else [(field,) for field in self.fields]
+        return self.walk_calls(lambda i, t, x: velocity(t, x, *fields[i]), x0, image)
 
     def walk_calls(
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None

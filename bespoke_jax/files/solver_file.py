@@ -74,21 +74,7 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     info = _check_info({} if info is None else info)
     table = unrolled(theta)
-    numbers = {name: _numbers(value) for name in _NUMBERS if (value := getattr(table, name)) is not None}
-    content: dict[str, Any] = dict(
-        format=_FORMAT if numbers.keys() == set(_TABLE) else _GENERAL,
-        family=theta.family,
-        nfe=table.nfe,
-        dtype=table.t.dtype.name,
-        **numbers,
-    )
-    if table.fields is not None:
-        content |= dict(format=_GENERAL, fields=list(table.fields))
-    if table.xi is not None:
-        content["xi"] = json_of_image(table.xi)
-    content |= jax.tree.map(lambda value: _numbers(value) if hasattr(value, "dtype") else value, theta.saved())
-    if not all(np.all(np.isfinite(value)) for value in numbers.values()):
-        raise ValueError("theta: wanted a finite table, got NaN or infinity; such a solver is not written.")
+    content = _content(theta, table)
     if flow is not None:
         probed = like_any(flow) if is_given(flow) else flow
         check_velocity(probed, probed.noise(jax.random.key(0), (fingerprint.NUM_SAMPLES,)))
@@ -98,6 +84,22 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     text = f"{_layout(content | dict(info=info))}\n"
     _read(path, text)  # raises for files that `load_solver` would refuse
     write_whole(path, text.encode())
+
+
+def _content(theta: Solver, table: SolverTable) -> dict[str, Any]:
+    """What the file says of the solver itself; of version 1 if its table is a plain one."""
+    numbers = {name: _numbers(value) for name in _NUMBERS if (value := getattr(table, name)) is not None}
+    if not all(np.all(np.isfinite(value)) for value in numbers.values()):
+        raise ValueError("theta: wanted a finite table, got NaN or infinity; such a solver is not written.")
+    others: dict[str, Any] = {} if table.fields is None else dict(fields=list(table.fields))
+    if table.block > 1:
+        others["block"] = table.block
+    if table.xi is not None:
+        others["xi"] = json_of_image(table.xi)
+    plain = numbers.keys() == set(_TABLE) and not others
+    head = dict(format=_FORMAT if plain else _GENERAL, family=theta.family, nfe=table.nfe, dtype=table.t.dtype.name)
+    more = jax.tree.map(lambda value: _numbers(value) if hasattr(value, "dtype") else value, theta.saved())
+    return head | numbers | others | more
 
 
 def _check_info(info: Any) -> dict[str, Any]:
@@ -211,7 +213,8 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
         arrays = {name: _array(content, name, shape, dtype) for name, shape in shapes.items()}
         if "c" in arrays or "xi" in content:
             arrays["xi"] = _held("xi", image_of_json("xi", content.get("xi")), dtype)
-        solver = SolverTable(**arrays, fields=_fields(content, m))
+        block = check_count("block", content.get("block", 1)) if content["format"] == _GENERAL else 1
+        solver = SolverTable(**arrays, fields=_fields(content, m), block=block)
         _check_range(content, np.asarray(solver.t, np.float64))
         solver.check("table")
         return solver

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_count, check_numbers, check_type
+from bespoke_jax.checks import check_count, check_flag, check_numbers, check_type
 from bespoke_jax.classic import euler
-from bespoke_jax.classic.dedicated import dedicated
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import scale_of
 from bespoke_jax.learned.table import LearnedTable
@@ -101,12 +100,14 @@ class LearnedCalls(LearnedTable):
     by_calls = True
 
     @classmethod
-    def euler(cls, num_calls: int, *, without: Collection[int] = ()) -> Self:
+    def euler(cls, num_calls: int, *, without: Collection[int] = (), at_once: bool = False) -> Self:
         """Euler's method by calls, before it learns; `fit` begins from better ones.
 
         Args:
             num_calls: m; in pairs, but for the evaluations `without` an unconditional call.
             without: as for `by_call`.
+            at_once: the two calls of a pair, at states of their own, do not use each other, so that `solve` makes them as one of
+                twice the batch. Only for pairs.
 
         Raises:
             ValueError: if so many calls cannot be made in this way.
@@ -119,30 +120,27 @@ class LearnedCalls(LearnedTable):
         nfe, odd = divmod(num_calls + len(set(without)), 2)
         if odd:
             raise ValueError(f"num_calls: wanted pairs, and single calls for {sorted(without)}, got {num_calls}.")
-        return cls.of(by_call(euler(nfe), 1.0, without))
+        if check_flag("at_once", at_once) and without:
+            raise ValueError(f"at_once: wanted pairs alone, got single calls for {sorted(without)}.")
+        return cls.of(dataclasses.replace(by_call(euler(nfe), 1.0, without), block=2 if at_once else 1))
 
     def suited(self, flow: Flow) -> Self:
         """As that of a `LearnedTable`. Raises ValueError if the flow is not `guided`."""
         scale_of(flow)
         return super().suited(flow)
 
-    def starts(self, flow: Flow) -> dict[str, Self]:
-        """Every dedicated solver of as many evaluations, by the same calls."""
-        nfe, without = self._plan
-        tables, scale = dedicated(nfe, flow.scheduler, self.raw.dtype), scale_of(flow)
-        return {name: self.like(flow, by_call(table, scale, without)) for name, table in tables.items()}
+    @property
+    def dedicated_nfe(self) -> int:
+        """Evaluations of a dedicated solver to begin from: as many as there are conditional calls."""
+        return len(self._pairs)
 
-    def rivals(self, flow: Flow) -> dict[str, Self]:
-        """The same for one evaluation more, whose first pair is known; none for a plain table."""
-        nfe, without = self._plan
-        tables, scale = self.known_first(flow, nfe + 1), scale_of(flow)
-        return {name: self.of(by_call(table, scale, without)) for name, table in tables.items()}
+    def expanded(self, flow: Flow, table: SolverTable) -> SolverTable:
+        """A table over evaluations by the same calls as this one's reference."""
+        without = [j for j, follows in enumerate(self._pairs) if not follows]
+        return dataclasses.replace(by_call(table, scale_of(flow), without), block=self.reference.block)
 
     @property
-    def _plan(self) -> tuple[int, list[int]]:
-        """(evaluations, those without an unconditional call), as the reference's fields have it."""
+    def _pairs(self) -> list[str]:
+        """Of each evaluation, what follows its conditional call: "1", or nothing."""
         assert self.reference.fields is not None
-        pairs = "".join(map(str, self.reference.fields)).split("0")[
-            1:
-        ]  # of each evaluation, what follows its conditional call
-        return len(pairs), [j for j, follows in enumerate(pairs) if not follows]
+        return "".join(map(str, self.reference.fields)).split("0")[1:]

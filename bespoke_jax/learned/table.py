@@ -15,6 +15,7 @@ from bespoke_jax.classic.first_call import known_first_call
 from bespoke_jax.flow.classes import class_weights, num_classes
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
+from bespoke_jax.learned.blocks import in_blocks
 from bespoke_jax.learned.starts import made
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.table import SolverTable
@@ -106,17 +107,23 @@ class LearnedTable(LearnedSolver):
         """The reference with the corrections."""
         reference, m, t = self.reference, self.nfe, self.reference.t
         fixed = 1 if reference.first is None else 0  # times that are not learned
-        sizes = (m - fixed, m, m * (m + 1) // 2, 1 - fixed)
+        used = np.nonzero(reference.uses)
+        sizes = (m - fixed, m, len(used[0]), 1 - fixed)
         by_time, by_a, by_b, by_first, by_c = jnp.split(self.raw, np.cumsum(sizes))
         times = jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])
         return dataclasses.replace(
             reference,
             t=times,
             a=reference.a + by_a,
-            b=reference.b.at[jnp.tril_indices(m)].add(by_b, unique_indices=True),
+            b=reference.b.at[used].add(by_b, unique_indices=True),
             first=None if reference.first is None else reference.first + by_first[0],
             c=None if reference.c is None else reference.c + by_c,
         )
+
+    @property
+    def latency(self) -> int:
+        """As that of the table."""
+        return self.reference.latency
 
     def network_calls(self, flow: Flow) -> int:
         """As those of the table."""
@@ -151,25 +158,29 @@ class LearnedTable(LearnedSolver):
         return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jnp.asarray(xi)))
 
     def starts(self, flow: Flow) -> dict[str, Self]:
-        """Every dedicated solver with as many evaluations, on every grid."""
-        tables = dedicated(self.nfe, flow.scheduler, self.raw.dtype)
-        return {name: self.like(flow, table) for name, table in tables.items()}
+        """Every dedicated solver with as many evaluations, on every grid; with one for each block, if there are blocks."""
+        tables = dedicated(self.dedicated_nfe, flow.scheduler, self.raw.dtype)
+        return {name: self._like(flow, self.expanded(flow, table)) for name, table in tables.items()}
 
     def rivals(self, flow: Flow) -> dict[str, Self]:
         """Every dedicated solver with one evaluation more, whose first call is known; none for a plain table."""
-        return {name: self.of(table) for name, table in self.known_first(flow, self.nfe + 1).items()}
-
-    def known_first(self, flow: Flow, nfe: int) -> dict[str, SolverTable]:
-        """Every dedicated solver of `nfe` evaluations, without its first call, in this one's form; none for a plain table."""
         xi = self.reference.xi
         if flow.scheduler is None or xi is None:
             return {}
-        tables = dedicated(nfe, flow.scheduler, self.raw.dtype)
-        return made(
-            {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
-        )
+        tables = dedicated(self.dedicated_nfe + 1, flow.scheduler, self.raw.dtype)
+        known = {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
+        return {name: self.of(self.expanded(flow, table)) for name, table in made(known).items()}
 
-    def like(self, flow: Flow, table: SolverTable) -> Self:
+    @property
+    def dedicated_nfe(self) -> int:
+        """Evaluations of a dedicated solver to begin from."""
+        return self.reference.latency
+
+    def expanded(self, flow: Flow, table: SolverTable) -> SolverTable:
+        """A table of `dedicated_nfe` evaluations as one of the same evaluations as this."""
+        return in_blocks(table, self.reference.block)
+
+    def _like(self, flow: Flow, table: SolverTable) -> Self:
         """The learned table that begins as a plain one, in this one's form, with its image."""
         other = self.of(table)
         if self.reference.xi is None:
