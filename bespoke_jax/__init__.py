@@ -34,6 +34,7 @@ from bespoke_jax.flow.conditions import given
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import guided
 from bespoke_jax.learned import scale_time
+from bespoke_jax.learned.blocks import in_blocks
 from bespoke_jax.learned.calls import LearnedCalls, by_call
 from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.families import init_theta
@@ -87,6 +88,7 @@ __all__ = [
     "given",
     "ground_truth",
     "guided",
+    "in_blocks",
     "init_state",
     "init_theta",
     "load_sampler",
