@@ -15,14 +15,11 @@ from benchmarks.fit_defaults import NUM_TEST, NUM_TEST_CLOSED_FORM, flows
 from experiments.learning.compare import compare
 
 NFES = (4, 6, 8, 10, 16, 20)
-# Stages, paths to fit to, paths to hold out.
-DEFAULT = (bj.DEFAULT_STAGES, 128, 64)
-RMSE = ((bj.Stage("rmse", batch_size=128, chunk_size=128),), 2048, 512)
 
 
-def row(name: str, flow, nfe: int, stages, x0, x1, paths, validation) -> str:
+def row(name: str, flow, nfe: int, recipe: bj.Recipe, x0, x1, paths, validation) -> str:
     theta, key = bj.init_theta("table", nfe), jax.random.key(0)
-    fitted = bj.fit(flow, theta, key, bj.Recipe(stages=stages), paths=paths, validation=validation)
+    fitted = bj.fit(flow, theta, key, recipe, paths=paths, validation=validation)
     found = compare(flow, (nfe,), [("table", fitted.theta)], x0, x1)
     others = found.dedicated + found.plain
     best = [max(others, key=lambda row, figure=figure: getattr(row, figure)) for figure in ("psnr", "mean_psnr")]
@@ -35,7 +32,7 @@ def row(name: str, flow, nfe: int, stages, x0, x1, paths, validation) -> str:
 
 
 def main(*wanted):
-    plan = RMSE if "--rmse" in wanted else DEFAULT
+    recipe = bj.mean_rmse() if "--rmse" in wanted else bj.Recipe()
     wanted = set(wanted) - {"--rmse"}
     print("| flow | NFE | best dedicated solver | its PSNR | start | table | gain | evaluations of the fit |")
     print("|---|---|---|---|---|---|---|---|")
@@ -46,10 +43,10 @@ def main(*wanted):
         num_test = NUM_TEST if name.startswith("fashion") else NUM_TEST_CLOSED_FORM
         test, paths, validation = (
             bj.ground_truth(flow, flow.noise(jax.random.fold_in(key, 100 + i), (num,)), batch_size=1024)
-            for i, num in enumerate((num_test, *plan[1:]))
+            for i, num in enumerate((num_test, recipe.num_paths, recipe.num_validation))
         )
         for nfe in NFES:
-            print(row(name, flow, nfe, plan[0], test.x0, test.x1, paths, validation), flush=True)
+            print(row(name, flow, nfe, recipe, test.x0, test.x1, paths, validation), flush=True)
 
 
 if __name__ == "__main__":

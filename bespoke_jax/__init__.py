@@ -27,7 +27,7 @@ from bespoke_jax.fitting import losses
 from bespoke_jax.fitting.fit import fit, fit_ladder
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, init_state
 from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
-from bespoke_jax.fitting.recipes import Recipe, frugal, paper
+from bespoke_jax.fitting.recipes import Recipe, frugal, mean_rmse, paper
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
 from bespoke_jax.flow import analytic, sharding
 from bespoke_jax.flow.conditions import given
@@ -94,6 +94,7 @@ __all__ = [
     "load_sampler",
     "load_solver",
     "losses",
+    "mean_rmse",
     "metrics",
     "models",
     "paper",

@@ -90,6 +90,7 @@ CALLS = {
     "PowerLaw": (bj.PowerLaw, dict(matrix=2.0, gradient=3.0)),
     "RmseBound": (bj.losses.RmseBound, dict(lipschitz=1.0)),
     "frugal": (bj.frugal, dict(budget=20_000, choose_start=False)),
+    "mean_rmse": (bj.mean_rmse, dict(num_iterations=3, batch_size=4, num_paths=4, num_validation=4)),
     "paper": (bj.paper, dict(num_iterations=3, learning_rate=1e-3, batch_size=4)),
     "Recipe": (
         bj.Recipe,

@@ -12,7 +12,10 @@ from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.run import probe
 from bespoke_jax.run.truth import truth_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore:fit. on the held-out paths"),  # tests/test_heavy_tails.py has this warning
+]
 
 KEY = jax.random.key(0)
 MEANS = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]

@@ -12,7 +12,7 @@ import numpy as np
 from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
-from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state
+from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_tails
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import Block, choose, start_groups
@@ -47,7 +47,7 @@ def fit(
         flow: the pre-trained flow. The conditions of a `given` flow are dealt out to the paths: one solver for all of them.
         solver: the solver to begin from, e.g. `init_theta("rk2", num_steps=5)`.
         key: one JAX random key, for the paths' noise and the choice of batches.
-        recipe: how to learn: `Recipe(...)`, `paper(...)` or `frugal(budget)`.
+        recipe: how to learn: `Recipe(...)`, `paper(...)`, `frugal(budget)` or `mean_rmse()`.
         paths, validation: true paths of this flow to fit to and to hold out; by default solved here, as the recipe says. If all
             losses are of ends, only the ends are kept.
         state: a state to continue from, of a fit with the same arguments; the result is bit-identical to an uninterrupted fit's.
@@ -60,7 +60,8 @@ def fit(
 
     Warns:
         UserWarning: if the solver comes within 6 dB of the accuracy of the held-out paths, or that accuracy is unknown; if given
-            paths end far from where the flow takes their noises; if the velocity's slope at t = 0 is not its scheduler's.
+            paths end far from where the flow takes their noises; if the velocity's slope at t = 0 is not its scheduler's; if
+            the solver was chosen by its mean PSNR and a few samples rule its mean RMSE (psnr and mean_psnr 10 dB apart).
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -168,6 +169,7 @@ def fit_on(
         )
     best, lost = chosen(watch.records, recipe.figure)
     warn_of_truth("fit", best[recipe.figure], getattr(data.truth, recipe.figure), data.truth)
+    warn_of_tails(best, recipe.figure)
     cost, start = watch.records[-1]["evaluations"], names[int(state.start)]
     calls = cost * flow.calls_per_evaluation
     return FitResult(state.best, watch.records, cost, calls, start, state, data.truth, best, lost)

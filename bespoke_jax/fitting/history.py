@@ -11,8 +11,11 @@ from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.run.truth import Truth
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array
+from bespoke_jax.warn import warn
 
-__all__ = ["FitError", "FitResult", "FitState", "History", "chosen", "init_state"]
+__all__ = ["FitError", "FitResult", "FitState", "History", "chosen", "init_state", "warn_of_tails"]
+
+_APART = 10.0  # dB between psnr and mean_psnr; up to 3 on the shipped flows
 
 
 class History(NamedTuple):
@@ -135,6 +138,22 @@ def chosen(history: list[dict[str, Any]], figure: str) -> tuple[dict[str, Any], 
     (other,) = set(FIGURES) - {figure}
     best = max(history, key=lambda record: record[figure])
     return best, max(record[other] for record in history) - best[other]
+
+
+def warn_of_tails(best: dict[str, Any], figure: str) -> None:
+    """Warn if a solver that was chosen by its mean PSNR has a mean RMSE that a few held-out samples rule.
+
+    Args:
+        best: the record that was chosen.
+        figure: the figure that chose it.
+    """
+    apart = best["mean_psnr"] - best["psnr"]
+    if figure == "mean_psnr" and apart > _APART:
+        warn(
+            f"fit: on the held-out paths psnr is {best['psnr']:.1f} dB and mean_psnr {best['mean_psnr']:.1f}: a few samples make "
+            "up most of the mean RMSE, and this fit minimises the error of the typical one. If the mean RMSE is your figure, "
+            "fit with bespoke_jax.mean_rmse()."
+        )
 
 
 class FitError(FloatingPointError):

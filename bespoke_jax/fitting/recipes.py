@@ -1,4 +1,4 @@
-"""Recipes: how to learn a solver, as values. The default, the paper's, and one for few velocity evaluations."""
+"""Recipes: how to learn a solver, as values. The default, the paper's, for few velocity evaluations, for the mean RMSE."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from bespoke_jax.run.truth import NUM_CHECKED
 from bespoke_jax.solver import LearnedSolver, check_solver_arrays
 from bespoke_jax.table import SolverTable
 
-__all__ = ["Recipe", "frugal", "paper", "reference"]
+__all__ = ["Recipe", "frugal", "mean_rmse", "paper", "reference"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +143,25 @@ def paper(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: i
     rate = check_positive("learning_rate", learning_rate)
     stage = Stage("rmse_bound", num_iterations, optax.adam(rate), batch_size, validate_every=25)
     return Recipe(stages=(stage,), choose_start=False)
+
+
+def mean_rmse(
+    num_iterations: int = 64, batch_size: int = 128, num_paths: int = 2048, num_validation: int = 512
+) -> Recipe:
+    """A recipe for the mean RMSE where a few samples rule it, as they do on data with narrow clusters, whose paths part.
+
+    The default minimises a mean of logarithms, in which these few count no more than others. Here the mean RMSE is the loss that
+    chooses the start, is minimised and chooses the best solver, on enough paths to hold such samples. It takes 6 to 9 times the
+    evaluations of the default.
+
+    Raises:
+        ValueError: for counts that are not positive integers.
+
+    Examples:
+        >>> mean_rmse().figure, mean_rmse(num_paths=512).num_paths
+        ('psnr', 512)
+    """
+    return Recipe((Stage("rmse", num_iterations, batch_size=batch_size),), num_paths, num_validation)
 
 
 # Found on the shipped flows with rk2 of five steps; benchmarks/README.md has the results.

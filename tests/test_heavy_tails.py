@@ -1,0 +1,54 @@
+"""Where a few samples rule the mean RMSE: `fit` says so, and `mean_rmse` is the recipe for it."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import bespoke_jax as bj
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(0)
+MEANS = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]
+START = bj.init_theta("rk1", 4)
+
+
+@pytest.fixture(scope="module")
+def parting():
+    """Clusters so narrow that paths from neighbouring noises part."""
+    return bj.analytic.mixture(MEANS, 0.03)
+
+
+def fitted(flow, recipe):
+    """(the result of a fit, the warnings of tails that it issued)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = bj.fit(flow, START, KEY, recipe)
+    return result, [str(warning.message) for warning in caught if "mean_rmse()" in str(warning.message)]
+
+
+def mean_rmse(flow, solver, paths):
+    return float(jnp.mean(bj.metrics.rmse(bj.adjoint.end_points(flow, solver, paths.x0), paths.x1, 1)))
+
+
+def test_a_fit_says_that_a_few_samples_rule_the_mean_rmse_and_the_recipe_for_it_lowers_it(parting):
+    usual, said = fitted(parting, bj.Recipe())
+    assert len(said) == 1
+    assert f"psnr is {usual.best['psnr']:.1f} dB and mean_psnr {usual.best['mean_psnr']:.1f}" in said[0]
+    by_mean, said = fitted(parting, bj.mean_rmse(32, num_paths=512, num_validation=256))
+    assert not said, "the remedy does not advise itself"
+    fresh = bj.ground_truth(parting, parting.noise(jax.random.key(9), (2048,)), ends_only=True)
+    assert mean_rmse(parting, by_mean.theta, fresh) < 0.8 * mean_rmse(parting, usual.theta, fresh)
+
+
+def test_a_fit_whose_samples_are_alike_says_nothing():
+    result, said = fitted(bj.analytic.mixture(MEANS, 0.5), bj.Recipe())
+    assert not said and result.best["mean_psnr"] - result.best["psnr"] < 10
+
+
+@pytest.mark.parametrize("name", ["num_iterations", "batch_size", "num_paths", "num_validation"])
+def test_a_bad_count_is_named(name):
+    with pytest.raises(ValueError, match=f"{name}: wanted"):
+        bj.mean_rmse(**{name: 0})
