@@ -27,6 +27,7 @@ from bespoke_jax.fitting import losses
 from bespoke_jax.fitting.fit import fit, fit_ladder
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, init_state
 from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
+from bespoke_jax.fitting.perceptual import perceptual
 from bespoke_jax.fitting.recipes import Recipe, frugal, mean_rmse, paper
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
 from bespoke_jax.flow import analytic, sharding
@@ -98,6 +99,7 @@ __all__ = [
     "metrics",
     "models",
     "paper",
+    "perceptual",
     "sample",
     "save_sampler",
     "save_solver",

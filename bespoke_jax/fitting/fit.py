@@ -12,7 +12,9 @@ import numpy as np
 from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
+from bespoke_jax.fitting.gauss_newton import evaluate_ends
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_tails
+from bespoke_jax.fitting.loss import BY_LOSS
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import Block, choose, start_groups
@@ -23,7 +25,7 @@ from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, size
 from bespoke_jax.run.truth import warn_of_truth
 from bespoke_jax.solver import LearnedSolver
-from bespoke_jax.types import KeyArray
+from bespoke_jax.types import Array, KeyArray
 
 __all__ = ["fit", "fit_ladder", "fit_on"]
 
@@ -168,7 +170,8 @@ def fit_on(
             state,
         )
     best, lost = chosen(watch.records, recipe.figure)
-    warn_of_truth("fit", best[recipe.figure], getattr(data.truth, recipe.figure), data.truth)
+    figure = "mean_psnr" if recipe.figure == BY_LOSS else recipe.figure
+    warn_of_truth("fit", best[figure], getattr(data.truth, figure), data.truth)
     warn_of_tails(best, recipe.figure)
     cost, start = watch.records[-1]["evaluations"], names[int(state.start)]
     calls = cost * flow.calls_per_evaluation
@@ -202,15 +205,18 @@ class _Watch(NamedTuple):
 
     def look(self, stage: str, state: FitState, loss: float, evaluations: int) -> FitState:
         """The state after a look."""
-        error = _held_out(self.flow, state.theta, self.validation, self.batch_size)
-        mean, mean_log, row = np.mean(error, dtype=np.float32), np.mean(np.log(error)), len(self.records)
-        figure = self.recipe.figure
-        better = bool((mean if figure == "psnr" else mean_log) < state.best_figure(figure))
-        values = dict(iteration=state.iteration, loss=loss, rmse=mean, mean_log_rmse=mean_log, evaluations=evaluations)
+        error, ends, x1 = _held_out(self.flow, state.theta, self.validation, self.batch_size)
+        mean, mean_log, held_out = np.mean(error, dtype=np.float32), np.mean(np.log(error)), np.nan
+        if self.recipe.figure == BY_LOSS:
+            last: Any = self.recipe.stages[-1].loss  # a Loss of ends, as Recipe has checked
+            held_out = evaluate_ends(last, self.flow, ends, x1, self.batch_size)
+        errors = {"psnr": mean, "mean_psnr": mean_log, BY_LOSS: held_out}
+        better = bool(errors[self.recipe.figure] < state.best_figure(self.recipe.figure))
+        row = dict(iteration=state.iteration, loss=loss, rmse=mean, mean_log_rmse=mean_log, held_out_loss=held_out)
         state = state._replace(
             best=state.theta if better else state.best,
             best_rmse=np.asarray(mean) if better else state.best_rmse,
-            history=state.history.with_row(row, **values),
+            history=state.history.with_row(len(self.records), evaluations=evaluations, **row),
         )
         self.recall(stage, state)
         if self.callback is not None:
@@ -265,17 +271,19 @@ def _check_finite(flow, stage, state, solver, losses, first, paths):
     )
 
 
-def _held_out(flow, solver, validation, batch_size) -> np.ndarray:
-    """RMSE of the solver's end point, for each held-out path."""
+def _held_out(flow, solver, validation, batch_size) -> tuple[np.ndarray, Array, Array]:
+    """(RMSE of the solver's end point, the end points, the true ones) of the held-out paths."""
     some, x0, x1 = samples(flow, validation)
-    return distances(flow, end_points(some, solver, x0, batch_size), x1)
+    ends = end_points(some, solver, x0, batch_size)
+    return distances(flow, ends, x1), ends, x1
 
 
 def _check_same_flow(flow, state, validation, stages):
     """Raise ValueError unless the state's best solver has the recorded error here; for another flow it would not."""
     if not np.isfinite(state.best_rmse):
         return
-    found = np.mean(_held_out(flow, state.best, validation, stages[0].chunk_size), dtype=np.float32)
+    error, _, _ = _held_out(flow, state.best, validation, stages[0].chunk_size)
+    found = np.mean(error, dtype=np.float32)
     rounding = _ROUNDING * size(flow, validation.states[:, -1])
     if not np.allclose(found, state.best_rmse, rtol=_SAME, atol=rounding):
         raise ValueError(

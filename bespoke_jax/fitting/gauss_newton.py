@@ -26,11 +26,11 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run import adjoint
-from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.paths import Paths, slices
 from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.types import Array, KeyArray
 
-__all__ = ["Quadratic", "evaluate", "linearise"]
+__all__ = ["Quadratic", "evaluate", "evaluate_ends", "linearise"]
 
 
 class Quadratic(NamedTuple):
@@ -105,6 +105,14 @@ def evaluate(
     for some, x0, x1 in paths.chunks(flow, batch_size):
         parts.append(jax.device_get(gather(flow, _phi_of_distance(loss, solver.end(some, x0), x1))))
     return np.asarray(np.mean(np.concatenate(parts)))
+
+
+def evaluate_ends(
+    loss: Loss, flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"], batch_size: int | None = None
+) -> float:
+    """The value of a loss of ends for samples x of the flow and their true ends x1."""
+    parts = [_phi_of_distance(loss, x[part], x1[part]) for part in slices(len(x), batch_size)]
+    return float(np.mean(np.concatenate(jax.device_get(gather(flow, parts)))))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bespoke_jax import metrics
-from bespoke_jax.fitting.loss import FIGURES
+from bespoke_jax.fitting.loss import BY_LOSS, FIGURES
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.run.truth import Truth
 from bespoke_jax.solver import LearnedSolver
@@ -26,6 +26,7 @@ class History(NamedTuple):
         loss: float32, the mean loss of the updates since the last look; NaN at the start.
         rmse: float32, the mean RMSE on the held-out paths.
         mean_log_rmse: float32, the mean of its logarithm over them, which gives the mean PSNR.
+        held_out_loss: float32, the last stage's loss on them; NaN unless it decides which solver is best.
         evaluations: int64, velocity evaluations of single samples so far.
     """
 
@@ -33,6 +34,7 @@ class History(NamedTuple):
     loss: np.ndarray
     rmse: np.ndarray
     mean_log_rmse: np.ndarray
+    held_out_loss: np.ndarray
     evaluations: np.ndarray
 
     @classmethod
@@ -43,8 +45,8 @@ class History(NamedTuple):
             >>> History.empty(2).iteration.tolist()
             [-1, -1]
         """
-        loss, rmse, mean_log = (np.full(records, np.nan, np.float32) for _ in range(3))
-        return cls(np.full(records, -1, np.int32), loss, rmse, mean_log, np.zeros(records, np.int64))
+        loss, rmse, mean_log, held_out = (np.full(records, np.nan, np.float32) for _ in range(4))
+        return cls(np.full(records, -1, np.int32), loss, rmse, mean_log, held_out, np.zeros(records, np.int64))
 
     def with_row(self, row: int, **values: Any) -> "History":
         """A copy with a row written."""
@@ -54,7 +56,7 @@ class History(NamedTuple):
         return written
 
     def record(self, row: int, stage: str, data_range: float) -> dict[str, Any]:
-        """A row as a dict: stage, iteration, loss, rmse, psnr, mean_psnr (dB), evaluations."""
+        """A row as a dict: stage, iteration, loss, rmse, psnr, mean_psnr (dB), held_out_loss, evaluations."""
         rmse, mean_log = float(self.rmse[row]), float(self.mean_log_rmse[row])
         return dict(
             stage=stage,
@@ -63,6 +65,7 @@ class History(NamedTuple):
             rmse=rmse,
             psnr=float(metrics.psnr(rmse, data_range)),
             mean_psnr=float(metrics.psnr(np.exp(mean_log), data_range)),
+            held_out_loss=float(self.held_out_loss[row]),
             evaluations=int(self.evaluations[row]),
         )
 
@@ -94,10 +97,11 @@ class FitState(NamedTuple):
     history: History
 
     def best_figure(self, figure: str) -> float:
-        """The error that the next solver has to fall below to be the best by "psnr" or "mean_psnr"."""
+        """The error that the next solver has to fall below to be the best by "psnr", "mean_psnr" or "loss"."""
         if figure == "psnr":
             return float(self.best_rmse)
-        return float(np.nanmin(self.history.mean_log_rmse, initial=math.inf))
+        column = self.history.held_out_loss if figure == BY_LOSS else self.history.mean_log_rmse
+        return float(np.nanmin(column, initial=math.inf))
 
 
 class FitResult(NamedTuple):
@@ -105,7 +109,7 @@ class FitResult(NamedTuple):
 
     Attributes:
         theta: the best solver on the held-out paths, by `Recipe.figure`.
-        history: one dict per look at them: stage, iteration, loss, rmse, psnr, mean_psnr, evaluations.
+        history: one dict per look at them: stage, iteration, loss, rmse, psnr, mean_psnr, held_out_loss, evaluations.
         cost: velocity evaluations of single samples, true paths included.
         network_calls: the same in network calls: `cost` times `flow.calls_per_evaluation`, which is 2 with `guided`.
         start: name of the start that won, or "given".
@@ -113,7 +117,7 @@ class FitResult(NamedTuple):
         truth: the accuracy of the held-out paths, in dB: a few of their ends against more accurate ones.
         best: the record of `history` that chose `theta`.
         lost: what that choice cost the other of psnr and mean_psnr, in dB: the highest of its values in `history`, minus the one
-            in `best`.
+            in `best`. If the loss chose, what it cost mean_psnr.
     """
 
     theta: LearnedSolver
@@ -128,15 +132,18 @@ class FitResult(NamedTuple):
 
 
 def chosen(history: list[dict[str, Any]], figure: str) -> tuple[dict[str, Any], float]:
-    """(the record with the highest `figure`, the first if several have it; the dB that the other figure lost by that choice).
+    """(the record with the best `figure`, the first if several have it; the dB that the other figure lost by that choice).
 
     Examples:
         >>> records = [dict(psnr=40.0, mean_psnr=41.0), dict(psnr=38.5, mean_psnr=44.0)]
         >>> chosen(records, "mean_psnr")
         ({'psnr': 38.5, 'mean_psnr': 44.0}, 1.5)
     """
-    (other,) = set(FIGURES) - {figure}
-    best = max(history, key=lambda record: record[figure])
+    if figure == BY_LOSS:
+        other, best = "mean_psnr", min(history, key=lambda record: np.nan_to_num(record["held_out_loss"], nan=np.inf))
+    else:
+        (other,) = set(FIGURES) - {figure}
+        best = max(history, key=lambda record: record[figure])
     return best, max(record[other] for record in history) - best[other]
 
 

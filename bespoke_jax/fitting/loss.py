@@ -10,7 +10,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.solver import Solver
 
-__all__ = ["AVERAGES", "FIGURES", "Loss"]
+__all__ = ["AVERAGES", "BY_LOSS", "FIGURES", "Loss"]
 
 _TINY = 1e-20  # keeps roots and logarithms differentiable at a distance of exactly 0
 
@@ -33,6 +33,9 @@ AVERAGES = {"log": _log, "root": _root, "mean": _same}
 
 FIGURES = ("psnr", "mean_psnr")
 """The figures of a solver on held-out paths: the PSNR of its mean RMSE, and the mean of the samples' PSNRs."""
+
+BY_LOSS = "loss"
+"""What stands in the place of a figure where the loss itself on held-out paths decides."""
 
 
 class Loss:

@@ -10,7 +10,7 @@ import optax
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive, check_type
 from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.fitting.levenberg_marquardt import PowerLaw
-from bespoke_jax.fitting.loss import FIGURES
+from bespoke_jax.fitting.loss import BY_LOSS, FIGURES, Loss
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
 from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, start_groups
 from bespoke_jax.flow.flow import Flow
@@ -38,7 +38,8 @@ class Recipe:
         num_start_paths: on how many of the paths the best few starts are compared.
         best_by: the figure on the held-out paths that decides which solver is best: "psnr", of the mean RMSE, which a few bad
             samples can dominate, or "mean_psnr", the mean over samples. None for the one that the last stage minimises:
-            "mean_psnr" for a mean of logarithms, "psnr" for any other loss.
+            "mean_psnr" for a mean of logarithms, "psnr" for any other loss. "loss" is the last stage's loss itself, one of ends,
+            for distances that no PSNR measures.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
         budget: velocity evaluations to spend in all, from which `resolve` derives the iterations of the one stage, the number of
             paths and the reference; None for no limit. See `frugal`.
@@ -74,7 +75,12 @@ class Recipe:
         for name in ("num_paths", "num_validation", "num_start_paths"):
             check_count(f"Recipe.{name}", getattr(self, name))
         if self.best_by is not None:
-            check_choice("Recipe.best_by", self.best_by, FIGURES)
+            check_choice("Recipe.best_by", self.best_by, (*FIGURES, BY_LOSS))
+        if self.best_by == BY_LOSS and not (self.stages[-1].is_of_ends and isinstance(self.stages[-1].loss, Loss)):
+            raise ValueError(
+                f"Recipe.best_by: wanted {' or '.join(map(repr, FIGURES))} for the loss {self.stages[-1].name!r}, which is "
+                f"not one of ends, got {BY_LOSS!r}."
+            )
         for name in ("rtol", "data_range", *(() if self.atol is None else ("atol",))):
             check_positive(f"Recipe.{name}", getattr(self, name))
         for name in ("reference", "checked_by"):

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bespoke_jax.checks import check_count, check_flag
+from bespoke_jax.checks import check_count, check_flag, check_number
 from bespoke_jax.fitting import gauss_newton
 from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses import LOSSES, named
+from bespoke_jax.fitting.relax import relaxed
 from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import everywhere_over, gather, mesh_of, spread_over
@@ -50,6 +51,9 @@ class Stage:
             chunk. An update then costs a pass less and NFE times the memory.
         validate_every: updates between two looks at the held-out paths. A look costs about as much as an update. The updates of
             a first-order optimiser between two looks run in one compiled call.
+        noise_radius: how far each noise of a batch may move, as a root mean square over its numbers, to where the solver ends
+            nearer the true end (`relax.relaxed`): the relaxed target of LD3. For Levenberg-Marquardt on a loss of ends. It costs
+            three passes more, and a compilation of the network for each solver.
     """
 
     loss: str | Loss | Callable = "endpoint"
@@ -60,12 +64,14 @@ class Stage:
     probes: int = 1
     keep_activations: bool = False
     validate_every: int = 8
+    noise_radius: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "loss", named(self.loss, "Stage.loss"))
         for name in ("num_iterations", "batch_size", "chunk_size", "probes", "validate_every"):
             check_count(f"Stage.{name}", getattr(self, name))
         check_flag("Stage.keep_activations", self.keep_activations)
+        check_number("Stage.noise_radius", self.noise_radius, 0)
         if not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
             raise TypeError(
                 f"Stage.optimizer: wanted LevenbergMarquardt or an optax transformation, got {self.optimizer!r}."
@@ -74,6 +80,12 @@ class Stage:
             raise ValueError(
                 f"Stage.optimizer: wanted a first-order one, such as optax.adam(1e-2), for the loss {self.name!r}, got "
                 f"Levenberg-Marquardt, which takes {sorted(LOSSES)} or a losses.Distance."
+            )
+
+        if self.noise_radius and not (self.is_second_order and self.is_of_ends):
+            raise ValueError(
+                f"Stage.noise_radius: wanted 0 unless Levenberg-Marquardt minimises a loss of ends, got {self.noise_radius} for "
+                f"{self.name!r}."
             )
 
     @property
@@ -121,7 +133,7 @@ class Stage:
         if self.needs_steps:
             return 1 + 1 + 4 * (solver.nfe // solver.num_steps) + 3
         probes = 0 if getattr(self.loss, "features", None) is None else self.probes
-        return (2 if self.keep_activations else 3) + probes
+        return (2 if self.keep_activations else 3) + probes + (3 if self.noise_radius else 0)
 
     def update(
         self,
@@ -181,6 +193,8 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
 def _second_order(stage, flow, theta, state, paths, key, iteration):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
     batch = _draw(stage, None, paths, key, jnp.int32(iteration))  # its chunks are spread
+    if stage.noise_radius:
+        batch = relaxed(stage.loss, flow, theta, batch, stage.noise_radius)
     probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
     options = dict(probes=stage.probes, batch_size=stage.chunk_size, keep_activations=stage.keep_activations)
     quadratic = gauss_newton.linearise(stage.loss, flow, theta, batch, probing, **options)

@@ -20,6 +20,7 @@ from bespoke_jax.models.flow_file import (
 from bespoke_jax.models.networks.adm import ADM
 from bespoke_jax.models.networks.songunet import SongUNet
 from bespoke_jax.models.networks.unet import UNet
+from bespoke_jax.models.perceptual import classifier_features, inception_features
 from bespoke_jax.models.preconditioning import Preconditioning
 
 __all__ = [
@@ -33,9 +34,11 @@ __all__ = [
     "Preconditioning",
     "SongUNet",
     "UNet",
+    "classifier_features",
     "diffusers",
     "edm",
     "inception",
+    "inception_features",
     "load_classifier",
     "load_flow",
     "save_classifier",

@@ -173,9 +173,9 @@ def eight_bits(images: Float[Array, "*shape"]) -> Float[jax.Array, "*shape"]:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _features(variables, images, convention):
-    # All published FIDs are of 8-bit images.
-    x = resize(jnp.broadcast_to(eight_bits(images), (*images.shape[:-1], 3)), convention)
+def _features(variables, levels, convention):
+    """The features of images of levels 0 to 255."""
+    x = resize(jnp.broadcast_to(levels, (*levels.shape[:-1], 3)), convention)
     return InceptionV3().apply(variables, (x - 128) / 128 if convention == "tensorflow" else x / 127.5 - 1)
 
 
@@ -204,10 +204,23 @@ class InceptionFeatures:
         Raises:
             ValueError: for images of another shape.
         """
-        images = jnp.asarray(images, jnp.float32)
-        if images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise ValueError(f"images: wanted shape [B, H, W, 3] or [B, H, W, 1], got {images.shape}.")
-        return _features(self.variables, images, self.convention)
+        # All published FIDs are of 8-bit images.
+        return _features(self.variables, eight_bits(_checked(images)), self.convention)
+
+    def smooth(self, images: Real[Array, "B H W C"]) -> Float[jax.Array, "B 2048"]:
+        """The same without the rounding, so with a gradient: features to learn by.
+
+        Raises:
+            ValueError: for images of another shape.
+        """
+        return _features(self.variables, (_checked(images) + 1) * 127.5, self.convention)
+
+
+def _checked(images: Array) -> jax.Array:
+    images = jnp.asarray(images, jnp.float32)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"images: wanted shape [B, H, W, 3] or [B, H, W, 1], got {images.shape}.")
+    return images
 
 
 def load(path: PathLike, convention: str = "pytorch-fid") -> InceptionFeatures:

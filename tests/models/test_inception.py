@@ -87,6 +87,13 @@ class TestInput:
         steps = np.unique(np.round((found + 1) * 127.5, 4))
         assert steps.tolist() == [128, 129, 130]
 
+    def test_smooth_ones_are_the_same_for_8_bits_and_have_a_gradient(self):
+        images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)) / np.float32(127.5) - 1
+        features = inception.InceptionFeatures({})
+        np.testing.assert_allclose(features.smooth(images), features(images), atol=1e-6)
+        slopes = [np.asarray(jax.grad(lambda x, f=f: f(x).sum())(images)) for f in (features.smooth, features)]
+        assert np.all(slopes[0] >= 0) and slopes[0].sum() > 0 and not np.any(slopes[1])
+
     def test_grey_is_three_times_the_same(self):
         grey = np.random.default_rng(0).uniform(-1, 1, (2, 5, 5, 1))
         features = inception.InceptionFeatures({})
