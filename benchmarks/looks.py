@@ -30,7 +30,6 @@ from bespoke_jax.fitting.recipes import reference
 from bespoke_jax.fitting.starts import best_start
 from bespoke_jax.flow.conditions import CONDITION, dealt
 from bespoke_jax.solver import Solver
-from experiments.run.command_line import use_all_cores
 
 NUM_PATHS, NUM_VALIDATION, BATCH_SIZE = 128, 64, 32
 
@@ -41,15 +40,13 @@ class Test:
     def __init__(self, flow: bj.Flow, paths: bj.Paths):
         self.flow, self.paths = flow, paths
         self.classifier = bj.models.load_classifier("fashion_classifier")
-        self.wanted = np.asarray(bj.sharding.gather(flow, flow.params[CONDITION]["label"])).argmax(axis=-1)
+        self.wanted = np.asarray(flow.params[CONDITION]["label"]).argmax(axis=-1)
 
     def row(self, solver: Solver | None) -> str:
         """The figures of a solver, or of the true ends."""
-        x1 = np.asarray(bj.sharding.gather(self.flow, self.paths.x1))
-        ends = x1
+        x1 = ends = np.asarray(self.paths.x1)
         if solver is not None:
-            ends = bj.adjoint.end_points(self.flow, solver, self.paths.x0, BATCH_SIZE)
-            ends = np.asarray(bj.sharding.gather(self.flow, ends))
+            ends = np.asarray(bj.adjoint.end_points(self.flow, solver, self.paths.x0, BATCH_SIZE))
         statistics = bj.fid.statistics_of([ends], self.classifier.features)
         assert self.classifier.statistics is not None
         distance = bj.fid.frechet_distance(statistics, self.classifier.statistics)
@@ -78,11 +75,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=[3, 4, 5, 6])
     parser.add_argument("--samples", type=int, default=5000)
     options = parser.parse_args()
-    use_all_cores()
     features = bj.models.classifier_features("fashion_classifier", layers=(1, 2))
     by_features = bj.perceptual(features, endpoint_iterations=0)
     from_there = dataclasses.replace(by_features, choose_start=False)
-    flow = bj.sharding.replicate(bj.models.load_flow(options.flow, labels="all"))
+    flow = bj.models.load_flow(options.flow, labels="all")
     (_, paths), (_, validation) = (ends_of(flow, *each) for each in ((0, NUM_PATHS), (1, NUM_VALIDATION)))
     fit = partial(bj.fit, flow, key=jax.random.key(0), paths=paths, validation=validation)
     test = Test(*ends_of(flow, 2, options.samples))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from bespoke_jax.checks import check_count
+from bespoke_jax.checks import check_choice, check_count, check_type
 from bespoke_jax.models import inception
 from bespoke_jax.models.classifier import Classifier, load_classifier
 from bespoke_jax.types import PathLike
@@ -45,7 +45,8 @@ def classifier_features(name: PathLike = "fashion_classifier", layers: Sequence[
     """
     if not isinstance(layers, Sequence) or isinstance(layers, str) or not layers:
         raise TypeError(f"layers: wanted the numbers of one or more convolutions, such as (1, 2), got {layers!r}.")
-    return _of_classifier(os.fspath(name) if isinstance(name, os.PathLike) else name, tuple(layers))
+    check_type("name", name, str | os.PathLike, "a name or a path")
+    return _of_classifier(os.fspath(name), tuple(layers))
 
 
 @functools.cache
@@ -84,6 +85,7 @@ def inception_features(path: PathLike, convention: str = "pytorch-fid") -> Featu
         path, convention: as for `inception.load`. A file is read once.
 
     Raises:
+        TypeError: if `path` is no path.
         FileNotFoundError, ValueError: as `inception.load`.
 
     Examples:
@@ -91,7 +93,8 @@ def inception_features(path: PathLike, convention: str = "pytorch-fid") -> Featu
         Traceback (most recent call last):
         FileNotFoundError: nowhere.pth: no such file.
     """
-    return _of_inception(os.fspath(path), convention)
+    check_type("path", path, str | os.PathLike, "a path")
+    return _of_inception(os.fspath(path), check_choice("convention", convention, inception.CONVENTIONS))
 
 
 @functools.cache
