@@ -1,6 +1,7 @@
 """What the pages say of the code: their examples run, the names, files and counts in them exist."""
 
 import ast
+import dataclasses
 import doctest
 import importlib
 import importlib.util
@@ -9,6 +10,7 @@ import json
 import pathlib
 import re
 
+import jax.numpy as jnp
 import pytest
 
 import bespoke_jax as bj
@@ -159,8 +161,13 @@ def test_functions_of_the_equations_exist():
 def test_solver_file_has_the_fields_of_the_table(tmp_path):
     flow = bj.Flow.from_prediction(lambda params, t, x: x, None, (2,), bj.schedulers.CondOT())
     bj.save_solver(tmp_path / "solver.json", bj.init_theta("rk2", 2), info={"by": "test"}, flow=flow)
+    calls = dataclasses.replace(
+        bj.LearnedCalls.euler(2, at_once=True).table(), first=jnp.ones(()), c=jnp.ones(3), xi=jnp.ones(2)
+    )
+    bj.save_solver(tmp_path / "general.json", calls)
+    written = {name for file in ("solver", "general") for name in json.loads((tmp_path / f"{file}.json").read_text())}
     fields = [name for row in rows("docs/solver_file.md", "| field |") for name in re.findall(r"`(\w+)`", row[0])]
-    assert sorted(fields) == sorted(json.loads((tmp_path / "solver.json").read_text()))
+    assert sorted(fields) == sorted(written)
 
 
 def test_reference_lists_the_public_names():
