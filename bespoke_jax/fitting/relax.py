@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from bespoke_jax.fitting.loss import Loss
+from bespoke_jax.fitting.losses_of_ends import Distance
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.metrics import mean_square
@@ -19,7 +19,7 @@ from bespoke_jax.table import SolverTable
 __all__ = ["relaxed"]
 
 
-def relaxed(loss: Loss, flow: Flow, solver: Solver, paths: Paths, radius: float) -> Paths:
+def relaxed(loss: Distance, flow: Flow, solver: Solver, paths: Paths, radius: float) -> Paths:
     """The paths with their noises moved towards where the solver's ends are nearer the true ones.
 
     Each noise makes one step of gradient descent on its sample's distance, of Polyak's length f / |grad f|^2, but no longer than
@@ -46,7 +46,7 @@ def relaxed(loss: Loss, flow: Flow, solver: Solver, paths: Paths, radius: float)
 
 @functools.partial(jax.jit, static_argnums=0)
 def _moved(
-    loss: Loss,
+    loss: Distance,
     flow: Flow,
     table: SolverTable,
     x0: Float[jax.Array, "B *event"],
