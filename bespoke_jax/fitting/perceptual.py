@@ -22,9 +22,8 @@ def perceptual(
 ) -> Recipe:
     """A recipe that makes features of the samples agree, for solvers of so few calls that the samples themselves cannot.
 
-    The end point comes first, because a quadratic in the features holds only near the truth; then Levenberg-Marquardt goes on
-    with the distance of the features. The best solver is the one of the least distance on the held-out paths. docs/fid.md has
-    the evidence, and says when this recipe pays.
+    Levenberg-Marquardt minimises the error of the end point first, and then the distance of the features. The best solver is the
+    one of the least distance on the held-out paths. docs/fid.md has the evidence, and says when this recipe pays.
 
     Args:
         features: `features(x) -> [B, ...]` of samples [B, *event], as for `losses.Distance`: differentiable, each sample treated

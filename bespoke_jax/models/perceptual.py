@@ -79,7 +79,7 @@ def _scaled(part: jax.Array) -> jax.Array:
 def inception_features(path: PathLike, convention: str = "pytorch-fid") -> Features:
     """InceptionV3's features, as a function of images [B, H, W, C] in [-1, 1] of three channels, or one.
 
-    They are those that the FID measures. A solver learned by them looks a little better by the FID than it is.
+    They are those that the FID measures: a solver learned by them is then measured by what it was taught.
 
     Args:
         path, convention: as for `inception.load`. A file is read once.
