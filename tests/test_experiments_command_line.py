@@ -10,19 +10,23 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Every line by a fork of one process: importing JAX takes longer than all of them.
+# Every line by a fork of one process: importing JAX takes longer than all of them. multiprocessing ends a fork as the interpreter
+# would, what SystemExit says and its status included, but does not take down all that was imported, for a second each.
 EACH = """
-import json, os, sys
+import json, multiprocessing, os, sys
 from experiments.run import command_line
 from experiments import train
+
+def line(number, arguments):
+    out = os.open(f"{sys.argv[2]}/{number}", os.O_WRONLY | os.O_CREAT)
+    os.dup2(out, 1), os.dup2(out, 2)
+    sys.argv[1:] = arguments
+    command_line.run(train.main, "tiny")
+
 for number, arguments in enumerate(json.loads(sys.argv[1])):
-    if (child := os.fork()) == 0:
-        out = os.open(f"{sys.argv[2]}/{number}", os.O_WRONLY | os.O_CREAT)
-        os.dup2(out, 1), os.dup2(out, 2)
-        sys.argv[1:] = arguments
-        command_line.run(train.main, "tiny")
-    status = os.waitpid(child, 0)[1]
-    open(f"{sys.argv[2]}/{number}.status", "w").write(str(os.waitstatus_to_exitcode(status)))
+    process = multiprocessing.get_context("fork").Process(target=line, args=(number, arguments))
+    process.start(), process.join()
+    open(f"{sys.argv[2]}/{number}.status", "w").write(str(process.exitcode))
 """
 
 TINY = "from experiments.configs import tiny\n\n\ndef get_config():\n    config = tiny.get_config()\n"
@@ -86,6 +90,10 @@ LINES = [
     (["--workdir={folder}/file/run"], "workdir: {folder}/file/run cannot be used (["),
     (["--workdir=~nobodyhere/run"], "workdir: wanted the name of a folder, got '~nobodyhere/run'"),
 ]
+LONGER = [  # a list or a remedy follows
+    (["--config=experiments/configs/nothing.py"], "There are\n"),
+    (["--config=experiments/configs/cifar10_fmot.py"], "config.flow.path is empty"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +105,12 @@ def said(tmp_path_factory):
     for name, (source, _) in CONFIGS.items():
         (folder / f"{name}.py").write_text(source)
         lines.append([f"--config={folder}/{name}.py", f"--workdir={folder}/run"])
-    lines += [[f"--workdir={folder}/run", *(a.format(folder=folder) for a in arguments)] for arguments, _ in LINES]
+    lines += [[f"--workdir={folder}/run", *(a.format(folder=folder) for a in arguments)] for arguments, _ in LINES + LONGER]
     command = [sys.executable, "-c", EACH, json.dumps(lines), str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     assert not (folder / "run").exists()  # all of it is said before any work
     found = [((folder / f"{i}").read_text(), (folder / f"{i}.status").read_text()) for i in range(len(lines))]
-    return folder, dict(zip([*CONFIGS, *map(str, range(len(LINES)))], found, strict=True))
+    return folder, dict(zip([*CONFIGS, *map(str, range(len(LINES + LONGER)))], found, strict=True))
 
 
 def assert_is_one_line(text, status, wanted):
@@ -119,3 +127,9 @@ def test_configs_that_are_none(said, name):
 @pytest.mark.parametrize("number", range(len(LINES)), ids=lambda i: " ".join(LINES[i][0])[:50])
 def test_arguments(said, number):
     assert_is_one_line(*said[1][str(number)], LINES[number][1].format(folder=said[0]))
+
+
+@pytest.mark.parametrize("number", range(len(LONGER)), ids=lambda i: LONGER[i][0][0])
+def test_what_takes_more_than_a_line(said, number):
+    text, status = said[1][str(len(LINES) + number)]
+    assert status == "1" and LONGER[number][1] in text and "Traceback" not in text
