@@ -105,7 +105,9 @@ def said(tmp_path_factory):
     for name, (source, _) in CONFIGS.items():
         (folder / f"{name}.py").write_text(source)
         lines.append([f"--config={folder}/{name}.py", f"--workdir={folder}/run"])
-    lines += [[f"--workdir={folder}/run", *(a.format(folder=folder) for a in arguments)] for arguments, _ in LINES + LONGER]
+    lines += [
+        [f"--workdir={folder}/run", *(a.format(folder=folder) for a in arguments)] for arguments, _ in LINES + LONGER
+    ]
     command = [sys.executable, "-c", EACH, json.dumps(lines), str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     assert not (folder / "run").exists()  # all of it is said before any work

@@ -9,7 +9,11 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.starts import best_start, race, start_groups
 from bespoke_jax.run.adjoint import end_points
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    # Few paths of a mixture: some end between its components.
+    pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is"),
+]
 
 KEY = jax.random.key(0)
 MEANS = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]
@@ -91,22 +95,25 @@ def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(paths):
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == wanted
         resumed = bj.fit(FLOW, theta, KEY, RECIPE, **options, state=state)
         assert np.array_equal(resumed.theta.raw, whole.theta.raw)
-        assert (resumed.cost, resumed.start, resumed.history[1:]) == (whole.cost, whole.start, whole.history[1:])
+        assert (resumed.cost, resumed.start) == (whole.cost, whole.start)
+        for found, wanted_record in zip(resumed.history, whole.history, strict=True):
+            np.testing.assert_equal(found, wanted_record)  # in which NaN is NaN
 
 
 def test_the_race_is_won_by_what_is_better_after_its_updates(paths):
     theta = bj.init_theta("table", 3).suited(FLOW).with_ends(FLOW, paths[0].x1)
     groups = start_groups(FLOW, theta)
     racers = {name: group[name] for group in groups for name in [best_start(FLOW, group, paths[0])[0]]}
-    name, block, spent = race(FLOW, racers, paths[0], STAGE, KEY)
+    name, blocks, spent = race(FLOW, racers, paths[0], STAGE, KEY)
     few, values = paths[0].take(jnp.arange(32)), {}
     evaluations = 0
     for racer, start in racers.items():
-        moved, _, losses, cost = STAGE.update(FLOW, start, STAGE.optimizer.init(start.raw), paths[0], KEY, 0, 4)
+        moved, _, losses, cost = STAGE.update(FLOW, start, STAGE.optimizer.init(start.raw), paths[0], KEY, 0, 12)
         values[racer] = mean_log_rmse(moved, few)
         evaluations += cost + 32 * 3
         if racer == name:
-            assert np.array_equal(moved.raw, block.theta.raw) and np.array_equal(losses, block.losses)
+            assert np.array_equal(moved.raw, blocks[-1].theta.raw) and len(blocks) == 3
+            assert np.array_equal(losses, np.concatenate([block.losses for block in blocks]))
             own = cost
     assert name == min(values, key=values.get) and spent == evaluations - own
 
@@ -119,5 +126,5 @@ def test_a_racer_that_is_not_finite_loses(paths):
 
 
 def test_the_frugal_budget_holds_with_a_race():
-    fitted = bj.fit(FLOW, bj.init_theta("table", 4), KEY, bj.frugal(9000))
+    fitted = bj.fit(FLOW, bj.init_theta("table", 3), KEY, bj.frugal(9000))
     assert 8000 < fitted.cost <= 9000

@@ -148,10 +148,10 @@ def fit_on(
     names = [name for group in groups for name in group]
     size_of_data, cost = data.paths.num_paths, data.cost
     stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, size_of_data)) for s in recipe.stages)
-    block = None
+    blocks: list[Block] = []
     if state is None:
         start = choose(flow, groups, data.paths, stages, key, recipe.num_start_paths)
-        state, block = init_state(start.theta, stages, names.index(start.name)), start.block
+        state, blocks = init_state(start.theta, stages, names.index(start.name)), start.blocks
         cost += start.evaluations
     else:
         check_start(state, len(names))
@@ -161,7 +161,7 @@ def fit_on(
     state = watch.begin(state, cost)
     done = 0
     for number, stage in enumerate(stages):
-        state = _run_stage(flow, number, stage, done, state, data, key, watch, None if number else block)
+        state = _run_stage(flow, number, stage, done, state, data, key, watch, [] if number else blocks)
         done += stage.num_iterations
     if not np.isfinite(state.best_rmse):
         raise FitError(
@@ -229,11 +229,11 @@ class _Watch(NamedTuple):
 
 
 def _run_stage(
-    flow, number: int, stage: Stage, done: int, state: FitState, data: Data, key, watch: _Watch, block: Block | None
+    flow, number: int, stage: Stage, done: int, state: FitState, data: Data, key, watch: _Watch, blocks: list[Block]
 ) -> FitState:
     """The state after a stage that follows `done` iterations; updates that the state already includes are not repeated.
 
-    Nor are those of `block`, the updates up to the first look.
+    Nor are those of `blocks`, the first of the stage.
     """
     if int(state.iteration) == done:
         state = state._replace(theta=state.best)
@@ -242,9 +242,10 @@ def _run_stage(
         if int(state.iteration) >= first + count:  # done before the interruption
             watch.recall(stage.name, state)
             continue
-        if block is None:
-            block = Block(*stage.update(flow, state.theta, state.opt_states[number], data.paths, key, first, count))
-        (solver, opt_state, losses, spent), block = block, None
+        (block, *blocks) = blocks or [
+            Block(*stage.update(flow, state.theta, state.opt_states[number], data.paths, key, first, count))
+        ]
+        solver, opt_state, losses, spent = block
         _check_finite(flow, stage, state, solver, losses, first, data.paths)
         state = state._replace(
             theta=solver,

@@ -12,7 +12,7 @@ from bespoke_jax.classic import ipndm, unipc
 from bespoke_jax.fitting.levenberg_marquardt import PowerLaw
 from bespoke_jax.fitting.loss import BY_LOSS, FIGURES, Loss
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
-from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, start_groups
+from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, num_raced, start_groups
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.truth import NUM_CHECKED
@@ -280,8 +280,8 @@ class _Costs(NamedTuple):
         recipe, stage, nfe, truth = self.recipe, self.recipe.stages[0], self.evaluations, self.truth.nfe
         checked = min(NUM_CHECKED, stage.chunk_size)
         held_out = recipe.num_validation * (truth + (1 + _LOOKS) * nfe) + checked * (PROBE + self.finer.nfe)
-        # The first updates, as many as between two looks, are made by each racer, and then compared.
-        updates = iterations + (self.racers - 1) * -(-iterations // _LOOKS)
+        # The first updates are made by each racer, and then compared.
+        updates = iterations + (self.racers - 1) * num_raced(iterations, -(-iterations // _LOOKS))
         race = self.racers * recipe.num_start_paths * nfe if self.racers > 1 else 0
         fitting = updates * stage.batch_size * nfe * (stage.passes(self.solver) + stage.optimizer.tries)
         return self.choice + held_out + self.num_paths(iterations) * truth + race + fitting

@@ -14,7 +14,7 @@ from bespoke_jax.run.paths import Paths
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 
-__all__ = ["Block", "Start", "best_start", "choose", "cost_of_choice", "race", "start_groups"]
+__all__ = ["Block", "Start", "best_start", "choose", "cost_of_choice", "num_raced", "race", "start_groups"]
 
 
 def start_groups(flow: Flow, theta: LearnedSolver) -> list[dict[str, LearnedSolver]]:
@@ -63,13 +63,13 @@ class Start(NamedTuple):
 
     Attributes:
         name, theta: the start.
-        block: the first updates from there, if they are done.
-        evaluations: velocity evaluations spent on the choice, without those of `block`.
+        blocks: the first updates from there, up to each look at the held-out paths, if they are done.
+        evaluations: velocity evaluations spent on the choice, without those of `blocks`.
     """
 
     name: str
     theta: LearnedSolver
-    block: "Block | None"
+    blocks: "list[Block]"
     evaluations: int
 
 
@@ -90,20 +90,20 @@ def choose(
     """
     if len(groups) == len(groups[0]) == 1:
         ((name, theta),) = groups[0].items()
-        return Start(name, theta, None, 0)
+        return Start(name, theta, [], 0)
     loss = next((_loss(stage) for stage in stages if stage.is_of_ends), Endpoint())
     found = [best_start(flow, group, paths, loss, num_paths) for group in groups]
     racers = {name: group[name] for (name, _), group in zip(found, groups, strict=True)}
     spent = sum(evaluations for _, evaluations in found)
     if len(racers) == 1:
         ((name, theta),) = racers.items()
-        return Start(name, theta, None, spent)
-    name, block, raced = race(flow, racers, paths, stages[0], key, num_paths)
-    return Start(name, racers[name], block, spent + raced)
+        return Start(name, theta, [], spent)
+    name, blocks, raced = race(flow, racers, paths, stages[0], key, num_paths)
+    return Start(name, racers[name], blocks, spent + raced)
 
 
 class Block(NamedTuple):
-    """What `Stage.update` returns: the updates up to the first look at the held-out paths.
+    """What `Stage.update` returns: the updates between two looks at the held-out paths.
 
     Attributes:
         theta, opt_state: the solver and the optimiser's state after them.
@@ -124,11 +124,11 @@ def race(
     stage: Stage,
     key: KeyArray,
     num_paths: int = NUM_START_PATHS,
-) -> tuple[str, Block, int]:
+) -> tuple[str, list[Block], int]:
     """The racer that the first updates of a fit make best: (its name, its updates, evaluations spent on all but these).
 
-    Solvers of different structure end where their start does not tell. Each makes the updates of `stage` up to its first look,
-    and the one of the least loss on the first `num_paths` paths wins. The fit goes on from there.
+    Solvers of different structure end where their start does not tell. Each makes the first twelve updates of `stage`, or more
+    up to the next look, and the one of the least loss on the first `num_paths` paths wins. The fit goes on from there.
 
     Args:
         flow, paths, key: those of the fit.
@@ -141,20 +141,47 @@ def race(
         >>> flow = bj.analytic.gaussian([1.0, 0.0], 0.1)
         >>> paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (16,)))
         >>> racers = {n: bj.LearnedTable.of(s(4)) for n, s in {"euler": bj.classic.euler, "rk4": bj.classic.rk4}.items()}
-        >>> name, block, spent = race(flow, racers, paths, bj.Stage(num_iterations=2), jax.random.key(0))
-        >>> len(block.losses), bool(spent > block.evaluations)
-        (2, True)
+        >>> name, blocks, spent = race(flow, racers, paths, bj.Stage(num_iterations=2), jax.random.key(0))
+        >>> [len(block.losses) for block in blocks], bool(spent > blocks[0].evaluations)
+        ([2], True)
     """
     few = paths.take(jnp.arange(min(num_paths, paths.num_paths)))
-    count, loss = min(stage.validate_every, stage.num_iterations), _loss(stage)
-    blocks, values = {}, {}
+    blocks, values, spent = {}, {}, 0
     for name, theta in racers.items():
-        block = Block(*stage.update(flow, theta, stage.optimizer.init(theta.raw), paths, key, 0, count))
-        value = float(evaluate(loss, flow, block.theta, few)) if np.all(np.isfinite(block.theta.raw)) else np.inf
-        blocks[name], values[name] = block, value if np.isfinite(value) else np.inf
+        blocks[name] = _first_blocks(flow, theta, paths, stage, key)
+        last = blocks[name][-1].theta
+        value = float(evaluate(_loss(stage), flow, last, few)) if np.all(np.isfinite(last.raw)) else np.inf
+        values[name] = value if np.isfinite(value) else np.inf
+        spent += int(few.num_paths * last.evaluations(flow)) + sum(block.evaluations for block in blocks[name])
     winner = min(values, key=values.__getitem__)
-    spent = sum(int(few.num_paths * block.theta.evaluations(flow)) + block.evaluations for block in blocks.values())
-    return winner, blocks[winner], spent - blocks[winner].evaluations
+    return winner, blocks[winner], spent - sum(block.evaluations for block in blocks[winner])
+
+
+_RACE = 12
+"""Updates, at least, after which structures are compared: after four the order is often not yet that of the end."""
+
+
+def num_raced(num_iterations: int, validate_every: int) -> int:
+    """The updates that each racer makes: at least twelve, up to a look, or all of them.
+
+    Examples:
+        >>> num_raced(64, 8), num_raced(32, 4), num_raced(10, 4)
+        (16, 12, 10)
+    """
+    return min(num_iterations, -(-_RACE // validate_every) * validate_every)
+
+
+def _first_blocks(flow, theta, paths, stage, key) -> list[Block]:
+    """The updates of a racer."""
+    total, blocks = num_raced(stage.num_iterations, stage.validate_every), []
+    opt_state = stage.optimizer.init(theta.raw)
+    for first in range(0, total, stage.validate_every):
+        count = min(stage.validate_every, total - first)
+        blocks.append(Block(*stage.update(flow, theta, opt_state, paths, key, first, count)))
+        theta, opt_state = blocks[-1].theta, blocks[-1].opt_state
+        if not np.all(np.isfinite(blocks[-1].losses)):
+            break
+    return blocks
 
 
 def _loss(stage: Stage) -> Loss:
