@@ -195,7 +195,13 @@ def endpoint(base, knots, n, x_at, u):
     return float(np.mean([math.log(rms(wanted - got) ** 2) for wanted, got in zip(x_at(1.0), ends, strict=True)]))
 
 
-LOSSES = {"rmse_bound": rmse_bound, "local": local, "rmse": rmse, "endpoint": endpoint}
+def sqrt_rmse(base, knots, n, x_at, u):
+    """E ||x(1) - x_n||^(1/2)."""
+    ends = solve(base, knots, n, x_at(0.0), u)[-1]
+    return float(np.mean([math.sqrt(rms(wanted - got)) for wanted, got in zip(x_at(1.0), ends, strict=True)]))
+
+
+LOSSES = {"rmse_bound": rmse_bound, "local": local, "rmse": rmse, "sqrt_rmse": sqrt_rmse, "endpoint": endpoint}
 
 
 # --- Runge-Kutta methods as any textbook writes them: n equal steps from t = 0 to 1. ---

@@ -132,7 +132,9 @@ def test_bad_configs_are_refused_before_any_work(tmp_path, change, message):
 
 def test_the_shipped_config_has_every_loss_and_every_part():
     plans = settings.read_fits(fashion_ablation.get_config())
-    assert {stage.name for plan in plans.values() for stage in plan.stages} == set(bj.losses.LOSSES)
+    assert {stage.name for plan in plans.values() for stage in plan.stages} == set(bj.losses.LOSSES) - {
+        "sqrt_rmse"  # stands between rmse and endpoint, which are there
+    }
     for name in ("rmse_bound-adam", "endpoint-lm"):
         for learned in ("both", "time", "scale"):
             plan = plans[name if learned == "both" else f"{name}-{learned}"]

@@ -187,6 +187,7 @@ def test_the_best_is_chosen_by_the_figure_that_is_asked_for_or_minimised(flow, l
     [
         ("endpoint", "mean_psnr"),
         ("rmse", "psnr"),
+        ("sqrt_rmse", "mean_psnr"),
         ("rmse_bound", "psnr"),
         (bj.losses.Distance(features=jnp.tanh), "mean_psnr"),
         (bj.losses.Distance(features=jnp.tanh, average="mean"), "psnr"),

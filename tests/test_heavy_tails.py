@@ -1,9 +1,10 @@
-"""Where a few samples rule the mean RMSE: `fit` says so, and `mean_rmse` is the recipe for it."""
+"""Where a few samples rule the mean RMSE: what the default loss is worth, `fit` says so, `mean_rmse` is the recipe for it."""
 
 import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import bespoke_jax as bj
@@ -52,3 +53,23 @@ def test_a_fit_whose_samples_are_alike_says_nothing():
 def test_a_bad_count_is_named(name):
     with pytest.raises(ValueError, match=f"{name}: wanted"):
         bj.mean_rmse(**{name: 0})
+
+
+def test_the_default_ends_above_a_fit_of_the_logarithm_in_both_figures():
+    random = np.random.default_rng(9)  # flow 9 of benchmarks.random_flows
+    means, std = random.uniform(-1, 1, (8, 2)), np.exp(random.uniform(np.log(0.05), np.log(0.5), 8))
+    vp = bj.schedulers.VariancePreserving()
+    flow = bj.analytic.mixture(means, std, random.dirichlet(np.ones(8)), vp)
+    paths, held_out, fresh = (
+        bj.ground_truth(flow, flow.noise(jax.random.key(seed), (num,)), ends_only=True)
+        for seed, num in ((1, 128), (2, 64), (3, 1024))
+    )
+    errors = []
+    for recipe in (bj.Recipe(), bj.Recipe(stages=(bj.Stage("endpoint"),))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theta = bj.fit(flow, bj.init_theta("curve", 4), KEY, recipe, paths=paths, validation=held_out).theta
+        errors.append(bj.metrics.rmse(bj.adjoint.end_points(flow, theta, fresh.x0), fresh.x1, 1))
+    default, logarithm = errors
+    assert jnp.mean(default) < 0.9 * jnp.mean(logarithm)
+    assert jnp.mean(jnp.log(default)) < jnp.mean(jnp.log(logarithm)) + np.log(0.95)

@@ -66,7 +66,7 @@ def paths(flow):
 
 
 def test_the_names_are_those_of_the_paper_and_its_ablations():
-    assert NAMES == ["rmse_bound", "local", "rmse", "endpoint"]
+    assert NAMES == ["rmse_bound", "local", "rmse", "sqrt_rmse", "endpoint"]
     for name in NAMES:
         assert losses.named(name).name == name and callable(getattr(losses, name))
 

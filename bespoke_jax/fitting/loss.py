@@ -24,11 +24,16 @@ def _root(distance):
     return jnp.sqrt(distance + _TINY)
 
 
+def _fourth_root(distance):
+    """The fourth root, differentiable at 0."""
+    return (distance + _TINY) ** 0.25
+
+
 def _same(distance):
     return distance
 
 
-AVERAGES = {"log": _log, "root": _root, "mean": _same}
+AVERAGES = {"log": _log, "fourth_root": _fourth_root, "root": _root, "mean": _same}
 """What a loss applies to squared distances before their mean, by name."""
 
 FIGURES = ("psnr", "mean_psnr")

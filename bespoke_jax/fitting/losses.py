@@ -1,18 +1,18 @@
 """The losses of a solver against true paths, as functions and as values.
 
 Functions have one signature, `loss(flow, solver, paths, ...) -> scalar`. `rmse_bound` (26) and `local` look at each step on its
-own, from a point of the true path; `rmse` (6) and `endpoint` run the solver and look at where it ends.
+own, from a point of the true path; `rmse` (6), `sqrt_rmse` and `endpoint` run the solver and look at where it ends.
 
-Values are what a `Stage` holds: `RmseBound`, `Local`, `Rmse`, `Endpoint`, or a `Distance` of your own. Each is one of the
-functions with its options, taken apart for second-order fitting: every loss is E sum_i phi(mean_j e_ij^2) for error vectors e_i
-and phi the square root or the logarithm. A new loss is a `Distance` or a `Loss` of its own, and a row in `LOSSES`.
+Values are what a `Stage` holds: `RmseBound`, `Local`, `Rmse`, `SqrtRmse`, `Endpoint`, or a `Distance` of your own. Each is one
+of the functions with its options, taken apart for second-order fitting: every loss is E sum_i phi(mean_j e_ij^2) for error
+vectors e_i and phi a root or the logarithm. A new loss is a `Distance` or a `Loss` of its own, and a row in `LOSSES`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from bespoke_jax.fitting.loss import Loss
-from bespoke_jax.fitting.losses_of_ends import Distance, Endpoint, Rmse, endpoint, rmse
+from bespoke_jax.fitting.losses_of_ends import Distance, Endpoint, Rmse, SqrtRmse, endpoint, rmse, sqrt_rmse
 from bespoke_jax.fitting.losses_of_steps import (
     Local,
     RmseBound,
@@ -32,6 +32,7 @@ __all__ = [
     "Loss",
     "Rmse",
     "RmseBound",
+    "SqrtRmse",
     "auxiliary_path",
     "bound_weights",
     "endpoint",
@@ -39,11 +40,18 @@ __all__ = [
     "named",
     "rmse",
     "rmse_bound",
+    "sqrt_rmse",
     "step_error",
     "step_errors",
 ]
 
-LOSSES: dict[str, Callable[..., Loss]] = {"rmse_bound": RmseBound, "local": Local, "rmse": Rmse, "endpoint": Endpoint}
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "rmse_bound": RmseBound,
+    "local": Local,
+    "rmse": Rmse,
+    "sqrt_rmse": SqrtRmse,
+    "endpoint": Endpoint,
+}
 """The losses by the names that configs use; `named` makes one."""
 
 

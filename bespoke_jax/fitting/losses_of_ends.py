@@ -1,4 +1,4 @@
-"""Losses of where a solver ends: RMSE (6), the mean PSNR, and any distance of your own."""
+"""Losses of where a solver ends: RMSE (6), the mean PSNR, one between the two, and any distance of your own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from bespoke_jax.run.solve import solve
 from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.types import Array
 
-__all__ = ["Distance", "Endpoint", "Rmse", "endpoint", "rmse"]
+__all__ = ["Distance", "Endpoint", "Rmse", "SqrtRmse", "endpoint", "rmse", "sqrt_rmse"]
 
 
 def rmse(flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
@@ -27,6 +27,14 @@ def rmse(flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
 def endpoint(flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
     """E log || x(1) - x_n ||^2: the mean PSNR, up to sign and scale. Takes a theta or a table."""
     return _ENDPOINT(flow, solver, paths)
+
+
+def sqrt_rmse(flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
+    """E || x(1) - x_n ||^(1/2): between `rmse`, which a few samples can rule, and `endpoint`. Takes a theta or a table.
+
+    The logarithm of `endpoint` falls without bound wherever a single sample's error vanishes, so that loss has many local minima.
+    """
+    return _SQRT_RMSE(flow, solver, paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +56,8 @@ class Distance(Loss):
 
     Args:
         function, features: exactly one of them.
-        average: what is applied to distances before their mean: "log", which gives every sample the same weight, "root", or
-            "mean" for the distances themselves.
+        average: what is applied to distances before their mean: "log", which gives every sample the same weight,
+            "fourth_root", "root", or "mean" for the distances themselves.
         name: what records call the loss.
 
     Raises:
@@ -123,9 +131,15 @@ def Rmse() -> Distance:
     return _RMSE
 
 
+def SqrtRmse() -> Distance:
+    """E || x(1) - x_n ||^(1/2) as a value: `sqrt_rmse`."""
+    return _SQRT_RMSE
+
+
 def _itself(x):
     return x
 
 
 _ENDPOINT = Distance(features=_itself, average="log", name="endpoint")
 _RMSE = Distance(features=_itself, average="root", name="rmse")
+_SQRT_RMSE = Distance(features=_itself, average="fourth_root", name="sqrt_rmse")
