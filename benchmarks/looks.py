@@ -29,7 +29,7 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.recipes import reference
 from bespoke_jax.fitting.starts import best_start
 from bespoke_jax.flow.conditions import CONDITION, dealt
-from bespoke_jax.solver import Solver
+from bespoke_jax.solver import LearnedSolver, Solver
 
 NUM_PATHS, NUM_VALIDATION, BATCH_SIZE = 128, 64, 32
 
@@ -87,7 +87,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     print(f"| {reference(flow, 10).nfe} | true paths | | {test.row(None)}", flush=True)
     for calls in options.calls:
-        tables = bj.classic.dedicated(calls, flow.scheduler)
+        dedicated = bj.classic.dedicated(calls, flow.scheduler)
+        tables: dict[str, LearnedSolver] = {name: bj.LearnedTable.of(table) for name, table in dedicated.items()}
         name, _ = best_start(flow, tables, paths, num_paths=NUM_VALIDATION)
         print(f"| {calls} | dedicated | {name} | {test.row(tables[name])}", flush=True)
         by_end = fit(bj.init_theta("table", calls), recipe=bj.Recipe())
