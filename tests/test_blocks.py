@@ -72,10 +72,14 @@ def test_every_number_of_a_learned_table_moves_an_entry_that_may_be_used():
     assert np.array_equal(moved.b != learned.reference.b, learned.reference.uses)
 
 
+@pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is")
 def test_a_fit_gains_by_calls_that_wait_for_nothing():
     with jax.enable_x64(False):
         flow = mixture()
-        paths, validation = (bj.ground_truth(flow, flow.noise(jax.random.key(s), (192,)), rtol=1e-6) for s in (1, 2))
+        paths, validation = (
+            bj.ground_truth(flow, flow.noise(jax.random.key(s), (number,)), rtol=1e-6)
+            for s, number in ((1, 256), (2, 128))
+        )
         recipe, options = bj.Recipe(stages=(bj.Stage(num_iterations=48),)), dict(paths=paths, validation=validation)
         single = bj.fit(flow, bj.init_theta("table", 3), KEY, recipe, **options)
         double = bj.fit(flow, bj.LearnedTable.of(in_blocks(bj.classic.euler(3), 2)), KEY, recipe, **options)

@@ -34,10 +34,11 @@ def mean_log_rmse(solver, paths):
 
 
 def test_the_first_call_saved_is_worth_decibels(paths, monkeypatch):
-    fitted = bj.fit(FLOW, bj.init_theta("table", 4), KEY, paths=paths[0], validation=paths[1])
+    recipe, options = bj.Recipe(stages=(bj.Stage("endpoint"),)), dict(paths=paths[0], validation=paths[1])
+    fitted = bj.fit(FLOW, bj.init_theta("table", 4), KEY, recipe, **options)
     assert fitted.start.startswith("known_first/") and fitted.theta.nfe == 4
     monkeypatch.setattr(bj.LearnedTable, "suited", lambda self, flow: self)
-    plain = bj.fit(FLOW, bj.init_theta("table", 4), KEY, paths=paths[0], validation=paths[1])
+    plain = bj.fit(FLOW, bj.init_theta("table", 4), KEY, recipe, **options)
     assert not plain.start.startswith("known_first/") and bj.to_table(plain.theta).c is None
     gained = mean_log_rmse(plain.theta, paths[2]) - mean_log_rmse(fitted.theta, paths[2])
     assert 20 * np.log10(np.exp(gained)) > 3

@@ -200,7 +200,7 @@ def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
 
     Examples:
         >>> import jax, bespoke_jax as bj
-        >>> flow, solver = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3), bj.init_theta("rk1", 2)
+        >>> flow, solver = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.8), bj.init_theta("rk1", 2)
         >>> bj.fit(flow, solver, jax.random.key(0), frugal(8000)).cost <= 8000
         True
     """
