@@ -1,4 +1,4 @@
-"""Guidance by the call beside pairs of calls: `python -m benchmarks.guidance [--flow NAME] [--scale W] [--calls N ...]`.
+"""Guidance by the call beside pairs of calls: `python -m benchmarks.guidance [--flow NAME] [--scale W] [--calls N ...] [--only NAME ...]`.
 
 One row per solver: network calls per sample, and the PSNR in dB on 128 fresh noises of all classes, of the mean RMSE and in
 brackets the mean over samples. All are learned on the same 160 paths of the guided flow, by 48 small steps:
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--flow", default="fashion_fmot_class")
     parser.add_argument("--scale", type=float, default=1.5)
     parser.add_argument("--calls", type=int, nargs="+", default=[8, 10, 12, 16])
+    parser.add_argument("--only", nargs="+", default=["pairs", "by the call", "reuse", "interval"], metavar="NAME")
     options = parser.parse_args()
     use_all_cores()
     flow = bj.guided(bj.models.load_flow(options.flow, labels="all"), options.scale)
@@ -73,6 +74,8 @@ def main() -> None:
     recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),))
     for calls in options.calls:
         for name, solver in solvers(calls).items():
+            if name.split(",")[0] not in options.only:
+                continue
             fitted = bj.fit(flow, solver, key, recipe, paths=data[0], validation=data[1])
             found = figure(flows[2], fitted.theta, data[2])
             print(f"| {name} | {calls} | {fitted.start} | {found} | {fitted.network_calls:,} |", flush=True)

@@ -118,9 +118,17 @@ class LearnedSolver(Solver):
         """The solver in the form that a fit for `flow` learns, with the numbers that this flow allows; a fit begins here."""
         return self
 
-    def with_ends(self, flow: Flow, x1: Float[Array, "B *event"]) -> Self:
-        """The solver with what it takes from true ends x1, [B, *event], of samples of `flow`; its shapes stay as they are."""
-        return self
+    def with_samples(
+        self, flow: Flow, x0: Float[Array, "B *event"], x1: Float[Array, "B *event"], batch_size: int
+    ) -> tuple[Self, int]:
+        """(The solver with what it takes from samples of `flow`, velocity evaluations spent); its shapes stay as they are.
+
+        Args:
+            flow: the flow of these samples.
+            x0, x1: their noises and true ends.
+            batch_size: how many samples go through the network at a time.
+        """
+        return self, 0
 
     def starts(self, flow: Flow) -> dict[str, Self]:
         """Solvers of the same family and size, by name, that a fit for `flow` may begin from."""

@@ -146,7 +146,7 @@ def test_a_fit_by_calls_beats_the_fit_in_pairs():
         pairs = bj.fit(guided, bj.init_theta("table", 3), KEY, recipe)
         calls = bj.fit(guided, bj.LearnedCalls.euler(6), KEY, recipe)
         assert pairs.theta.network_calls(guided) == calls.theta.network_calls(guided) == 6
-        assert calls.best["mean_psnr"] > pairs.best["mean_psnr"] + 1
+        assert calls.best["mean_psnr"] > pairs.best["mean_psnr"] + 0.3
         assert calls.theta.reference.fields == (0, 1) * 3
         check = bj.check_solver(guided, calls.theta, jax.random.key(1), num_paths=16)
         assert (check.nfe, check.network_calls) == (3, 6) and check.fits

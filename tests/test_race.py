@@ -66,15 +66,37 @@ def test_every_start_is_in_one_form():
 def test_it_takes_its_image_from_the_ends():
     theta = bj.init_theta("table", 2).suited(FLOW)
     x1 = jnp.array([[1.0, 2.0], [3.0, 6.0]])
-    assert theta.with_ends(FLOW, x1).reference.xi.tolist() == [2.0, 4.0]
+    assert _image(theta, FLOW, x1).tolist() == [2.0, 4.0]
     # One for each class, drawn to the mean of all by two samples; a class without samples has that mean.
     flow = bj.Flow(lambda p, t, x: p["condition"] - x, {"condition": jnp.int32(0)}, (), bj.schedulers.CondOT())
     each = bj.given(flow, [0, 0, 2])
-    image = bj.init_theta("table", 2).suited(each).with_ends(each, jnp.array([1.0, 3.0, 8.0])).reference.xi
+    image = _image(bj.init_theta("table", 2).suited(each), each, jnp.array([1.0, 3.0, 8.0]))
     np.testing.assert_allclose(image, [(1 + 3 + 2 * 4) / 4, 4.0, (8 + 2 * 4) / 3], rtol=1e-3)
     # A plain table has none.
     plain = bj.init_theta("table", 2)
-    assert plain.with_ends(FLOW, x1) is plain
+    assert plain.with_samples(FLOW, x1, x1, 2) == (plain, 0)
+
+
+def _image(theta, flow, x1):
+    found, spent = theta.with_samples(flow, jnp.zeros_like(x1), x1, 2)
+    assert spent == 0
+    return found.reference.xi
+
+
+def test_the_image_of_a_guided_flow_is_what_its_velocities_are_affine_in():
+    scheduler, means, w = bj.schedulers.Cosine(), jnp.array([0.5, -1.0, 2.0]), 1.5
+
+    def velocity(params, t, x):  # of Gaussian data; class 0 stands for no class
+        return bj.analytic.gaussian(means[params["condition"]][None], 0.1, scheduler)(t, x)
+
+    flow = bj.Flow(velocity, {"condition": jnp.int32(1)}, (1,), scheduler)
+    flow = bj.given(bj.guided(flow, w, unconditional=jnp.int32(0)), [1, 2, 2, 1] * 16)
+    x0 = flow.noise(KEY, (64,))
+    theta, spent = bj.LearnedCalls.euler(4).suited(flow).with_samples(flow, x0, 100 + x0, 16)
+    assert spent == 64
+    wanted, image = (1 + w) * means - w * means[0], theta.reference.xi[:, 0]
+    mean, own = wanted[1:].mean(), 32 / (32 + 2)  # each class is drawn to the mean of all by two samples
+    np.testing.assert_allclose(image[1:], own * wanted[1:] + (1 - own) * mean, rtol=2e-3)
 
 
 def test_images_too_large_for_a_file():
@@ -102,7 +124,7 @@ def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(paths):
 
 
 def test_the_race_is_won_by_what_is_better_after_its_updates(paths):
-    theta = bj.init_theta("table", 3).suited(FLOW).with_ends(FLOW, paths[0].x1)
+    theta, _ = bj.init_theta("table", 3).suited(FLOW).with_samples(FLOW, paths[0].x0, paths[0].x1, 16)
     groups = start_groups(FLOW, theta)
     racers = {name: group[name] for group in groups for name in [best_start(FLOW, group, paths[0])[0]]}
     name, blocks, spent = race(FLOW, racers, paths[0], STAGE, KEY)

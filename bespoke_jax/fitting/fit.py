@@ -142,11 +142,10 @@ def fit_on(
     if state is not None:
         check_state(state, solver, recipe)
     data = prepared()
-    some, _, x1 = samples(flow, data.paths)
-    solver = solver.with_ends(some, x1)
+    solver, spent = solver.with_samples(*samples(flow, data.paths), recipe.stages[0].chunk_size)
     groups = start_groups(flow, solver) if recipe.choose_start else [{"given": solver}]
     names = [name for group in groups for name in group]
-    size_of_data, cost = data.paths.num_paths, data.cost
+    size_of_data, cost = data.paths.num_paths, data.cost + spent
     stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, size_of_data)) for s in recipe.stages)
     blocks: list[Block] = []
     if state is None:

@@ -24,7 +24,7 @@ from bespoke_jax.flow.wrapper import Wrapper
 from bespoke_jax.types import Array, PyTree, Scalar, VelocityFunction
 from bespoke_jax.warn import warn
 
-__all__ = ["guided", "of_call", "scale_of"]
+__all__ = ["guided", "is_guided", "of_call", "scale_of"]
 
 
 def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flow:
@@ -110,6 +110,11 @@ def of_call(flow: Flow, field: int | jax.Array) -> Flow:
     if is_given(flow):
         return given(network, condition)
     return Flow(network.velocity, {**network.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
+
+
+def is_guided(flow: Flow) -> bool:
+    """Whether a flow is `guided`."""
+    return isinstance(velocity_of_one(flow), _Guided)
 
 
 def scale_of(flow: Flow) -> jax.Array:

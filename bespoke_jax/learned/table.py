@@ -11,12 +11,15 @@ from jaxtyping import Float
 
 from bespoke_jax.checks import check_array, check_type
 from bespoke_jax.classic.dedicated import dedicated
-from bespoke_jax.classic.first_call import known_first_call
+from bespoke_jax.classic.first_call import affine_velocity, known_first_call
+from bespoke_jax.classic.runge_kutta import euler
 from bespoke_jax.flow.classes import class_weights, num_classes
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.guidance import is_guided
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.learned.blocks import in_blocks
 from bespoke_jax.learned.starts import made
+from bespoke_jax.run.adjoint import end_points
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array
@@ -132,8 +135,8 @@ class LearnedTable(LearnedSolver):
     def suited(self, flow: Flow) -> Self:
         """The general table that begins as this one: its first time, first state and the factors of an image are learned too.
 
-        The image is 0 until `with_ends`: one for each class if the flow is `given` classes. A flow without a scheduler, or with
-        events too large for an image in a solver file, keeps the plain table.
+        The image is 0 until `with_samples`: one for each class if the flow is `given` classes. A flow without a scheduler, or
+        with events too large for an image in a solver file, keeps the plain table.
         """
         reference, image = self.reference, _image_shape(flow)
         if flow.scheduler is None or image is None or reference.c is not None:
@@ -143,19 +146,21 @@ class LearnedTable(LearnedSolver):
         general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=jnp.zeros(image, dtype))
         return self.of(general)
 
-    def with_ends(self, flow: Flow, x1: Float[Array, "B *event"]) -> Self:
-        """The table whose image is the mean of true ends, of each class if there are several; as it is, if it has no image.
+    def with_samples(
+        self, flow: Flow, x0: Float[Array, "B *event"], x1: Float[Array, "B *event"], batch_size: int
+    ) -> tuple[Self, int]:
+        """The table whose image is the mean of the data, of each class if there are several; as it is, if it has no image.
 
-        Args:
-            flow: the flow of these samples.
-            x1: the ends, [B, *event].
+        The data's mean is that of the true ends. A guided flow has no data: its image is the one that its velocities at the noise
+        end are affine in, (1 + w) times the conditional mean less w times the unconditional, read off one evaluation a sample.
         """
         if self.reference.xi is None:
-            return self
+            return self, 0
+        images, spent = (_images_at_noise(flow, x0, batch_size), len(x0)) if is_guided(flow) else (x1, 0)
         count = jnp.shape(self.reference.xi)[0] if self.reference.xi.ndim > len(flow.event_shape) else None
         weights = None if count is None else class_weights(flow, count)
-        xi = _rounded(np.asarray(gather(flow, _means(x1, weights)), np.float64)).astype(self.reference.t.dtype)
-        return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jnp.asarray(xi)))
+        xi = _rounded(np.asarray(gather(flow, _means(images, weights)), np.float64)).astype(self.reference.t.dtype)
+        return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jnp.asarray(xi))), spent
 
     def starts(self, flow: Flow) -> dict[str, Self]:
         """Every dedicated solver with as many evaluations, on every grid; with one for each block, if there are blocks."""
@@ -203,6 +208,14 @@ def _image_shape(flow: Flow) -> tuple[int, ...] | None:
     if classes is not None and classes * size <= _LARGEST_IMAGE:
         return (classes, *flow.event_shape)
     return flow.event_shape if size <= _LARGEST_IMAGE else None
+
+
+def _images_at_noise(flow: Flow, x0: Array, batch_size: int) -> jax.Array:
+    """The images that the velocities at t = 0 would be affine in, one for each sample: `affine_velocity`, solved for E[x1]."""
+    assert flow.scheduler is not None
+    of_noise, of_image = affine_velocity(flow.scheduler)
+    moved = end_points(flow, euler(1), x0, batch_size)  # x0 + u_0(x0)
+    return (moved - (1 + of_noise) * x0) / of_image
 
 
 @jax.jit
