@@ -1,4 +1,4 @@
-"""Guidance by the call beside pairs of calls: `python -m benchmarks.guidance [--flow NAME] [--scale W] [--calls N ...] [--only NAME ...]`.
+"""Guidance by the call beside pairs of calls: `python -m benchmarks.guidance [--scale W] [--calls N ...] [--only NAME ...]`.
 
 One row per solver: network calls per sample, and the PSNR in dB on 128 fresh noises of all classes, of the mean RMSE and in
 brackets the mean over samples. All are learned on the same 160 paths of the guided flow, by 48 small steps:
