@@ -37,6 +37,7 @@ from bespoke_jax.flow.guidance import guided
 from bespoke_jax.learned import scale_time
 from bespoke_jax.learned.blocks import in_blocks
 from bespoke_jax.learned.calls import LearnedCalls, by_call
+from bespoke_jax.learned.corrected import corrected
 from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.families import init_theta
 from bespoke_jax.learned.knots import Knots
@@ -82,6 +83,7 @@ __all__ = [
     "by_call",
     "check_solver",
     "classic",
+    "corrected",
     "fid",
     "fit",
     "fit_ladder",

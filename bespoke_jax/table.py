@@ -14,8 +14,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
+from bespoke_jax import loops
 from bespoke_jax.checks import check_array, check_count, known
-from bespoke_jax.dtypes import promote
+from bespoke_jax.corrections import Corrections
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.classes import class_weights
 from bespoke_jax.flow.flow import Flow
@@ -24,7 +25,7 @@ from bespoke_jax.flow.sharding import spread
 from bespoke_jax.solver import Program, Solver
 from bespoke_jax.types import Array
 
-__all__ = ["SolverTable", "check_times", "time_dtype"]
+__all__ = ["SolverTable", "check_times"]
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +50,7 @@ class SolverTable(Solver):
             on them together.
         xi: the image, [*event], or one for each class, [K, *event], where the flow's condition is the index of a class or a
             vector [K] of weights. Without a class (all weights 0) it is the mean of all.
+        corrections: what the factors gain for a sample's class, or for the guidance scale; None for the same factors everywhere.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -62,6 +64,7 @@ class SolverTable(Solver):
     first: jax.Array | None = None
     c: jax.Array | None = None
     xi: jax.Array | None = None
+    corrections: Corrections | None = None
     fields: tuple[int, ...] | None = dataclasses.field(default=None, metadata=dict(static=True))
     block: int = dataclasses.field(default=1, metadata=dict(static=True))
 
@@ -109,6 +112,10 @@ class SolverTable(Solver):
         if self.c is not None and self.xi is not None:
             check_array(f"{name}.c", self.c, (m + 1,))
             check_array(f"{name}.xi", self.xi, jnp.shape(self.xi))
+        if self.corrections is not None:
+            self.corrections.check(f"{name}.corrections", self)
+            if self.block > 1:
+                raise ValueError(f"{name}.corrections: wanted none for a table in blocks, got some.")
 
     @property
     def nfe(self) -> int:
@@ -117,9 +124,14 @@ class SolverTable(Solver):
 
     @property
     def num_parameters(self) -> int:
-        """m (m + 5) / 2 - 1, as the first time is 0; 2 more with a first row of its own, m + 1 for an image; fewer in blocks."""
-        plain = 2 * self.nfe - 1 + int(np.sum(self.uses))
-        return plain + (0 if self.first is None else 2) + (0 if self.c is None else self.nfe + 1)
+        """m (m + 5) / 2 - 1, as the first time is 0; 2 more with a first row of its own, m + 1 for an image; fewer in blocks.
+
+        Corrections have as many for each feature, but for the times.
+        """
+        factors = self.nfe + int(np.sum(self.uses)) + (0 if self.first is None else 1)
+        factors += 0 if self.c is None else self.nfe + 1
+        times = self.nfe - (1 if self.first is None else 0)
+        return times + factors * (1 + (0 if self.corrections is None else len(self.corrections.a)))
 
     @property
     def latency(self) -> int:
@@ -163,6 +175,10 @@ class SolverTable(Solver):
         """The flow that evaluation i is of, which may be traced. Raises ValueError for fields of a flow that is not guided."""
         return flow if self.fields is None else of_call(flow, jnp.asarray(self.fields)[i])
 
+    def of_samples(self, flow: Flow) -> "SolverTable":
+        """The table of the flow's samples: itself, or with corrections, factors that have one more axis [B] where they differ."""
+        return self if self.corrections is None else self.corrections.of_samples(self, flow)
+
     def image(self, flow: Flow) -> jax.Array | None:
         """The image of the flow's samples, [*event] or [B, *event]; None if the table has none.
 
@@ -188,44 +204,11 @@ class SolverTable(Solver):
         def velocity(i, t, x):
             return kernels.velocity(self.flow_of(flow, i), t, x)
 
-        return self.walk_calls(velocity, spread(flow, x0), self.image(flow))
+        return self.of_samples(flow).walk_calls(velocity, spread(flow, x0), self.image(flow))
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
-        """The sum, column by column: each velocity is added to all later states at once and need not be kept.
-
-        The states are summed in place. A history of velocities would be read and written in the same step, and XLA would copy
-        it. The gradient in b, too, needs only the velocity of its own step.
-        """
-        dtype, image, size = promote(x0.dtype, jnp.float32), self.image(flow), self.block
-
-        def along_states(numbers):
-            return numbers.astype(dtype).reshape(-1, *(1,) * x0.ndim)
-
-        def velocity(i, x):
-            return self.flow_of(flow, i)(self.t[i].astype(time_dtype(self, x)), x)
-
-        def step(i, carry):
-            x, coming = carry
-            coming = coming + along_states(self.b[:, i]) * velocity(i, x).astype(dtype)
-            return jax.lax.dynamic_index_in_dim(coming, i, keepdims=False).astype(x.dtype), coming
-
-        def step_of_block(i, carry):
-            x, coming = carry
-            first, others = i * size, jax.lax.dynamic_slice_in_dim(coming, i * size, size - 1)
-            states, indices = jnp.concatenate([x[None], others.astype(x.dtype)]), first + jnp.arange(size)
-            velocities = jax.vmap(velocity)(indices, states).astype(dtype)
-            coming = coming + jnp.tensordot(self.b[:, indices].astype(dtype), velocities, axes=1)
-            return jax.lax.dynamic_index_in_dim(coming, first + size - 1, keepdims=False).astype(x.dtype), coming
-
-        x, coming = x0, along_states(self.a) * x0.astype(dtype)
-        if self.first is not None:
-            x = (self.first.astype(dtype) * x0.astype(dtype)).astype(x0.dtype)
-        if image is not None:
-            assert self.c is not None
-            image = _like(image, x0).astype(dtype)
-            x = (x.astype(dtype) + self.c[0].astype(dtype) * image).astype(x0.dtype)
-            coming = coming + along_states(self.c[1:]) * image
-        return Program((x, coming), step if size == 1 else step_of_block, self.latency)
+        """The sum, column by column: see `loops.program`."""
+        return loops.program(self.of_samples(flow), flow, x0)
 
     def walk(
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
@@ -252,21 +235,9 @@ class SolverTable(Solver):
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
     ) -> Float[jax.Array, "*shape"]:
         """`walk` with a velocity of (i, t_i, x_i), i the number of the evaluation."""
-        times, a, b = (np.asarray(value) for value in (self.t, self.a, self.b))
-        times = times.astype(time_dtype(self, x0))
-        x = noise = jnp.asarray(x0)
-        terms, factors = [noise], a[:, None]
-        first = np.ones(1, a.dtype) if self.first is None else np.asarray(self.first)[None]
-        if self.c is not None:
-            terms.append(_broadcast(self.xi if image is None else image, noise))
-            c = np.asarray(self.c)
-            first, factors = np.append(first, c[0]), np.stack([a, c[1:]], axis=1)
-        if self.first is not None or self.c is not None:
-            x = kernels.combine(first, terms)
-        for i, t in enumerate(times):
-            terms.append(velocity(i, t, x))
-            x = kernels.combine([*factors[i], *b[i, : i + 1]], terms)
-        return x
+        if self.corrections is not None:
+            raise ValueError("solver: wanted a table without corrections, got one with; use solver.of_samples(flow).")
+        return loops.walk_calls(self, velocity, x0, self.xi if image is None else image)
 
 
 def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
@@ -277,23 +248,8 @@ def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
     return t
 
 
-def time_dtype(solver: Any, x: Array) -> np.dtype:
-    """The dtype in which a solver's times go to the flow: the wider of theirs and the state's."""
-    return promote(solver.t.dtype, x.dtype)
-
-
 @jax.jit
 def _image_of_classes(xi, weights):
     """The image of each sample, [*event] or [B, *event]: that of its class, or the mean where all weights are 0."""
     mean = jnp.mean(xi, axis=0)
     return mean + jnp.tensordot(weights.astype(xi.dtype), xi - mean, axes=1)
-
-
-def _like(image: Array, x: Array) -> jax.Array:
-    """An image [*event] or [B, *event] in the shape of states [*batch, *event]."""
-    return jnp.reshape(image, x.shape) if jnp.size(image) == x.size else jnp.broadcast_to(image, x.shape)
-
-
-@jax.jit
-def _broadcast(image, x):
-    return _like(image, x).astype(x.dtype)

@@ -35,12 +35,12 @@ def velocity_and_slope(
 
 
 def combine(
-    weights: Sequence[Number] | Float[np.ndarray, "k"], terms: Sequence[Float[Array, "*shape"]]
+    weights: Sequence[Number | Float[np.ndarray, "..."]] | Float[np.ndarray, "k ..."], terms: Sequence[Float[Array, "*shape"]]
 ) -> Float[jax.Array, "*shape"]:
     """sum_i weights_i terms_i. Terms of weight 0 are not read, so they may be NaN.
 
     Args:
-        weights: as many as terms.
+        weights: as many as terms; each a number, or one for each index of the first axes of the terms.
         terms: arrays of one shape and dtype.
 
     Examples:
@@ -49,7 +49,8 @@ def combine(
         [3.0, 3.0]
     """
     factors = np.asarray(weights)
-    first, *others = np.flatnonzero(factors).tolist() if np.any(factors) else [0]
+    used = np.flatnonzero(np.any(factors.reshape(len(factors), -1), axis=1))
+    first, *others = used.tolist() or [0]
     total = _scaled(factors[first], terms[first])
     for i in others:
         total = _add_scaled(total, factors[i], terms[i])
@@ -58,9 +59,14 @@ def combine(
 
 @jax.jit
 def _scaled(weight, x):
-    return weight.astype(x.dtype) * x
+    return _along(weight, x) * x
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add_scaled(total, weight, x):
-    return total + weight.astype(x.dtype) * x
+    return total + _along(weight, x) * x
+
+
+def _along(weight, x):
+    """A weight of the first axes of x, in its dtype."""
+    return weight.astype(x.dtype).reshape(weight.shape + (1,) * (x.ndim - weight.ndim))

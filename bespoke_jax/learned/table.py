@@ -13,6 +13,7 @@ from bespoke_jax.checks import check_array, check_type
 from bespoke_jax.classic.dedicated import dedicated
 from bespoke_jax.classic.first_call import affine_velocity, known_first_call
 from bespoke_jax.classic.runge_kutta import euler
+from bespoke_jax.corrections import Corrections
 from bespoke_jax.flow.classes import class_weights, num_classes
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import is_guided
@@ -47,7 +48,7 @@ class LearnedTable(LearnedSolver):
 
     Attributes:
         raw: corrections: m - 1 of times (m, if `reference.first` is there), m of a, m (m + 1) / 2 of b by rows, then 1 of first
-            and m + 1 of c, if the reference has them.
+            and m + 1 of c, if the reference has them; then all but the times again for each feature of its `corrections`.
         reference: the table it starts as; carried, not learned.
 
     Examples:
@@ -111,17 +112,25 @@ class LearnedTable(LearnedSolver):
         reference, m, t = self.reference, self.nfe, self.reference.t
         fixed = 1 if reference.first is None else 0  # times that are not learned
         used = np.nonzero(reference.uses)
-        sizes = (m - fixed, m, len(used[0]), 1 - fixed)
-        by_time, by_a, by_b, by_first, by_c = jnp.split(self.raw, np.cumsum(sizes))
-        times = jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])
-        return dataclasses.replace(
-            reference,
-            t=times,
-            a=reference.a + by_a,
-            b=reference.b.at[used].add(by_b, unique_indices=True),
-            first=None if reference.first is None else reference.first + by_first[0],
-            c=None if reference.c is None else reference.c + by_c,
-        )
+        by_time, raw = jnp.split(self.raw, [m - fixed])
+        sizes = (m, len(used[0]), 1 - fixed, 0 if reference.c is None else m + 1)
+        each = sum(sizes)
+
+        def moved(factors, raw):
+            by_a, by_b, by_first, by_c, _ = jnp.split(raw, np.cumsum(sizes))
+            return dict(
+                a=factors.a + by_a,
+                b=factors.b.at[used].add(by_b, unique_indices=True),
+                first=None if factors.first is None else factors.first + by_first[0],
+                c=None if factors.c is None else factors.c + by_c,
+            )
+
+        found = dict(t=jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])) | moved(reference, raw)
+        corrections = reference.corrections
+        if corrections is not None:
+            more = jax.vmap(moved)(corrections, raw[each:].reshape(-1, each))
+            found["corrections"] = dataclasses.replace(corrections, **more)
+        return dataclasses.replace(reference, **found)
 
     @property
     def latency(self) -> int:
@@ -144,17 +153,21 @@ class LearnedTable(LearnedSolver):
         table, dtype = self.table(), reference.t.dtype
         first = jnp.ones((), dtype) if table.first is None else table.first
         general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=jnp.zeros(image, dtype))
+        if table.corrections is not None:
+            general = dataclasses.replace(general, corrections=table.corrections.like(general))
         return self.of(general)
 
     def with_samples(
         self, flow: Flow, x0: Float[Array, "B *event"], x1: Float[Array, "B *event"], batch_size: int
     ) -> tuple[Self, int]:
-        """The table whose image is the mean of the data, of each class if there are several; as it is, if it has no image.
+        """The table whose image is the mean of the data, of each class if there are several.
+
+        A table without an image, or with one already, stays as it is.
 
         The data's mean is that of the true ends. A guided flow has no data: its image is the one that its velocities at the noise
         end are affine in, (1 + w) times the conditional mean less w times the unconditional, read off one evaluation a sample.
         """
-        if self.reference.xi is None:
+        if self.reference.xi is None or np.any(gather(flow, self.reference.xi)):
             return self, 0
         images, spent = (_images_at_noise(flow, x0, batch_size), len(x0)) if is_guided(flow) else (x1, 0)
         count = jnp.shape(self.reference.xi)[0] if self.reference.xi.ndim > len(flow.event_shape) else None
@@ -174,7 +187,7 @@ class LearnedTable(LearnedSolver):
             return {}
         tables = dedicated(self.dedicated_nfe + 1, flow.scheduler, self.raw.dtype)
         known = {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
-        return {name: self.of(self.expanded(flow, table)) for name, table in made(known).items()}
+        return {name: self.of(self._corrected(self.expanded(flow, table))) for name, table in made(known).items()}
 
     @property
     def dedicated_nfe(self) -> int:
@@ -187,11 +200,18 @@ class LearnedTable(LearnedSolver):
 
     def _like(self, flow: Flow, table: SolverTable) -> Self:
         """The learned table that begins as a plain one, in this one's form, with its image."""
-        other = self.of(table)
+        other = self.of(self._corrected(table))
         if self.reference.xi is None:
             return other
         suited = other.suited(flow)
         return dataclasses.replace(suited, reference=dataclasses.replace(suited.reference, xi=self.reference.xi))
+
+    def _corrected(self, table: SolverTable) -> SolverTable:
+        """A table with corrections of this one's kind, all 0, if this one has some."""
+        own = self.reference.corrections
+        if own is None:
+            return table
+        return dataclasses.replace(table, corrections=Corrections.zeros(table, len(own.a), own.of, own.span))
 
 
 def _moved(t: jax.Array, angles: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ share (see `flow.kernels`), whatever their family and NFE. The adjoint is writte
 but the velocity; it keeps only the states, or the network's activations as well.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +24,8 @@ from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.run.paths import slices
 from bespoke_jax.solver import Solver, unrolled
-from bespoke_jax.table import SolverTable, time_dtype
+from bespoke_jax.loops import time_dtype
+from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["Trace", "end_points", "finite", "run", "table_gradients"]
@@ -78,7 +80,7 @@ def run(flow: Flow, table: SolverTable, x0: Float[Array, "B *event"], keep_activ
         return velocity
 
     x0, image = spread(flow, x0), table.image(flow)
-    x1 = table.walk_calls(recorded, x0, image)
+    x1 = table.of_samples(flow).walk_calls(recorded, x0, image)
     return Trace(x1, x0, image, states, velocities, pullbacks if keep_activations else None)
 
 
@@ -100,10 +102,11 @@ def table_gradients(
 
     Returns:
         A `SolverTable` of gradients of `table.factors`, NumPy arrays: t and a [K, B, m], b [K, B, m, m], first [K, B],
-        c [K, B, m + 1].
+        c [K, B, m + 1], corrections [K, B, R, ...].
     """
-    m = table.nfe
-    b, times = np.asarray(table.b), np.asarray(table.t).astype(time_dtype(table, trace.x1))
+    m, b = table.nfe, np.asarray(table.of_samples(flow).b)
+    b = b if b.ndim == 2 else b[:, :, None]  # factors of samples, [m, m, 1, B], have no axis of cotangents
+    times = np.asarray(table.t).astype(time_dtype(table, trace.x1))
     after = [cotangents]  # lambda_{i+1} to lambda_m
     by_t, by_a, by_b = [], [], []
     for i in reversed(range(m)):
@@ -125,8 +128,11 @@ def table_gradients(
     for i, row in enumerate(by_b):
         rows[:, :, i, : i + 1] = np.stack(row, axis=-1)
     c = None if by_c is None else np.stack(by_c, axis=-1)
-    gradients: Any = np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows, first, c  # NumPy arrays, not JAX's
-    return SolverTable(*gradients)
+    numbers: Any = np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows, first, c  # NumPy arrays, not JAX's
+    gradients = SolverTable(*numbers)
+    if table.corrections is None:
+        return gradients
+    return dataclasses.replace(gradients, corrections=table.corrections.of_gradients(gradients, flow))
 
 
 def finite(

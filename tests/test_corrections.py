@@ -1,0 +1,110 @@
+"""Tables corrected for each class: the same as a table of its own for each, run together, and what they gain."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bespoke_jax as bj
+from bespoke_jax.flow.conditions import of_samples
+from bespoke_jax.run import adjoint
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+KEY = jax.random.key(0)
+LABELS = [2, 0, 1, 2, 1]
+
+
+def velocity(params, t, x):
+    return jnp.tanh(params["weight"] @ x[..., None])[..., 0] + t * params["condition"][..., :1] - params["condition"][1]
+
+
+FLOW = bj.Flow(
+    velocity,
+    {"weight": jnp.array([[0.3, -1.0], [1.2, 0.1]], jnp.float32), "condition": jnp.zeros(3)},
+    (2,),
+    bj.schedulers.CondOT(),
+)
+
+
+def flow():
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), FLOW.params)
+    return bj.given(bj.Flow(velocity, params, (2,), FLOW.scheduler), jnp.eye(3)[jnp.array(LABELS)])
+
+
+def table(general: bool):
+    rng = np.random.default_rng(0)
+    m = 4
+    numbers = dict(t=rng.uniform(size=m), a=rng.normal(size=m), b=np.tril(rng.normal(size=(m, m))))
+    if general:
+        numbers |= dict(first=rng.normal(), c=rng.normal(size=m + 1), xi=rng.normal(size=(3, 2)))
+    plain = bj.SolverTable(**jax.tree.map(jnp.asarray, numbers))
+    own = bj.corrected(plain, num_classes=3)
+    random = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), own.corrections)
+    return dataclasses.replace(own, corrections=dataclasses.replace(random, b=jnp.tril(random.b)))
+
+
+def of_class(corrected, label):
+    """The table of one class, by hand."""
+    own = corrected.corrections
+    moved = {
+        name: getattr(corrected, name) + getattr(own, name)[label]
+        for name in ("a", "b", "first", "c")
+        if getattr(corrected, name) is not None
+    }
+    return dataclasses.replace(corrected, **moved, corrections=None)
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_each_sample_is_solved_by_the_table_of_its_class(general):
+    given, own = flow(), table(general)
+    own.check("table")
+    x0 = jax.random.normal(KEY, (5, 2), jnp.float64)
+    ends = bj.solve(given, own, x0)
+    for i, label in enumerate(LABELS):
+        wanted = bj.solve(of_samples(given, slice(i, i + 1)), of_class(own, label), x0[i : i + 1])
+        np.testing.assert_allclose(ends[i], wanted[0], rtol=1e-12)
+    np.testing.assert_allclose(adjoint.end_points(given, own, x0, 2), ends, rtol=1e-12)
+    # A flow of one class, and batches of any shape.
+    one = bj.Flow(velocity, {**given.params, "condition": jnp.array([0.0, 1.0, 0.0])}, (2,), FLOW.scheduler)
+    found = bj.solve(one, own, x0.reshape(5, 1, 2))
+    np.testing.assert_allclose(found[:, 0], bj.solve(one, of_class(own, 1), x0), rtol=1e-12)
+
+
+def test_without_corrections_it_is_the_table_itself():
+    given, own = flow(), table(True)
+    zero = dataclasses.replace(own, corrections=jax.tree.map(jnp.zeros_like, own.corrections))
+    x0 = jax.random.normal(KEY, (5, 2), jnp.float64)
+    plain = dataclasses.replace(own, corrections=None)
+    np.testing.assert_allclose(bj.solve(given, zero, x0), bj.solve(given, plain, x0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_gradients_are_those_of_the_solve(general):
+    given, learned = flow(), bj.LearnedTable.of(table(general))
+    raw = 0.1 * jax.random.normal(jax.random.key(1), learned.raw.shape, jnp.float64)
+    learned = learned.with_raw(raw)
+    x0, cotangents = (jax.random.normal(jax.random.key(seed), (5, 2), jnp.float64) for seed in (2, 3))
+    from bespoke_jax.fitting.gauss_newton import _chain, _table_and_jacobian
+
+    own, jacobian = jax.device_get(_table_and_jacobian(learned))
+    trace = adjoint.run(given, own, x0)
+    rows = _chain(adjoint.table_gradients(given, own, trace, cotangents[None]), jacobian)
+
+    def product(raw):
+        return jnp.sum(cotangents * bj.solve(given, learned.with_raw(raw), x0))
+
+    np.testing.assert_allclose(rows[0].sum(0), jax.grad(product)(raw), rtol=1e-9, atol=1e-9)
+
+
+def test_a_condition_that_is_no_class_is_named():
+    plain = bj.Flow(lambda p, t, x: -x, None, (2,))
+    with pytest.raises(ValueError, match=r"corrections.*3 classes"):
+        bj.solve(plain, table(False), jnp.zeros((1, 2)))
+    with pytest.raises(ValueError, match="num_classes or scales"):
+        bj.corrected(bj.classic.euler(2))
+    with pytest.raises(ValueError, match=r"corrections.*first"):
+        added = dataclasses.replace(table(True).corrections, first=None)
+        bj.solve(flow(), dataclasses.replace(table(True), corrections=added), jnp.zeros((5, 2)))
