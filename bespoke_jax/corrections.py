@@ -15,7 +15,7 @@ from bespoke_jax.flow.classes import class_weights
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import scale_of
 
-__all__ = ["Corrections"]
+__all__ = ["OF", "Corrections"]
 
 OF = ("class", "scale")
 """What corrections may depend on."""
@@ -63,7 +63,9 @@ class Corrections:
     def like(self, table: Any) -> "Corrections":
         """These, and 0 for what else `table` has."""
         zeros = self.zeros(table, len(self.a), self.of, self.span)
-        return jax.tree.map(lambda own, zero: zero if own is None else own, self, zeros, is_leaf=lambda leaf: leaf is None)
+        return jax.tree.map(
+            lambda own, zero: zero if own is None else own, self, zeros, is_leaf=lambda leaf: leaf is None
+        )
 
     def check(self, name: str, table: Any) -> None:
         """Raise TypeError or ValueError unless the arrays belong to this table."""
@@ -76,6 +78,11 @@ class Corrections:
                 raise ValueError(f"{name}.{field}: wanted it where the table has {field}, and only there.")
             if own is not None:
                 check_array(f"{name}.{field}", own, (num_features, *jnp.shape(value)))
+
+    def saved(self) -> dict[str, Any]:
+        """The entries of a solver file."""
+        numbers = {name: np.asarray(value, np.float64).tolist() for name, value in self._named() if value is not None}
+        return dict(of=self.of) | ({} if self.span is None else dict(span=list(self.span))) | numbers
 
     def _named(self) -> list[tuple[str, Any]]:
         return [("a", self.a), ("b", self.b), ("first", self.first), ("c", self.c)]
@@ -116,7 +123,8 @@ class Corrections:
             rest = gradient.ndim - 2
             return gradient[:, :, None] * features.reshape(*features.shape, *(1,) * rest)
 
-        return dataclasses.replace(self, **{name: times(value) for name, value in zip(_NAMES, _factors(gradients))})
+        found = {name: times(value) for name, value in zip(_NAMES, _factors(gradients), strict=True)}
+        return dataclasses.replace(self, **found)
 
 
 _NAMES = ("a", "b", "first", "c")

@@ -6,7 +6,6 @@ of its own, and every state a share of a fixed image (derived).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp

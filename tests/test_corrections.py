@@ -108,3 +108,22 @@ def test_a_condition_that_is_no_class_is_named():
     with pytest.raises(ValueError, match=r"corrections.*first"):
         added = dataclasses.replace(table(True).corrections, first=None)
         bj.solve(flow(), dataclasses.replace(table(True), corrections=added), jnp.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("scales", [None, (0.5, 4.0)])
+def test_files(tmp_path, scales):
+    own = table(True)
+    if scales is not None:
+        two = jax.tree.map(lambda leaf: leaf[:2], own.corrections)
+        own = dataclasses.replace(own, corrections=dataclasses.replace(two, of="scale", span=scales))
+    bj.save_solver(tmp_path / "solver.json", own)
+    read = bj.load_solver(tmp_path / "solver.json")
+    assert jax.tree.structure(read) == jax.tree.structure(own)
+    for found, wanted in zip(jax.tree.leaves(read), jax.tree.leaves(own), strict=True):
+        assert np.array_equal(found, wanted) and found.dtype == wanted.dtype
+    text = (tmp_path / "solver.json").read_text()
+    for old, new in (('"of": "class"', '"of": "sex"'), ('"of": "scale"', '"of": 3')):
+        if old in text:
+            (tmp_path / "bad.json").write_text(text.replace(old, new))
+            with pytest.raises(ValueError, match=r"bad.json.*corrections.of"):
+                bj.load_solver(tmp_path / "bad.json")

@@ -13,7 +13,8 @@ from bespoke_jax.checks import check_choice, check_count, check_type
 from bespoke_jax.dtypes import promote
 from bespoke_jax.files import fingerprint
 from bespoke_jax.files.atomic import check_target, write_whole
-from bespoke_jax.files.json_text import image_of_json, json_of_image, numbers_of_json, parse_json
+from bespoke_jax.files.json_text import json_of_image, numbers_of_json, parse_json
+from bespoke_jax.files.table_json import array_of, check_object, table_of
 from bespoke_jax.flow.conditions import is_given, like_any
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.learned.families import FAMILIES
@@ -41,7 +42,7 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     """Write a theta or a table to a file, whole or not at all.
 
     The file holds the family (one of `families.FAMILIES`), nfe, dtype, and the table t, a, b, which any program can run
-    (docs/solver_file.md has readers in NumPy and PyTorch), with first, c and xi if it has them; for rk1 and rk2 also the order,
+    (docs/solver_file.md has readers in NumPy and PyTorch), and what else a general table has; for rk1 and rk2 also the order,
     all raw numbers, which of them are learned, and the knots; then "flow", "time_range" and "info". A file that `load_solver`
     would refuse is not written.
 
@@ -96,6 +97,8 @@ def _content(theta: Solver, table: SolverTable) -> dict[str, Any]:
         others["block"] = table.block
     if table.xi is not None:
         others["xi"] = json_of_image(table.xi)
+    if table.corrections is not None:
+        others["corrections"] = table.corrections.saved()
     plain = numbers.keys() == set(_TABLE) and not others
     head = dict(format=_FORMAT if plain else _GENERAL, family=theta.family, nfe=table.nfe, dtype=table.t.dtype.name)
     more = jax.tree.map(lambda value: _numbers(value) if hasattr(value, "dtype") else value, theta.saved())
@@ -181,7 +184,7 @@ def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, d
         got = repr(content["format"])[:80] if isinstance(content, dict) and "format" in content else "other JSON"
         raise ValueError(f"{path}: wanted a solver file, a JSON object with format {_FORMAT!r} or 2, got {got}.")
     try:
-        _check_object("info", content.get("info", {}))
+        check_object("info", content.get("info", {}))
         stored = content.get("flow")
         if stored is not None:
             fingerprint.check(stored)
@@ -208,20 +211,14 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
     m = check_count("nfe", content.get("nfe"), 1, _MOST)
     shapes = {"t": (m,), "a": (m,), "b": (m, m)}
     if family not in BASES:
-        if content["format"] == _GENERAL:
-            shapes |= {name: shape for name, shape in {"first": (), "c": (m + 1,)}.items() if name in content}
-        arrays = {name: _array(content, name, shape, dtype) for name, shape in shapes.items()}
-        if "c" in arrays or "xi" in content:
-            arrays["xi"] = _held("xi", image_of_json("xi", content.get("xi")), dtype)
-        block = check_count("block", content.get("block", 1)) if content["format"] == _GENERAL else 1
-        solver = SolverTable(**arrays, fields=_fields(content, m), block=block)
+        solver = table_of(content, m, dtype, general=content["format"] == _GENERAL)
         _check_range(content, np.asarray(solver.t, np.float64))
         solver.check("table")
         return solver
     num_steps = check_count("num_steps", content.get("num_steps"), 1, _MOST)
     _check_follows("nfe", m, BASES[family] * num_steps)
     _check_follows("order", content.get("order", _ORDERS[family]), _ORDERS[family])
-    theta = Theta(_array(content, "raw", (4 * m - 1,), dtype), family, num_steps)
+    theta = Theta(array_of(content, "raw", (4 * m - 1,), dtype), family, num_steps)
     if not shapes.keys().isdisjoint(content):  # absent from the first files
         # The stored table is read before this one is unrolled, so that the file's length bounds the size of both.
         found = {name: numbers_of_json(name, content.get(name), shape) for name, shape in shapes.items()}
@@ -230,29 +227,15 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
         _check_derived(found, dict(t=np.clip(table.t, low, high), a=table.a, b=table.b))
     if "knots" in content:
         wanted = theta.saved()["knots"]
-        _check_object("knots", content["knots"])
+        check_object("knots", content["knots"])
         stored = {name: content["knots"].get(name) for name in wanted}
         _check_derived({name: numbers_of_json(name, stored[name], wanted[name].shape) for name in wanted}, wanted)
     return theta.learning(content.get("learned", "both"))
 
 
-def _fields(content: dict[str, Any], m: int) -> tuple[int, ...] | None:
-    fields = content.get("fields") if content["format"] == _GENERAL else None
-    if fields is None:
-        return None
-    if not isinstance(fields, list) or len(fields) != m or not all(type(f) is int and f in (0, 1) for f in fields):
-        raise ValueError(f"fields: wanted a list of {m} numbers 0 or 1, got {fields!r:.80}.")
-    return tuple(fields)
-
-
 def _check_follows(name: str, value: Any, wanted: int) -> None:
     if type(value) is not int or value != wanted:
         raise ValueError(f"{name}: wanted {wanted}, which follows from family and num_steps, got {value!r:.50}.")
-
-
-def _check_object(name: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name}: wanted a JSON object, got {type(value).__name__}.")
 
 
 def _check_range(content: dict[str, Any], t: Float[np.ndarray, "m"]) -> tuple[float, float]:
@@ -273,16 +256,3 @@ def _check_derived(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
             raise ValueError(
                 f"{name}: wanted what the raw numbers give, got other numbers; edit the raw ones, then use save_solver."
             )
-
-
-def _array(content: dict[str, Any], name: str, shape: tuple[int, ...], dtype: str) -> jax.Array:
-    return _held(name, numbers_of_json(name, content.get(name), shape), dtype)
-
-
-def _held(name: str, values: Float[np.ndarray, "..."], dtype: str) -> jax.Array:
-    """`values` in this dtype, if it can hold them."""
-    with np.errstate(over="ignore"):
-        array = jnp.asarray(values, dtype)
-    if not np.all(np.isfinite(np.asarray(array))):
-        raise ValueError(f"{name}: wanted numbers that {array.dtype} can hold, got up to {np.max(np.abs(values)):g}.")
-    return array

@@ -35,7 +35,8 @@ def velocity_and_slope(
 
 
 def combine(
-    weights: Sequence[Number | Float[np.ndarray, "..."]] | Float[np.ndarray, "k ..."], terms: Sequence[Float[Array, "*shape"]]
+    weights: Sequence[Number | Float[np.ndarray, "..."]] | Float[np.ndarray, "k ..."],
+    terms: Sequence[Float[Array, "*shape"]],
 ) -> Float[jax.Array, "*shape"]:
     """sum_i weights_i terms_i. Terms of weight 0 are not read, so they may be NaN.
 
