@@ -4,7 +4,6 @@ The condition of a flow is the entry "condition" of its parameters, the same for
 the other functions serve code that cuts batches into parts, or that draws noise and has to pair it with conditions.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,8 +13,8 @@ from jaxtyping import Float
 
 from bespoke_jax.checks import check_numeric, check_type, known
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.wrapper import Wrapper
-from bespoke_jax.types import Array, KeyArray, PyTree, Scalar, VelocityFunction
+from bespoke_jax.flow.per_sample import CONDITION, PerSample, check_num, num_of
+from bespoke_jax.types import Array, KeyArray, PyTree, VelocityFunction
 
 __all__ = [
     "CONDITION",
@@ -34,9 +33,6 @@ __all__ = [
     "of_samples",
     "velocity_of_one",
 ]
-
-CONDITION = "condition"
-"""The entry of a flow's parameters that holds its condition."""
 
 
 def given(flow: Flow, conditions: PyTree) -> Flow:
@@ -190,7 +186,7 @@ def _first(conditions: PyTree) -> Any:
 
 def num_conditions(flow: Flow) -> int | None:
     """The number K of samples with conditions; None if the samples have none of their own."""
-    return _size(condition_of(flow)) if is_given(flow) else None
+    return num_of(condition_of(flow)) if is_given(flow) else None
 
 
 def in_turn(flow: Flow, count: int) -> Flow:
@@ -222,7 +218,7 @@ def like_any(flow: Flow) -> Flow:
 def check_size(flow: Flow, count: int, name: str) -> None:
     """Raise ValueError, which begins with `name`, unless a `given` flow has conditions for `count` samples."""
     if is_given(flow):
-        _check_size(condition_of(flow), count, name)
+        check_num(condition_of(flow), count, name)
 
 
 def each_at_its_time(flow: Flow, times: Float[Array, "B"], x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
@@ -245,18 +241,6 @@ def each_at_its_time(flow: Flow, times: Float[Array, "B"], x: Float[Array, "B *e
     return jax.vmap(velocity)(condition_of(flow), times, x)
 
 
-def _size(conditions: PyTree) -> int:
-    return len(jax.tree.leaves(conditions)[0])
-
-
-def _check_size(conditions: PyTree, count: int, name: str) -> None:
-    if _size(conditions) != count:
-        raise ValueError(
-            f"{name}: wanted a batch that matches the flow's conditions for {_size(conditions)} samples, got {count}; use "
-            "bespoke_jax.given(flow, conditions) with one condition for each sample."
-        )
-
-
 def _with(flow: Flow, conditions: PyTree) -> Flow:
     return _of(PerSample(velocity_of_one(flow)), flow, conditions)
 
@@ -266,24 +250,4 @@ def _of_one(flow: Flow, condition: PyTree) -> Flow:
 
 
 def _of(velocity: VelocityFunction, flow: Flow, condition: PyTree) -> Flow:
-    return Flow(velocity, {**flow.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
-
-
-@dataclasses.dataclass(frozen=True)
-class PerSample(Wrapper):
-    """`velocity(params, t, x)` whose conditions have the batch axis of x. Frozen: equal by value."""
-
-    velocity: VelocityFunction
-
-    @property
-    def calls_per_evaluation(self) -> int:
-        """The wrapped velocity's."""
-        return getattr(self.velocity, "calls_per_evaluation", 1)
-
-    def __call__(self, params: dict, t: Scalar, x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
-        _check_size(params[CONDITION], len(x), "x")
-
-        def velocity(condition, x):
-            return self.velocity({**params, CONDITION: condition}, t, x[None])[0]
-
-        return jax.vmap(velocity)(params[CONDITION], x)
+    return flow.replace(velocity=velocity, params={**flow.params, CONDITION: condition})

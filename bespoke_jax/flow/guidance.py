@@ -21,7 +21,7 @@ from bespoke_jax.flow.conditions import (
 )
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.wrapper import Wrapper
-from bespoke_jax.types import Array, PyTree, Scalar, VelocityFunction
+from bespoke_jax.types import Array, KeyArray, PyTree, Scalar, SourceFunction, VelocityFunction
 from bespoke_jax.warn import warn
 
 __all__ = ["guided", "of_call", "scale_of"]
@@ -80,7 +80,8 @@ def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flo
     else:
         _check_like(condition, unconditional)
         params["unconditional"] = _cast(unconditional, condition)
-    found = Flow(_Guided(velocity_of_one(flow), function), params, flow.event_shape, flow.scheduler)
+    source = None if flow.source is None else _OfNetwork(flow.source)
+    found = flow.replace(velocity=_Guided(velocity_of_one(flow), function), params=params, source=source)
     return given(found, condition_of(flow)) if is_given(flow) else found
 
 
@@ -105,11 +106,10 @@ def of_call(flow: Flow, field: int | jax.Array) -> Flow:
     else:
         none = jax.tree.map(lambda other, c: jnp.broadcast_to(other, c.shape), flow.params["unconditional"], own)
     condition = jax.tree.map(lambda c, other: jnp.where(jnp.asarray(field) == 1, other, c), own, none)
-    one = condition_of_one(Flow(flow.velocity, {CONDITION: own}, flow.event_shape))
-    network = Flow(velocity.velocity, {**flow.params["network"], CONDITION: one}, flow.event_shape, flow.scheduler)
-    if is_given(flow):
-        return given(network, condition)
-    return Flow(network.velocity, {**network.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
+    source = flow.source.source if isinstance(flow.source, _OfNetwork) else flow.source
+    params = {**flow.params["network"], CONDITION: condition_of_one(flow)}
+    network = flow.replace(velocity=velocity.velocity, params=params, source=source)
+    return given(network, condition) if is_given(flow) else network.replace(params={**params, CONDITION: condition})
 
 
 def scale_of(flow: Flow) -> jax.Array:
@@ -173,6 +173,16 @@ def _warn_of_zeros(condition: PyTree) -> None:
             f"unconditional: None puts zeros in the place of {', '.join(found)}: an empty mask, the first class. Give the tree "
             "that stands for no condition, or a function of a sample's condition that keeps the other parts."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfNetwork:
+    """The source of a guided flow: the network's, which sees the network's parameters. Frozen: equal by value."""
+
+    source: SourceFunction
+
+    def __call__(self, params: dict, key: KeyArray) -> Any:
+        return self.source({**params["network"], CONDITION: params[CONDITION]}, key)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,16 +132,19 @@ class LearnedTable(LearnedSolver):
     def suited(self, flow: Flow) -> Self:
         """The general table that begins as this one: its first time, first state and the factors of an image are learned too.
 
-        The image is 0 until `with_ends`: one for each class if the flow is `given` classes. A flow without a scheduler, or with
-        events too large for an image in a solver file, keeps the plain table.
+        The image is 0 until `with_ends`: one for each class if the flow is `given` classes. A flow without a scheduler, with a
+        source of its own, or with events too large for an image in a solver file, keeps the plain table.
         """
-        reference, image = self.reference, _image_shape(flow)
-        if flow.scheduler is None or image is None or reference.c is not None:
+        image = _image_shape(flow)
+        if flow.gaussian_scheduler is None or image is None or self.reference.c is not None:
             return self
-        table, dtype = self.table(), reference.t.dtype
+        return self._general(jnp.zeros(image, self.reference.t.dtype))
+
+    def _general(self, xi: jax.Array) -> Self:
+        """The general table with this image that begins as this plain one."""
+        table, dtype = self.table(), self.reference.t.dtype
         first = jnp.ones((), dtype) if table.first is None else table.first
-        general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=jnp.zeros(image, dtype))
-        return self.of(general)
+        return self.of(dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=xi))
 
     def with_ends(self, flow: Flow, x1: Float[Array, "B *event"]) -> Self:
         """The table whose image is the mean of true ends, of each class if there are several; as it is, if it has no image.
@@ -160,15 +163,18 @@ class LearnedTable(LearnedSolver):
     def starts(self, flow: Flow) -> dict[str, Self]:
         """Every dedicated solver with as many evaluations, on every grid; with one for each block, if there are blocks."""
         tables = dedicated(self.dedicated_nfe, flow.scheduler, self.raw.dtype)
-        return {name: self._like(flow, self.expanded(flow, table)) for name, table in tables.items()}
+        return {name: self._like(self.expanded(flow, table)) for name, table in tables.items()}
 
     def rivals(self, flow: Flow) -> dict[str, Self]:
-        """Every dedicated solver with one evaluation more, whose first call is known; none for a plain table."""
-        xi = self.reference.xi
-        if flow.scheduler is None or xi is None:
+        """Every dedicated solver with one evaluation more, whose first call is known; none for a plain table.
+
+        Nor for a flow with a source of its own, whose x0 may say something of the data.
+        """
+        xi, scheduler = self.reference.xi, flow.gaussian_scheduler
+        if scheduler is None or xi is None:
             return {}
-        tables = dedicated(self.dedicated_nfe + 1, flow.scheduler, self.raw.dtype)
-        known = {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
+        tables = dedicated(self.dedicated_nfe + 1, scheduler, self.raw.dtype)
+        known = {f"known_first/{name}": partial(known_first_call, t, scheduler, xi) for name, t in tables.items()}
         return {name: self.of(self.expanded(flow, table)) for name, table in made(known).items()}
 
     @property
@@ -180,13 +186,10 @@ class LearnedTable(LearnedSolver):
         """A table of `dedicated_nfe` evaluations as one of the same evaluations as this."""
         return in_blocks(table, self.reference.block)
 
-    def _like(self, flow: Flow, table: SolverTable) -> Self:
+    def _like(self, table: SolverTable) -> Self:
         """The learned table that begins as a plain one, in this one's form, with its image."""
         other = self.of(table)
-        if self.reference.xi is None:
-            return other
-        suited = other.suited(flow)
-        return dataclasses.replace(suited, reference=dataclasses.replace(suited.reference, xi=self.reference.xi))
+        return other if self.reference.xi is None else other._general(self.reference.xi)
 
 
 def _moved(t: jax.Array, angles: jax.Array) -> jax.Array:
