@@ -13,8 +13,9 @@ from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.call import call
 from bespoke_jax.flow.prediction import velocity_of_prediction
 from bespoke_jax.flow.source import check_source, draw
+from bespoke_jax.flow.times import scheduler_of
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import Array, DTypeLike, KeyArray, PyTree, Scalar, SourceFunction, VelocityFunction
+from bespoke_jax.types import Array, DTypeLike, KeyArray, Numbers, PyTree, Scalar, SourceFunction, VelocityFunction
 
 __all__ = ["Flow"]
 
@@ -228,27 +229,43 @@ class Flow:
         network: VelocityFunction,
         params: PyTree,
         event_shape: Sequence[int],
-        scheduler: Scheduler,
+        scheduler: Scheduler | Any,
         prediction: str = "noise",
         time_margin: float | None = None,
         *,
+        time: str | Numbers = "noise_at_0",
+        per_sample_time: bool | None = None,
         source: SourceFunction | None = None,
     ) -> "Flow":
         """A flow from a network that predicts noise, data, score, v or velocity (Sec. 2.2; Salimans & Ho 2022 for "v").
 
         Args:
-            network: `network(params, t, x) -> prediction`, of x's shape; t in [0, 1], 0 at noise.
+            network: `network(params, its time, x) -> prediction`, of x's shape.
             params, event_shape, source: as for `Flow`.
-            scheduler: the scheduler it was trained with; required.
+            scheduler: the scheduler it was trained with, in this library's time; or another library's schedule, any object with
+                functions `alpha(s)` and `sigma(s)` of its own time in [0, 1]. Required.
             prediction: "noise" (E[x0|x]), "data" (E[x1|x]), "score" (grad log p_t), "v" (alpha x0 - sigma x1) or "velocity".
             time_margin: times are clipped to [margin, 1 - margin], because noise and score predictions are divided by alpha_t,
                 and noise, data and v predictions by sigma_t. None for 1e-3 at an end where the divisor vanishes, else 0, as at
                 both ends under EDM. Ignored for "velocity".
+            time: the time that the network is called with.
+
+                - "noise_at_0": t, this library's.
+                - "noise_at_1": s = 1 - t.
+                - "sigma": sigma_t, the standard deviation of the noise in x, as in EDM.
+                - "steps_of_1000": the step of a DDPM, 999 at noise: that with the level sigma_t / alpha_t, if the steps add noise
+                  at the rate of the scheduler (`VariancePreserving(1000 * beta_first, 1000 * beta_last)` for linear betas). For a
+                  velocity, 1000 (1 - t), as in flow matching.
+                - betas [N]: the step of a DDPM whose steps add these variances, whatever the scheduler's rate.
+
+                A velocity is taken as dx by the network's own time: dx/ds, s = 1 - t, also for steps; dx/dsigma for "sigma".
+            per_sample_time: whether the network takes its time as [B], instead of a scalar; None to find out by trying.
 
         Raises:
-            TypeError: if `scheduler` is not a `Scheduler`, `network` not a function, or `params` hold a function or text;
-                when called, if the prediction is not a floating array.
-            ValueError: for another prediction or margin; when called, if the prediction is not of x's shape.
+            TypeError: if `scheduler` is not a `Scheduler` or the like, `network` not a function, or `params` hold a function or
+                text; when called, if the prediction is not a floating array.
+            ValueError: for another prediction, margin or time, and for steps under a scheduler that is not variance-preserving;
+                when called, if the prediction is not of x's shape.
 
         Examples:
             >>> import jax.numpy as jnp
@@ -256,8 +273,12 @@ class Flow:
             >>> flow = Flow.from_prediction(lambda p, t, x: 0.0 * x, None, (2,), schedulers.CondOT(), prediction="data")
             >>> [float(v) for v in flow(0.5, jnp.ones(2))]  # towards the data mean, 0: u = -x / sigma
             [-2.0, -2.0]
+            >>> args = lambda p, s, x: s * x, None, (2,), schedulers.CondOT(), "velocity"
+            >>> [float(v) for v in Flow.from_prediction(*args, time="noise_at_1")(0.75, jnp.ones(2))]  # dx/dt = -dx/ds
+            [-0.25, -0.25]
         """
-        velocity = velocity_of_prediction(network, scheduler, prediction, time_margin)
+        scheduler = scheduler_of(scheduler)
+        velocity = velocity_of_prediction(network, scheduler, prediction, time_margin, time, per_sample_time)
         return cls(velocity, params, event_shape, scheduler, source=source)
 
 
