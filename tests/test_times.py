@@ -137,7 +137,7 @@ def test_a_time_for_each_sample_is_found_out(prediction):
         flow = bj.Flow.from_prediction(*args, time="noise_at_1", per_sample_time=flag)
         np.testing.assert_allclose(flow(0.25, X), plain(0.25, X), rtol=1e-12)
         assert shapes[-1] == (4,)
-    with pytest.raises(ValueError, match="(network|velocity): wanted a function of a scalar t"):
+    with pytest.raises(ValueError, match=r"(network|velocity): wanted a function of a scalar t"):
         bj.Flow.from_prediction(*args, per_sample_time=False)(0.25, X)
     # Either serves this one, which says nothing of its own mistake.
     wrong = bj.Flow.from_prediction(lambda params, s, x: x @ jnp.ones(3), *args[1:])
@@ -152,9 +152,17 @@ class Schedule:
         assert time.ndim, "a scalar"
         return jnp.cos(0.5 * jnp.pi * time)
 
-    def sigma(self, time):
+    @staticmethod
+    @jax.custom_vjp
+    def sigma(time):
         assert time.ndim, "a scalar"
         return jnp.sin(0.5 * jnp.pi * time)
+
+
+Schedule.sigma.defvjp(
+    lambda time: (jnp.sin(0.5 * jnp.pi * time), time),
+    lambda time, slope: (0.5 * jnp.pi * jnp.cos(0.5 * jnp.pi * time) * slope,),
+)
 
 
 def test_another_librarys_schedule():

@@ -1,6 +1,7 @@
 """The time of a network: other libraries' conventions as functions of this library's t, which is 0 at noise and 1 at data."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -166,7 +167,9 @@ class _OfLibrary:
     noise_at_1: bool
 
     def __call__(self, t: Float[Array, "*shape"]) -> Float[jax.Array, "*shape"]:
-        s = jnp.asarray(1 - t if self.noise_at_1 else t)
+        return _elementwise(self._value, jnp.asarray(1 - t if self.noise_at_1 else t))
+
+    def _value(self, s: jax.Array) -> jax.Array:
         try:
             value = self.function(s)
         except Exception:  # its own, of any kind
@@ -174,3 +177,15 @@ class _OfLibrary:
                 raise
             value = self.function(s[None])
         return jnp.reshape(jnp.asarray(value, s.dtype), s.shape)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _elementwise(function, s):
+    """An elementwise function, differentiated in reverse mode: some libraries define that alone (`jax.custom_vjp`)."""
+    return function(s)
+
+
+@_elementwise.defjvp
+def _(function, primals, tangents):
+    value, pull = jax.vjp(function, *primals)
+    return value, pull(jnp.ones_like(value))[0] * tangents[0]
