@@ -108,8 +108,8 @@ def check_solver(
     num_paths, batch_size = check_count("num_paths", num_paths), check_count("batch_size", batch_size)
     data_range = check_positive("data_range", data_range)
     probed = max(2, min(batch_size, num_paths))  # a single sample cannot show whether it depends on its batch
-    check_velocity(dealt(flow, jax.random.fold_in(key, 0), probed), flow.noise(key, (probed,)))
-    x0, flow = flow.noise(key, (num_paths,)), dealt(flow, jax.random.fold_in(key, 0), num_paths)
+    check_velocity(*_samples(flow, key, probed))
+    flow, x0 = _samples(flow, key, num_paths)
     paths = ground_truth(flow, x0, rtol, atol, batch_size=batch_size, ends_only=True)
     truth, _ = truth_of(paths, flow, rtol, atol, batch_size=batch_size, data_range=data_range)
 
@@ -120,6 +120,12 @@ def check_solver(
     found = _compared(score_of, flow, solver, others, truth, num_paths)
     warn_of_truth("check_solver", found.solver.mean_psnr, truth.mean_psnr, truth)
     return found
+
+
+def _samples(flow: Flow, key: KeyArray, count: int) -> tuple[Flow, jax.Array]:
+    """(the flow of fresh samples, their x0)."""
+    some = dealt(flow, jax.random.fold_in(key, 0), count)
+    return some, some.noise(key, (count,))
 
 
 def _compared(

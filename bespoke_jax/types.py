@@ -27,6 +27,7 @@ __all__ = [
     "PathLike",
     "PyTree",
     "Scalar",
+    "SourceFunction",
     "VelocityFunction",
 ]
 
@@ -59,6 +60,9 @@ Labels: TypeAlias = str | Number | Int[Array, "..."] | Real[Array, "..."] | Sequ
 
 PathLike: TypeAlias = str | os.PathLike[str]
 """The place of a file."""
+
+SourceFunction: TypeAlias = Callable[[Any, Any], Any]
+"""`f(params, key) -> x0` of one sample."""
 
 VelocityFunction: TypeAlias = Callable[[Any, Any, Any], Any]
 """`f(params, t, x) -> array of x's shape`: a velocity, or another prediction."""

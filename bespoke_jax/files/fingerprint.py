@@ -2,13 +2,15 @@
 
 The velocity is evaluated at three times, on noise of a fixed seed scaled like the flow's states. Each velocity is stored as one
 number, its projection on a random direction of the same seed. Random projections preserve distances: the root mean square of
-their differences estimates that of the velocities, which need not be stored.
+their differences estimates that of the velocities, which need not be stored. Of a source of the flow's own, mean and standard
+deviation are kept.
 """
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -33,6 +35,9 @@ _TIMES = (0.1, 0.5, 0.9)
 NUM_SAMPLES = 4
 """The number of noises at each time."""
 _SCHEDULER_TOLERANCE = 1e-3
+_DRAWS = 256  # of a source, or fewer if they are large
+_DRAWN = 2**20  # numbers
+_SOURCE_TOLERANCE = 0.5  # standard deviations: chance alone is far below, whatever the machine's random numbers
 
 
 def fingerprint(flow: Flow) -> dict[str, Any]:
@@ -50,7 +55,8 @@ def fingerprint(flow: Flow) -> dict[str, Any]:
         - "alpha", "sigma": the scheduler there, [3]; None if the flow has none;
         - "noise_std": the scale of the noise, sqrt(alpha^2 + sigma^2) or 1, [3];
         - "rms": the RMS of the velocities at each time, [3];
-        - "projections": the projections of the velocities, [3, 4].
+        - "projections": the projections of the velocities, [3, 4];
+        - "source": mean and standard deviation of x0, [2], if the flow has a source of its own.
 
     Raises:
         TypeError: if `flow` is not a Flow.
@@ -80,6 +86,7 @@ def fingerprint(flow: Flow) -> dict[str, Any]:
         rms=rms,
         projections=projections,
         **({"condition": "any"} if any_condition else {}),
+        **({} if flow.source is None else {"source": _of_source(flow)}),
     )
 
 
@@ -116,6 +123,7 @@ def differences(stored: dict[str, Any], flow: Flow) -> list[str]:
         if found is not None and there is not None:
             if not np.allclose(there, found, rtol=_SCHEDULER_TOLERANCE, atol=_SCHEDULER_TOLERANCE):
                 lines.append(f"scheduler: {name} {at_times}: {_text(there)} stored, {_text(found)} found")
+    lines += _source_differences(numbers.get("source"), flow)
     found_rms, found_projections = _look(flow, times, noise_std, NUM_SAMPLES)
     # Relative to the velocity, so that all times count alike; where it vanishes, only round-off is left of it.
     scale = np.maximum(rms, 0.01 * noise_std)[:, None]
@@ -137,6 +145,26 @@ def _scheduler(flow: Flow, times: Iterable[float]) -> tuple[list[float] | None, 
         for function in (flow.scheduler.alpha, flow.scheduler.sigma)
     )
     return alpha, sigma
+
+
+def _of_source(flow: Flow) -> list[float]:
+    """Mean and standard deviation of x0 from a flow's source."""
+    count = max(NUM_SAMPLES, min(_DRAWS, _DRAWN // math.prod(flow.event_shape)))
+    x0 = np.asarray(flow.noise(jax.random.key(0), (count,)), np.float64)
+    return _short([np.mean(x0), np.std(x0)])
+
+
+def _source_differences(stored: Any, flow: Flow) -> list[str]:
+    """A line if the sources of x0 differ; stored are mean and standard deviation, or None for Gaussian noise."""
+    found = None if flow.source is None else _of_source(flow)
+    if stored is None or found is None:
+        names = ["Gaussian noise" if each is None else "one of its own" for each in (stored, found)]
+        return [] if stored is found else [f"source: {names[0]} stored, {names[1]} found"]
+    (mean, std), (found_mean, found_std) = stored, found
+    allowed = _SOURCE_TOLERANCE * max(std, found_std) + _SCHEDULER_TOLERANCE * abs(mean)
+    if abs(mean - found_mean) <= allowed and abs(std - found_std) <= allowed:
+        return []
+    return [f"source: mean and standard deviation of x0 {_text(stored)} stored, {_text(found)} found"]
 
 
 def _look(
@@ -182,6 +210,7 @@ def _read(stored: Any) -> dict[str, Float[np.ndarray, "..."]]:
     n = len(_TIMES)
     shapes = {"t": (n,), "noise_std": (n,), "rms": (n,), "projections": (n, NUM_SAMPLES)}
     shapes |= {name: (n,) for name in ("alpha", "sigma") if stored.get(name) is not None}
+    shapes |= {"source": (2,)} if stored.get("source") is not None else {}
     numbers = {name: numbers_of_json(f"flow.{name}", stored.get(name), shape) for name, shape in shapes.items()}
     if not np.all((numbers["t"] >= 0) & (numbers["t"] <= 1)):
         raise ValueError(f"flow.t: wanted times within [0, 1], got {stored['t']}.")

@@ -79,7 +79,7 @@ def save_sampler(
     solver, params = jax.device_get((solver, flow.params))  # so that the program is tied to no device
 
     def sampler(params: PyTree, x0: jax.Array) -> jax.Array:
-        return solve(Flow(flow.velocity, params, flow.event_shape, flow.scheduler), solver, x0)
+        return solve(flow.replace(params=params), solver, x0)
 
     bake_params = bake_params or not jax.tree.leaves(params)
     function, known = (lambda x0: sampler(params, x0), ()) if bake_params else (sampler, (params,))
@@ -110,7 +110,10 @@ def _checked_platforms(platforms: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(platforms)
 
 
-def _noise_std(flow: Flow) -> float:
+def _noise_std(flow: Flow) -> float | None:
+    """The standard deviation of Gaussian x0; None for a source of the flow's own."""
+    if flow.source is not None:
+        return None
     noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
     return check_number("flow.scheduler.sigma(0)", noise_std, 0)
 
@@ -154,7 +157,7 @@ class Sampler:
         batch_size: B; None for any.
         params: shapes and dtypes of the parameters, a tree of `jax.ShapeDtypeStruct`; None if they are in the file.
         nfe: velocity evaluations per sample.
-        noise_std: the standard deviation of x0.
+        noise_std: the standard deviation of x0; None if it is to come from the flow's own source, which is not in the file.
         platforms: where it runs.
 
     Raises:
@@ -166,7 +169,7 @@ class Sampler:
     batch_size: int | None
     params: Any
     nfe: int
-    noise_std: float
+    noise_std: float | None
     platforms: tuple[str, ...]
     _call: Callable = dataclasses.field(repr=False)
 
@@ -268,7 +271,8 @@ def _read_about(path: pathlib.Path, text: bytes) -> dict[str, Any]:
         raise ValueError(f"{path}: wanted a JSON object after the program, got {type(about).__name__}.")
     try:
         check_count("nfe", about.get("nfe"))
-        check_number("noise_std", about.get("noise_std"), 0)
+        if about.get("noise_std", "missing") is not None:
+            check_number("noise_std", about.get("noise_std"), 0)
         check_flag("baked", about.get("baked"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

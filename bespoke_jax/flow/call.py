@@ -19,6 +19,7 @@ def call(
     t: Float[Array, ""],
     x: Float[Array, "B *event"],
     what: str = "the velocity",
+    per_sample_time: bool | None = False,
 ) -> Float[Array, "B *event"]:
     """`function(params, t, x)` in x's dtype.
 
@@ -29,21 +30,28 @@ def call(
         t: the time.
         x: the states.
         what: what it returns, in errors.
+        per_sample_time: whether the function takes t as [B], equal times, instead of a scalar; None to find out by trying.
 
     Raises:
         TypeError: if it returns something other than one floating array no wider than x.
         ValueError: if it returns another shape, or takes a time for each sample instead of one.
     """
     try:
-        out = function(params, t, x)
+        out = function(params, _times(t, x) if per_sample_time else t, x)
     except Exception as error:
-        if not _takes_times(function, params, t, x):
+        if per_sample_time or not _takes_times(function, params, t, x):
             raise
-        raise ValueError(
-            f"{name}: wanted a function of a scalar t, got one of a time for each sample ({type(error).__name__} on a "
-            f"scalar). Give it as lambda params, t, x: {name}(params, jnp.full(x.shape[0], t), x)."
-        ) from error
+        if per_sample_time is False:
+            raise ValueError(
+                f"{name}: wanted a function of a scalar t, got one of a time for each sample ({type(error).__name__} on a "
+                f"scalar). Give it as lambda params, t, x: {name}(params, jnp.full(x.shape[0], t), x)."
+            ) from error
+        out = function(params, _times(t, x), x)
     return _like(x, out, name, what)
+
+
+def _times(t: Array, x: Array) -> jax.Array:
+    return jnp.full(x.shape[:1], t)
 
 
 def _takes_times(function: VelocityFunction, params: PyTree, t: Array, x: Array) -> bool:

@@ -4,7 +4,6 @@ The condition of a flow is the entry "condition" of its parameters, the same for
 the other functions serve code that cuts batches into parts, or that draws noise and has to pair it with conditions.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -12,10 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bespoke_jax.checks import check_numeric, check_type, known
+from bespoke_jax.checks import check_flag, check_type
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.wrapper import Wrapper
-from bespoke_jax.types import Array, KeyArray, PyTree, Scalar, VelocityFunction
+from bespoke_jax.flow.matching import as_arrays, matched
+from bespoke_jax.flow.per_sample import (
+    CONDITION,
+    Indexed,
+    PerSample,
+    batched_velocity,
+    check_num,
+    expanded,
+    num_of,
+    of_sample,
+    shapes_of_one,
+    take,
+)
+from bespoke_jax.types import Array, KeyArray, PyTree, VelocityFunction
 
 __all__ = [
     "CONDITION",
@@ -32,14 +43,13 @@ __all__ = [
     "num_conditions",
     "of_paths",
     "of_samples",
+    "stored_conditions",
     "velocity_of_one",
+    "with_conditions",
 ]
 
-CONDITION = "condition"
-"""The entry of a flow's parameters that holds its condition."""
 
-
-def given(flow: Flow, conditions: PyTree) -> Flow:
+def given(flow: Flow, conditions: PyTree, *, batched: bool = False) -> Flow:
     """The flow of a batch of samples, each with a condition of its own.
 
     `solve` and `ground_truth` take as many noises as there are conditions. Functions that draw their noise go through the
@@ -49,12 +59,18 @@ def given(flow: Flow, conditions: PyTree) -> Flow:
     Args:
         flow: its parameters are a dictionary whose entry "condition" is a pytree of arrays without a batch axis. Conditional
             networks of `bespoke_jax.models` have this form; `load_flow(..., labels=[0, 3, 3])` calls this function for them.
-        conditions: a pytree of the same structure, its leaves with a leading axis [K].
+            If there is no such entry yet, the conditions are taken as they are, and the velocity has to read them.
+        conditions: a pytree of the same structure, its leaves with a leading axis [K]. Conditions of 1 MiB and more are kept
+            once, however many samples share them; a batch of samples copies its own while it is evaluated, unless there is only
+            one condition.
+        batched: the velocity's network is batched by nature and reads `params["condition"]` with the batch axis of x, one
+            condition for each sample. It is called once for the batch, instead of under `vmap` with a batch of one.
 
     Raises:
         TypeError: if `flow` is not a Flow.
-        ValueError: if the flow's parameters have no condition, or `conditions` do not match it with one more axis: numbers of the
-            same kind (booleans, integers, floats) that its dtype can hold.
+        ValueError: if the flow's parameters are no dictionary, or `conditions` do not match its condition with one more axis:
+            numbers of the same kind (booleans, integers, floats) that its dtype can hold; if there is no condition yet, and the
+            velocity does not read one.
 
     Examples:
         >>> def velocity(params, t, x):
@@ -62,70 +78,61 @@ def given(flow: Flow, conditions: PyTree) -> Flow:
         >>> flow = Flow(velocity, {"weight": jnp.float32(-1.0), "condition": jnp.array([1.0, 2.0])}, (2,))
         >>> given(flow, [[0.0, 1.0], [2.0, 3.0]])(0.0, jnp.zeros((2, 2))).tolist()
         [[0.0, 1.0], [2.0, 3.0]]
+        >>> bare = Flow(lambda params, t, x: params["condition"] - x, {}, (2,))
+        >>> given(bare, jnp.ones((3, 2)), batched=True)(0.0, jnp.zeros((3, 2))).shape
+        (3, 2)
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    one = condition_of_one(flow)
-    try:
-        conditions = jax.tree.map(_array_of, one, conditions)
-        sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(conditions)}
-        fit = all(
-            jnp.shape(new)[1:] == jnp.shape(own)
-            for own, new in zip(jax.tree.leaves(one), jax.tree.leaves(conditions), strict=True)
-        )
-    except (IndexError, TypeError, ValueError):
-        fit, sizes = False, set()
-    if not fit or len(sizes) != 1 or 0 in sizes:
+    if check_flag("batched", batched):
+        flow = flow.replace(velocity=batched_velocity(flow.velocity)) if not is_given(flow) else _batched(flow)
+    if not has_condition(flow) and isinstance(flow.params, dict):
+        conditions = as_arrays(conditions)
+        _check_reads(flow, conditions)
+        return with_conditions(flow, conditions)
+    return with_conditions(flow, matched(example_of(flow), conditions))
+
+
+def _batched(flow: Flow) -> Flow:
+    return flow.replace(velocity=PerSample(batched_velocity(velocity_of_one(flow))))
+
+
+def _check_reads(flow: Flow, conditions: PyTree) -> None:
+    """Raise ValueError unless the velocity of a flow without a condition reads one."""
+    x = jax.ShapeDtypeStruct((1, *flow.event_shape), jnp.float32)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), conditions)
+
+    def velocity(conditions, x):
+        return with_conditions(flow, conditions)(jnp.float32(0), x)
+
+    traced = jax.make_jaxpr(velocity)(one, x).jaxpr
+    read = [atom for equation in traced.eqns for atom in equation.invars] + traced.outvars
+    if not any(atom is each for atom in traced.invars[: len(jax.tree.leaves(one))] for each in read):
         raise ValueError(
-            f"conditions: wanted the shapes of the flow's own, {jax.tree.map(jnp.shape, one)}, after one leading axis, the same "
-            f"for all, got {jax.tree.map(_shape, conditions)}."
+            f"flow: wanted a velocity that reads params[{CONDITION!r}], got one that does not, and {_entries(flow)}; give a flow "
+            "of a conditional network."
         )
-    return _with(flow, jax.tree.map(_as, one, conditions))
-
-
-_KINDS = {"a boolean": jnp.bool_, "an integer": jnp.integer, "a float": jnp.floating}
-
-
-def kind_of(leaf: Any) -> str:
-    """The kind of an array's numbers in words: "a boolean", "an integer" or "a float"."""
-    dtype = jnp.result_type(leaf)
-    return next((name for name, kind in _KINDS.items() if jnp.issubdtype(dtype, kind)), str(dtype))
-
-
-def _shape(leaf: Any) -> Any:
-    return jnp.shape(leaf) if hasattr(leaf, "shape") else type(leaf).__name__
-
-
-def _array_of(own: Any, new: Any) -> Any:
-    new = new if hasattr(new, "dtype") else np.asarray(new)
-    check_numeric("conditions", new)
-    return new
-
-
-def _as(own: Any, new: Any) -> jax.Array:
-    """`new` in the dtype of the flow's own condition, if that can hold it."""
-    kinds, dtype = (kind_of(own), kind_of(new)), jnp.result_type(own)
-    if kinds[0] != kinds[1] and kinds != ("a float", "an integer"):
-        raise ValueError(f"conditions: wanted {kinds[0]} for each sample, like the flow's own, got {kinds[1]}.")
-    numbers = known(new)
-    if kinds[0] == "an integer" and numbers is not None and not np.array_equal(numbers, numbers.astype(dtype)):
-        raise ValueError(f"conditions: wanted integers that {dtype} can hold, got {numbers}.")
-    return jnp.asarray(new).astype(dtype)
 
 
 def condition_of_one(flow: Flow) -> Any:
     """The condition of a flow, or of one sample of a `given` flow. Raises ValueError if there is none."""
     if not has_condition(flow):
-        got = (
-            f"the entries {sorted(map(str, flow.params))}"
-            if isinstance(flow.params, dict)
-            else type(flow.params).__name__
-        )
         raise ValueError(
-            f"flow: wanted parameters in a dictionary with the entry {CONDITION!r}, got {got}; give a flow of a conditional "
-            "network."
+            f"flow: wanted parameters in a dictionary with the entry {CONDITION!r}, got {_entries(flow)}; give a flow of a "
+            "conditional network."
         )
     condition = flow.params[CONDITION]
-    return _first(condition) if is_given(flow) else condition
+    return of_sample(condition, 0) if is_given(flow) else condition
+
+
+def example_of(flow: Flow) -> Any:
+    """As `condition_of_one`, but of a `given` flow only the shapes and dtypes, so that nothing is copied."""
+    return shapes_of_one(flow.params[CONDITION]) if is_given(flow) else condition_of_one(flow)
+
+
+def _entries(flow: Flow) -> str:
+    if not isinstance(flow.params, dict):
+        return type(flow.params).__name__
+    return f"the entries {sorted(map(str, flow.params))}"
 
 
 def velocity_of_one(flow: Flow) -> VelocityFunction:
@@ -144,7 +151,12 @@ def is_given(flow: Flow) -> bool:
 
 
 def condition_of(flow: Flow) -> Any:
-    """The conditions of the samples, [K, ...]; None if the samples have none of their own."""
+    """The conditions of the samples, a pytree of [B, ...]; None if the samples have none of their own."""
+    return expanded(flow.params[CONDITION]) if is_given(flow) else None
+
+
+def stored_conditions(flow: Flow) -> Any:
+    """As `condition_of`, but as they are stored: `Indexed`, if they are large and samples share them."""
     return flow.params[CONDITION] if is_given(flow) else None
 
 
@@ -154,7 +166,7 @@ def of_samples(flow: Flow, part: Any) -> Flow:
     if count is None:
         return flow
     indices = np.arange(count)[part]  # every new slice would be compiled, indices only once for each number of them
-    return _with(flow, jax.tree.map(lambda leaf: leaf[indices], condition_of(flow)))
+    return with_conditions(flow, take(stored_conditions(flow), indices))
 
 
 def of_paths(flow: Flow, paths: Any) -> Flow:
@@ -178,19 +190,15 @@ def of_paths(flow: Flow, paths: Any) -> Flow:
         return flow
     if not has_condition(flow):
         raise ValueError("paths: wanted paths without conditions, since the flow has none; got paths with them.")
-    wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition_of_one(flow), _first(paths.condition)))
+    wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (example_of(flow), shapes_of_one(paths.condition)))
     if wanted != got:
         raise ValueError(f"paths: wanted conditions like the flow's, {wanted}, got {got}.")
-    return _with(flow, paths.condition)
-
-
-def _first(conditions: PyTree) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], conditions)
+    return with_conditions(flow, paths.condition)
 
 
 def num_conditions(flow: Flow) -> int | None:
     """The number K of samples with conditions; None if the samples have none of their own."""
-    return _size(condition_of(flow)) if is_given(flow) else None
+    return num_of(stored_conditions(flow)) if is_given(flow) else None
 
 
 def in_turn(flow: Flow, count: int) -> Flow:
@@ -222,7 +230,7 @@ def like_any(flow: Flow) -> Flow:
 def check_size(flow: Flow, count: int, name: str) -> None:
     """Raise ValueError, which begins with `name`, unless a `given` flow has conditions for `count` samples."""
     if is_given(flow):
-        _check_size(condition_of(flow), count, name)
+        check_num(stored_conditions(flow), count, name)
 
 
 def each_at_its_time(flow: Flow, times: Float[Array, "B"], x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
@@ -239,25 +247,18 @@ def each_at_its_time(flow: Flow, times: Float[Array, "B"], x: Float[Array, "B *e
         [0.0, 1.0]
     """
 
+    conditions = stored_conditions(flow)
+
     def velocity(condition, t, x):
         return (flow if condition is None else _of_one(flow, condition))(t, x[None])[0]
 
-    return jax.vmap(velocity)(condition_of(flow), times, x)
+    if isinstance(conditions, Indexed):
+        return jax.vmap(lambda i, t, x: velocity(of_sample(conditions, i), t, x))(jnp.arange(len(x)), times, x)
+    return jax.vmap(velocity)(conditions, times, x)
 
 
-def _size(conditions: PyTree) -> int:
-    return len(jax.tree.leaves(conditions)[0])
-
-
-def _check_size(conditions: PyTree, count: int, name: str) -> None:
-    if _size(conditions) != count:
-        raise ValueError(
-            f"{name}: wanted a batch that matches the flow's conditions for {_size(conditions)} samples, got {count}; use "
-            "bespoke_jax.given(flow, conditions) with one condition for each sample."
-        )
-
-
-def _with(flow: Flow, conditions: PyTree) -> Flow:
+def with_conditions(flow: Flow, conditions: PyTree) -> Flow:
+    """As `given`, of conditions that are known to match."""
     return _of(PerSample(velocity_of_one(flow)), flow, conditions)
 
 
@@ -266,24 +267,4 @@ def _of_one(flow: Flow, condition: PyTree) -> Flow:
 
 
 def _of(velocity: VelocityFunction, flow: Flow, condition: PyTree) -> Flow:
-    return Flow(velocity, {**flow.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
-
-
-@dataclasses.dataclass(frozen=True)
-class PerSample(Wrapper):
-    """`velocity(params, t, x)` whose conditions have the batch axis of x. Frozen: equal by value."""
-
-    velocity: VelocityFunction
-
-    @property
-    def calls_per_evaluation(self) -> int:
-        """The wrapped velocity's."""
-        return getattr(self.velocity, "calls_per_evaluation", 1)
-
-    def __call__(self, params: dict, t: Scalar, x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
-        _check_size(params[CONDITION], len(x), "x")
-
-        def velocity(condition, x):
-            return self.velocity({**params, CONDITION: condition}, t, x[None])[0]
-
-        return jax.vmap(velocity)(params[CONDITION], x)
+    return flow.replace(velocity=velocity, params={**flow.params, CONDITION: condition})

@@ -1,5 +1,6 @@
 """The flow: a velocity field u_t(x) with its network parameters, as one pytree."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from bespoke_jax.checks import check_float_dtype, check_key, check_numeric, chec
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.call import call
 from bespoke_jax.flow.prediction import velocity_of_prediction
+from bespoke_jax.flow.source import check_source, draw
+from bespoke_jax.flow.times import scheduler_of
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import Array, DTypeLike, KeyArray, PyTree, Scalar, VelocityFunction
+from bespoke_jax.types import Array, DTypeLike, KeyArray, Numbers, PyTree, Scalar, SourceFunction, VelocityFunction
 
 __all__ = ["Flow"]
 
@@ -32,9 +35,13 @@ class Flow:
         event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars.
         scheduler: the scheduler that the flow was trained with, if known. It sets the scale of the noise (for `EDM`) and gives
             `fit` more start curves to choose from; everything works without it.
+        source: `source(params, key) -> x0` of one sample, [*event_shape], traceable by JAX, also under `vmap`: where the flow was
+            trained to start from, if that is not Gaussian noise. Under `given` its `params["condition"]` is the sample's own.
+            None for N(0, sigma_0^2), with sigma_0 = 1 without a scheduler.
 
     Raises:
-        TypeError: if `velocity` is not a function, `scheduler` not a `Scheduler`, or `params` hold a function or text.
+        TypeError: if `velocity` is not a function, `scheduler` not a `Scheduler`, `source` not a function, or `params` hold a
+            function or text.
         TypeError, ValueError: if `event_shape` is not a tuple of positive integers.
 
     Examples:
@@ -48,6 +55,7 @@ class Flow:
     params: Any
     event_shape: tuple[int, ...]
     scheduler: Scheduler | None
+    source: SourceFunction | None
 
     def __init__(
         self,
@@ -55,32 +63,51 @@ class Flow:
         params: PyTree,
         event_shape: Sequence[int],
         scheduler: Scheduler | None = None,
+        *,
+        source: SourceFunction | None = None,
     ):
         if not callable(velocity):
             raise TypeError(f"velocity: wanted a function of (params, t, x), got {type(velocity).__name__}.")
         if scheduler is not None and not isinstance(scheduler, Scheduler):
             raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
+        check_source(source)
         _check_params(params)
         self.velocity = velocity
         self.params = params
         self.event_shape = check_shape("event_shape", event_shape)
         self.scheduler = scheduler
+        self.source = source
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         """For JAX: (the parameters with their key, everything static)."""
-        return ((jax.tree_util.GetAttrKey("params"), self.params),), (self.velocity, self.event_shape, self.scheduler)
+        static = self.velocity, self.event_shape, self.scheduler, self.source
+        return ((jax.tree_util.GetAttrKey("params"), self.params),), static
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: tuple) -> "Flow":
         """For JAX: the flow without checks, as `params` may hold anything during transformations."""
         flow = object.__new__(cls)
         (flow.params,) = children
-        flow.velocity, flow.event_shape, flow.scheduler = static
+        flow.velocity, flow.event_shape, flow.scheduler, flow.source = static
         return flow
 
     def __repr__(self) -> str:
         name = getattr(self.velocity, "__name__", type(self.velocity).__name__)
-        return f"Flow({name}, event_shape={self.event_shape}, scheduler={self.scheduler})"
+        source = (
+            "" if self.source is None else f", source={getattr(self.source, '__name__', type(self.source).__name__)}"
+        )
+        return f"Flow({name}, event_shape={self.event_shape}, scheduler={self.scheduler}{source})"
+
+    def replace(self, **changes: Any) -> "Flow":
+        """The flow with other `velocity`, `params`, `event_shape`, `scheduler` or `source`, and the rest as it is.
+
+        Examples:
+            >>> flow = Flow(lambda params, t, x: -params * x, 2.0, event_shape=(3,))
+            >>> flow.replace(params=1.0)(0.5, jnp.ones(3)).tolist()
+            [-1.0, -1.0, -1.0]
+        """
+        names = ("velocity", "params", "event_shape", "scheduler", "source")
+        return Flow(**({name: getattr(self, name) for name in names} | changes))
 
     @property
     def calls_per_evaluation(self) -> int:
@@ -106,6 +133,14 @@ class Flow:
         1 unless `from_prediction` divides a noise or score prediction by a small alpha_t there.
         """
         return getattr(self.velocity, "slope_at_noise", 1.0)
+
+    @property
+    def gaussian_scheduler(self) -> Scheduler | None:
+        """The scheduler, if it is known and x0 is its Gaussian noise, independent of the data; else None.
+
+        Formulas for the velocity at the noise hold under it alone: the slope in x, a first call that is known beforehand.
+        """
+        return self.scheduler if self.source is None else None
 
     def batch_shape(self, x: Float[Array, "..."], name: str = "x") -> tuple[Any, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`.
@@ -154,11 +189,12 @@ class Flow:
     def noise(
         self, key: KeyArray, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
     ) -> Float[jax.Array, "..."]:
-        """Draw x0 from N(0, sigma_0^2); sigma_0 = 1 without a scheduler.
+        """Draw x0: from the flow's `source`, or else from N(0, sigma_0^2), with sigma_0 = 1 without a scheduler.
 
         Args:
-            key: a random key.
-            batch_shape: the shape of the batch.
+            key: a random key. A source draws a batch from `jax.random.split(key, batch)`, one key for each sample, and a single
+                sample, without batch axes, from `key` itself.
+            batch_shape: the shape of the batch; with a source, as many samples as a `given` flow has conditions.
             dtype: of the noise.
 
         Returns:
@@ -166,11 +202,22 @@ class Flow:
 
         Raises:
             TypeError: if `key` is not one key, or `dtype` not floating.
-            TypeError, ValueError: if `batch_shape` is not a tuple of positive integers.
+            TypeError, ValueError: if `batch_shape` is not a tuple of positive integers; if the source returns something other
+                than one floating array of shape `event_shape`; before anything is compiled.
+
+        Examples:
+            >>> cells = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+            >>> flow = Flow(lambda p, t, x: -x, cells, (2,), source=lambda p, key: jax.random.choice(key, p))
+            >>> flow.noise(jax.random.key(0), (64,)).mean(axis=0).round().tolist()
+            [2.0, 3.0]
         """
         check_key(key)
         check_float_dtype("dtype", dtype)
         batch_shape = check_shape("batch_shape", batch_shape)
+        if self.source is not None:
+            params_of = getattr(self.velocity, "params_of_samples", lambda params, count: _same_params)
+            of_sample = params_of(self.params, math.prod(batch_shape))
+            return draw(self.source, of_sample, self.params, key, batch_shape, self.event_shape, dtype)
         x0 = jax.random.normal(key, (*batch_shape, *self.event_shape), dtype)
         if self.scheduler is None:
             return x0
@@ -182,25 +229,43 @@ class Flow:
         network: VelocityFunction,
         params: PyTree,
         event_shape: Sequence[int],
-        scheduler: Scheduler,
+        scheduler: Scheduler | Any,
         prediction: str = "noise",
         time_margin: float | None = None,
+        *,
+        time: str | Numbers = "noise_at_0",
+        per_sample_time: bool | None = None,
+        source: SourceFunction | None = None,
     ) -> "Flow":
         """A flow from a network that predicts noise, data, score, v or velocity (Sec. 2.2; Salimans & Ho 2022 for "v").
 
         Args:
-            network: `network(params, t, x) -> prediction`, of x's shape; t in [0, 1], 0 at noise.
-            params, event_shape: as for `Flow`.
-            scheduler: the scheduler it was trained with; required.
+            network: `network(params, its time, x) -> prediction`, of x's shape.
+            params, event_shape, source: as for `Flow`.
+            scheduler: the scheduler it was trained with, in this library's time; or another library's schedule, any object with
+                functions `alpha(s)` and `sigma(s)` of its own time in [0, 1]. Required.
             prediction: "noise" (E[x0|x]), "data" (E[x1|x]), "score" (grad log p_t), "v" (alpha x0 - sigma x1) or "velocity".
             time_margin: times are clipped to [margin, 1 - margin], because noise and score predictions are divided by alpha_t,
                 and noise, data and v predictions by sigma_t. None for 1e-3 at an end where the divisor vanishes, else 0, as at
                 both ends under EDM. Ignored for "velocity".
+            time: the time that the network is called with.
+
+                - "noise_at_0": t, this library's.
+                - "noise_at_1": s = 1 - t.
+                - "sigma": sigma_t, the standard deviation of the noise in x, as in EDM.
+                - "steps_of_1000": the step of a DDPM, 999 at noise: that with the level sigma_t / alpha_t, if the steps add noise
+                  at the rate of the scheduler (`VariancePreserving(1000 * beta_first, 1000 * beta_last)` for linear betas). For a
+                  velocity, 1000 (1 - t), as in flow matching.
+                - betas [N]: the step of a DDPM whose steps add these variances, whatever the scheduler's rate.
+
+                A velocity is taken as dx by the network's own time: dx/ds, s = 1 - t, also for steps; dx/dsigma for "sigma".
+            per_sample_time: whether the network takes its time as [B], instead of a scalar; None to find out by trying.
 
         Raises:
-            TypeError: if `scheduler` is not a `Scheduler`, `network` not a function, or `params` hold a function or text;
-                when called, if the prediction is not a floating array.
-            ValueError: for another prediction or margin; when called, if the prediction is not of x's shape.
+            TypeError: if `scheduler` is not a `Scheduler` or the like, `network` not a function, or `params` hold a function or
+                text; when called, if the prediction is not a floating array.
+            ValueError: for another prediction, margin or time, and for steps under a scheduler that is not variance-preserving;
+                when called, if the prediction is not of x's shape.
 
         Examples:
             >>> import jax.numpy as jnp
@@ -208,9 +273,18 @@ class Flow:
             >>> flow = Flow.from_prediction(lambda p, t, x: 0.0 * x, None, (2,), schedulers.CondOT(), prediction="data")
             >>> [float(v) for v in flow(0.5, jnp.ones(2))]  # towards the data mean, 0: u = -x / sigma
             [-2.0, -2.0]
+            >>> args = lambda p, s, x: s * x, None, (2,), schedulers.CondOT(), "velocity"
+            >>> [float(v) for v in Flow.from_prediction(*args, time="noise_at_1")(0.75, jnp.ones(2))]  # dx/dt = -dx/ds
+            [-0.25, -0.25]
         """
-        velocity = velocity_of_prediction(network, scheduler, prediction, time_margin)
-        return cls(velocity, params, event_shape, scheduler)
+        scheduler = scheduler_of(scheduler)
+        velocity = velocity_of_prediction(network, scheduler, prediction, time_margin, time, per_sample_time)
+        return cls(velocity, params, event_shape, scheduler, source=source)
+
+
+def _same_params(params: PyTree, i: Any) -> Any:
+    """The parameters of sample i of a flow whose samples have nothing of their own."""
+    return params
 
 
 def _check_params(params: PyTree) -> None:

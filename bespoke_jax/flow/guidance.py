@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,34 @@ from bespoke_jax.flow.conditions import (
     condition_of_one,
     given,
     is_given,
-    kind_of,
+    num_conditions,
+    stored_conditions,
     velocity_of_one,
+    with_conditions,
 )
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.matching import cast, check_like, kind_of
+from bespoke_jax.flow.per_sample import batched_velocity
 from bespoke_jax.flow.wrapper import Wrapper
-from bespoke_jax.types import Array, PyTree, Scalar, VelocityFunction
+from bespoke_jax.types import Array, KeyArray, Numbers, PyTree, Scalar, SourceFunction, VelocityFunction
 from bespoke_jax.warn import warn
 
 __all__ = ["guided", "is_guided", "of_call", "scale_of"]
 
 
-def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flow:
+class Scaled(NamedTuple):
+    """The conditions of samples that are guided by a scale of their own.
+
+    Attributes:
+        condition: the network's, a pytree of [B, ...].
+        guidance_scale: [B].
+    """
+
+    condition: Any
+    guidance_scale: jax.Array
+
+
+def guided(flow: Flow, guidance_scale: Scalar | Numbers | Callable[[Any], Any], unconditional: Any = None) -> Flow:
     """The guided flow u = (1 + w) u(x | condition) - w u(x | nothing) of a conditional one.
 
     Both velocities come from one call of the network on a batch twice as large; NFE counts it as one evaluation,
@@ -39,7 +55,9 @@ def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flo
         flow: its parameters are a dictionary whose entry "condition" is a pytree of arrays without a batch axis, as in the
             conditional networks of `bespoke_jax.models`; or each sample is `given` its own condition.
         guidance_scale: w, a scalar: 0 for the flow itself, -1 for the unconditional one, above 0 to follow the condition more
-            strongly than the data does. (In the form u(x | nothing) + s (u(x | y) - u(x | nothing)), s = 1 + w.)
+            strongly than the data does. (In the form u(x | nothing) + s (u(x | y) - u(x | nothing)), s = 1 + w.) For a scale of
+            each sample, [K] scales if the flow is `given` K conditions; or a function of a sample's condition, which has the
+            scale as one of its parts: `lambda c: c["guidance_scale"]`, defined once.
         unconditional: what stands for no condition. The network must have been trained with it.
 
             - A function: a sample's condition -> the same without what guidance is to follow. It keeps the rest, such as a
@@ -52,7 +70,7 @@ def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flo
     Raises:
         TypeError: if `flow` is not a Flow, or `unconditional` is a function that cannot be hashed.
         ValueError: if the flow's parameters have no condition, if `unconditional` has another structure, other shapes or kinds of
-            numbers, or if the scale is not one finite number.
+            numbers, or if the scale is not one finite number, or one for each condition.
 
     Warns:
         UserWarning: for `unconditional=None` and a condition with booleans or integers.
@@ -64,24 +82,49 @@ def guided(flow: Flow, guidance_scale: Scalar, unconditional: Any = None) -> Flo
         >>> strong = guided(flow, 0.5)
         >>> strong(0.0, jnp.zeros(2)).tolist(), strong.calls_per_evaluation
         ([1.5, 3.0], 2)
+        >>> each = guided(given(flow, [[1.0, 2.0], [1.0, 2.0]]), [0.0, 0.5])
+        >>> each(0.0, jnp.zeros((2, 2))).tolist()
+        [[1.0, 2.0], [1.5, 3.0]]
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    condition = condition_of_one(flow)
+    condition, conditions = condition_of_one(flow), stored_conditions(flow)
     network = {name: value for name, value in flow.params.items() if name != CONDITION}
-    params = {"network": network, "guidance_scale": _check_scale(guidance_scale), CONDITION: condition}
-    function = unconditional if callable(unconditional) else None
+    params: dict[str, Any] = {"network": network, CONDITION: condition}
+    scale = _hashable("guidance_scale", guidance_scale)
+    if scale is not None:
+        _check_scale_of(jax.eval_shape(scale, condition))
+    elif is_given(flow) and not _is_number(guidance_scale):
+        scale, scales = _own_scale, _check_scale(guidance_scale, num_conditions(flow))
+        params[CONDITION], conditions = Scaled(condition, scales[0]), Scaled(condition_of(flow), scales)
+    else:
+        params["guidance_scale"] = _check_scale(guidance_scale)
+    function = _add_unconditional(params, condition, unconditional)
+    source = None if flow.source is None else _OfNetwork(flow.source)
+    found = flow.replace(velocity=_Guided(velocity_of_one(flow), function, scale), params=params, source=source)
+    return with_conditions(found, conditions) if is_given(flow) else found
+
+
+def _add_unconditional(params: dict, condition: PyTree, unconditional: Any) -> Any:
+    """Add what stands for no condition to the parameters, unless it is a function; returns that, or None."""
+    function = _hashable("unconditional", unconditional)
     if function is not None:
-        if function.__hash__ is None:
-            raise TypeError(f"unconditional: wanted a function that can be hashed, got {type(function).__name__}.")
-        _check_like(condition, jax.eval_shape(function, condition))
+        check_like(condition, jax.eval_shape(function, condition))
     elif unconditional is None:
         _warn_of_zeros(condition)
         params["unconditional"] = jax.tree.map(jnp.zeros_like, condition)
     else:
-        _check_like(condition, unconditional)
-        params["unconditional"] = _cast(unconditional, condition)
-    found = Flow(_Guided(velocity_of_one(flow), function), params, flow.event_shape, flow.scheduler)
-    return given(found, condition_of(flow)) if is_given(flow) else found
+        check_like(condition, unconditional)
+        params["unconditional"] = cast(unconditional, condition)
+    return function
+
+
+def _hashable(name: str, function: Any) -> Any:
+    """The function, if it is one; else None."""
+    if not callable(function):
+        return None
+    if function.__hash__ is None:
+        raise TypeError(f"{name}: wanted a function that can be hashed, got {type(function).__name__}.")
+    return function
 
 
 def of_call(flow: Flow, field: int | jax.Array) -> Flow:
@@ -98,18 +141,20 @@ def of_call(flow: Flow, field: int | jax.Array) -> Flow:
         [2.0, 0.0]
     """
     velocity = _guided_velocity(flow)
-    own, function = flow.params[CONDITION], velocity.unconditional
+    own, function = (
+        _of_network(condition_of(flow) if is_given(flow) else flow.params[CONDITION]),
+        velocity.unconditional,
+    )
     if function is not None:
         # Under `given` the function is one of each sample's condition.
-        none = jax.vmap(lambda c: _cast(function(c), c))(own) if is_given(flow) else _cast(function(own), own)
+        none = jax.vmap(lambda c: cast(function(c), c))(own) if is_given(flow) else cast(function(own), own)
     else:
         none = jax.tree.map(lambda other, c: jnp.broadcast_to(other, c.shape), flow.params["unconditional"], own)
     condition = jax.tree.map(lambda c, other: jnp.where(jnp.asarray(field) == 1, other, c), own, none)
-    one = condition_of_one(Flow(flow.velocity, {CONDITION: own}, flow.event_shape))
-    network = Flow(velocity.velocity, {**flow.params["network"], CONDITION: one}, flow.event_shape, flow.scheduler)
-    if is_given(flow):
-        return given(network, condition)
-    return Flow(network.velocity, {**network.params, CONDITION: condition}, flow.event_shape, flow.scheduler)
+    source = flow.source.source if isinstance(flow.source, _OfNetwork) else flow.source
+    params = {**flow.params["network"], CONDITION: _of_network(condition_of_one(flow))}
+    network = flow.replace(velocity=velocity.velocity, params=params, source=source)
+    return given(network, condition) if is_given(flow) else network.replace(params={**params, CONDITION: condition})
 
 
 def is_guided(flow: Flow) -> bool:
@@ -118,8 +163,11 @@ def is_guided(flow: Flow) -> bool:
 
 
 def scale_of(flow: Flow) -> jax.Array:
-    """The guidance scale w of a guided flow, []. Raises ValueError if the flow is not `guided`."""
-    _guided_velocity(flow)
+    """The guidance scale w of a guided flow, []. Raises ValueError if it is not `guided`, or has a scale for each sample."""
+    if _guided_velocity(flow).scale is not None:
+        raise ValueError(
+            "flow: wanted one guidance scale for all samples, got one for each, which no table over calls can hold."
+        )
     return flow.params["guidance_scale"]
 
 
@@ -132,39 +180,40 @@ def _guided_velocity(flow: Flow) -> "_Guided":
     return velocity
 
 
-def _check_scale(scale: Any) -> jax.Array:
+def _is_number(scale: Any) -> bool:
+    return not isinstance(scale, list | tuple) and getattr(scale, "shape", ()) == ()
+
+
+def _check_scale(scale: Any, count: int | None = None) -> jax.Array:
+    """The scale, []; or [count] scales."""
+    scale = np.asarray(scale) if count and isinstance(scale, list | tuple) else scale
     try:
         check_numeric("guidance_scale", scale)
         array = jnp.asarray(scale)
     except (TypeError, ValueError):
-        array = jnp.zeros(0)
-    if array.ndim == 0 and (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        array = jnp.zeros((0, 0))
+    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    if real and array.shape == (() if count is None else (count,)):
         array = array.astype(jnp.float32)
         number = known(array)
-        if number is None or np.isfinite(number):
+        if number is None or np.all(np.isfinite(number)):
             return array
-    raise ValueError(f"guidance_scale: wanted one finite number, got {scale!r}.")
+    wanted = "one finite number" if count is None else f"one finite number, or {count}, one for each condition"
+    raise ValueError(f"guidance_scale: wanted {wanted}, got {scale!r:.200}.")
 
 
-def _check_like(condition: PyTree, unconditional: PyTree) -> None:
-    """Raise ValueError unless `unconditional` has the condition's structure, shapes and kinds of numbers."""
-    for leaf in jax.tree.leaves(unconditional):
-        check_numeric("unconditional", leaf)
-    wanted, got = (jax.tree.map(jnp.shape, tree) for tree in (condition, unconditional))
-    if got != wanted:
-        raise ValueError(
-            f"unconditional: wanted the shapes of one sample's condition, {wanted}, got {got}; for a value that depends on the "
-            "sample, give a function of its condition."
-        )
-    leaves = jax.tree_util.tree_leaves_with_path(condition)
-    for (path, own), other in zip(leaves, jax.tree.leaves(unconditional), strict=True):
-        kinds = kind_of(own), kind_of(other)
-        if kinds[0] != kinds[1] and kinds != ("a float", "an integer"):
-            raise ValueError(f"unconditional{jax.tree_util.keystr(path)}: wanted {kinds[0]}, got {kinds[1]}.")
+def _check_scale_of(scale: Any) -> None:
+    if getattr(scale, "shape", None) != () or not jnp.issubdtype(scale.dtype, jnp.floating):
+        raise ValueError(f"guidance_scale: wanted a function from a sample's condition to one float, got {scale}.")
 
 
-def _cast(unconditional: PyTree, condition: PyTree) -> Any:
-    return jax.tree.map(lambda other, own: jnp.asarray(other, jnp.result_type(own)), unconditional, condition)
+def _own_scale(condition: Scaled) -> jax.Array:
+    return condition.guidance_scale
+
+
+def _of_network(condition: Any) -> Any:
+    """The network's part of a condition."""
+    return condition.condition if isinstance(condition, Scaled) else condition
 
 
 def _warn_of_zeros(condition: PyTree) -> None:
@@ -181,25 +230,66 @@ def _warn_of_zeros(condition: PyTree) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class _OfNetwork:
+    """The source of a guided flow: the network's, which sees the network's parameters. Frozen: equal by value."""
+
+    source: SourceFunction
+
+    def __call__(self, params: dict, key: KeyArray) -> Any:
+        return self.source({**params["network"], CONDITION: _of_network(params[CONDITION])}, key)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Guided(Wrapper):
     """`velocity(params, t, x)` under guidance. Frozen: equal by value."""
 
     velocity: VelocityFunction
     unconditional: Callable[[Any], Any] | None  # None: the parameters hold what stands for no condition
+    scale: Callable[[Any], Any] | None  # of a sample's condition; None: the parameters hold it
 
     @property
     def calls_per_evaluation(self) -> int:
         """Twice the wrapped velocity's, which may be guided too."""
         return 2 * getattr(self.velocity, "calls_per_evaluation", 1)
 
+    def batched(self) -> "_Guided":
+        """As it is, with a network that takes a batch of conditions."""
+        return dataclasses.replace(self, velocity=batched_velocity(self.velocity))
+
     def __call__(self, params: dict, t: Scalar, x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
-        own = params[CONDITION]
-        none = params["unconditional"] if self.unconditional is None else _cast(self.unconditional(own), own)
-        pair = jax.tree.map(lambda *values: jnp.stack(values), own, none)
+        own, none, scale = self._parts(params, params[CONDITION])
+        # What stands for no condition in its own place, a padding mask or a cached prefix, is not copied.
+        axes = jax.tree.map(lambda own, none: None if none is own else 0, own, none)
+        pair = jax.tree.map(lambda own, none: own if none is own else jnp.stack([own, none]), own, none)
 
         def velocity(condition):
             return self.velocity({**params["network"], CONDITION: condition}, t, x)
 
         # vmap over the pair calls the network once, and computes what does not depend on the condition only once.
-        with_condition, without = jax.vmap(velocity)(pair)
-        return with_condition + params["guidance_scale"].astype(with_condition.dtype) * (with_condition - without)
+        if not jax.tree.leaves(axes):  # nothing is taken away
+            return velocity(own)
+        with_condition, without = jax.vmap(velocity, in_axes=(axes,))(pair)
+        return with_condition + scale.astype(with_condition.dtype) * (with_condition - without)
+
+    @property
+    def of_batch(self) -> VelocityFunction | None:
+        """The velocity for conditions [B, ...], if the network takes a batch of them: one call of a batch twice as large."""
+        of_batch: Any = getattr(self.velocity, "of_batch", None)
+        if of_batch is None:
+            return None
+
+        def velocity(params, t, x):
+            own, none, scale = jax.vmap(lambda condition: self._parts(params, condition))(params[CONDITION])
+            both = jax.tree.map(lambda *parts: jnp.concatenate(parts), own, none)
+            out = of_batch({**params["network"], CONDITION: both}, t, jnp.concatenate([x, x]))
+            with_condition, without = jnp.split(out, 2)
+            scale = scale.astype(out.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+            return with_condition + scale * (with_condition - without)
+
+        return velocity
+
+    def _parts(self, params: dict, condition: Any) -> tuple[Any, Any, jax.Array]:
+        """(the network's condition, what stands for none, the scale) of one sample."""
+        own = _of_network(condition)
+        none = params["unconditional"] if self.unconditional is None else cast(self.unconditional(own), own)
+        return own, none, params["guidance_scale"] if self.scale is None else self.scale(condition)

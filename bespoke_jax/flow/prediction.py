@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from bespoke_jax.checks import check_choice, check_number
+from bespoke_jax.checks import check_choice, check_flag, check_number
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.call import call
+from bespoke_jax.flow.times import NetworkTime, time_of
+from bespoke_jax.flow.wrapper import Wrapper
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import Array, PyTree, VelocityFunction
+from bespoke_jax.types import Array, Numbers, PyTree, VelocityFunction
 
 __all__ = ["PREDICTIONS", "PredictionVelocity", "velocity_of_prediction"]
 
@@ -50,11 +52,14 @@ PREDICTIONS = (*_READ_OFF, "velocity")
 
 
 def velocity_of_prediction(
-    network: VelocityFunction, scheduler: Scheduler, prediction: str, time_margin: float | None
+    network: VelocityFunction,
+    scheduler: Scheduler,
+    prediction: str,
+    time_margin: float | None,
+    time: str | Numbers,
+    per_sample_time: bool | None,
 ) -> VelocityFunction:
     """The velocity of a network that predicts something else; arguments and errors are those of `Flow.from_prediction`."""
-    if not isinstance(scheduler, Scheduler):
-        raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler, got {scheduler!r}.")
     check_choice("prediction", prediction, PREDICTIONS)
     if not callable(network):
         raise TypeError(f"network: wanted a function of (params, t, x), got {type(network).__name__}.")
@@ -65,7 +70,11 @@ def velocity_of_prediction(
         if margin == 0.5:
             raise ValueError("time_margin: wanted a number from 0 to less than 0.5, got 0.5.")
         time_range = (margin, 1 - margin)
-    return network if prediction == "velocity" else PredictionVelocity(network, scheduler, prediction, time_range)
+    own_time = time_of(time, scheduler, prediction)
+    per_sample_time = None if per_sample_time is None else check_flag("per_sample_time", per_sample_time)
+    if prediction == "velocity":
+        return TimedVelocity(network, own_time, per_sample_time)
+    return PredictionVelocity(network, scheduler, prediction, time_range, own_time, per_sample_time)
 
 
 def _regular_times(scheduler: Scheduler, prediction: str) -> tuple[float, float]:
@@ -77,20 +86,48 @@ def _regular_times(scheduler: Scheduler, prediction: str) -> tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
+class TimedVelocity(Wrapper):
+    """`velocity(params, t, x)` of a network that predicts dx by its own time. Frozen: equal by value.
+
+    Attributes:
+        velocity: `network(params, its time, x) -> dx by its time`.
+        time: its time as a function of t.
+        per_sample_time: whether it takes its time as [B]; None to find out by trying.
+    """
+
+    velocity: VelocityFunction
+    time: NetworkTime
+    per_sample_time: bool | None
+
+    @property
+    def calls_per_evaluation(self) -> int:
+        """The network's."""
+        return getattr(self.velocity, "calls_per_evaluation", 1)
+
+    def __call__(self, params: PyTree, t: Float[Array, ""], x: Float[Array, "B *event"]) -> Float[Array, "B *event"]:
+        out = call("network", self.velocity, params, self.time(t), x, "the velocity", self.per_sample_time)
+        return jnp.asarray(self.time.slope(t), x.dtype) * out
+
+
+@dataclasses.dataclass(frozen=True)
 class PredictionVelocity:
     """`velocity(params, t, x)`, u = alphadot X1 + sigmadot X0, with X1 and X0 read off a prediction. Frozen: equal by value.
 
     Attributes:
-        network: `network(params, t, x) -> prediction`.
+        network: `network(params, its time, x) -> prediction`.
         scheduler: the one it was trained with.
         prediction: one of `PREDICTIONS` except "velocity".
         time_range: (first, last) time at which the network is evaluated.
+        time: the network's time as a function of t.
+        per_sample_time: whether it takes its time as [B]; None to find out by trying.
     """
 
     network: VelocityFunction
     scheduler: Scheduler
     prediction: str
     time_range: tuple[float, float]
+    time: NetworkTime
+    per_sample_time: bool | None
 
     @property
     def slope_at_noise(self) -> float:
@@ -102,7 +139,8 @@ class PredictionVelocity:
 
     def __call__(self, params: PyTree, t: Float[Array, ""], x: Float[Array, "B *event"]) -> Float[Array, "B *event"]:
         t = jnp.clip(jnp.asarray(t, promote(x.dtype, jnp.float32)), *self.time_range)
-        out = call("network", self.network, params, t, x, f"the {self.prediction} prediction")
+        what = f"the {self.prediction} prediction"
+        out = call("network", self.network, params, self.time(t), x, what, self.per_sample_time)
         alpha, sigma, alpha_dot, sigma_dot = jax.tree.map(lambda value: value.astype(x.dtype), self.scheduler.at(t))
         x1, x0_over_sigma = _READ_OFF[self.prediction](out, x, alpha, sigma)
         return alpha_dot * x1 + (sigma_dot * sigma) * x0_over_sigma

@@ -144,15 +144,19 @@ class LearnedTable(LearnedSolver):
     def suited(self, flow: Flow) -> Self:
         """The general table that begins as this one: its first time, first state and the factors of an image are learned too.
 
-        The image is 0 until `with_samples`: one for each class if the flow is `given` classes. A flow without a scheduler, or
-        with events too large for an image in a solver file, keeps the plain table.
+        The image is 0 until `with_samples`: one for each class if the flow is `given` classes. A flow without a scheduler, with a
+        source of its own, or with events too large for an image in a solver file, keeps the plain table.
         """
-        reference, image = self.reference, _image_shape(flow)
-        if flow.scheduler is None or image is None or reference.c is not None:
+        image = _image_shape(flow)
+        if flow.gaussian_scheduler is None or image is None or self.reference.c is not None:
             return self
-        table, dtype = self.table(), reference.t.dtype
+        return self._general(jnp.zeros(image, self.reference.t.dtype))
+
+    def _general(self, xi: jax.Array) -> Self:
+        """The general table with this image that begins as this plain one."""
+        table, dtype = self.table(), self.reference.t.dtype
         first = jnp.ones((), dtype) if table.first is None else table.first
-        general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=jnp.zeros(image, dtype))
+        general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=xi)
         if table.corrections is not None:
             general = dataclasses.replace(general, corrections=table.corrections.like(general))
         return self.of(general)
@@ -178,15 +182,18 @@ class LearnedTable(LearnedSolver):
     def starts(self, flow: Flow) -> dict[str, Self]:
         """Every dedicated solver with as many evaluations, on every grid; with one for each block, if there are blocks."""
         tables = dedicated(self.dedicated_nfe, flow.scheduler, self.raw.dtype)
-        return {name: self._like(flow, self.expanded(flow, table)) for name, table in tables.items()}
+        return {name: self._like(self.expanded(flow, table)) for name, table in tables.items()}
 
     def rivals(self, flow: Flow) -> dict[str, Self]:
-        """Every dedicated solver with one evaluation more, whose first call is known; none for a plain table."""
-        xi = self.reference.xi
-        if flow.scheduler is None or xi is None:
+        """Every dedicated solver with one evaluation more, whose first call is known; none for a plain table.
+
+        Nor for a flow with a source of its own, whose x0 may say something of the data.
+        """
+        xi, scheduler = self.reference.xi, flow.gaussian_scheduler
+        if scheduler is None or xi is None:
             return {}
-        tables = dedicated(self.dedicated_nfe + 1, flow.scheduler, self.raw.dtype)
-        known = {f"known_first/{name}": partial(known_first_call, t, flow.scheduler, xi) for name, t in tables.items()}
+        tables = dedicated(self.dedicated_nfe + 1, scheduler, self.raw.dtype)
+        known = {f"known_first/{name}": partial(known_first_call, t, scheduler, xi) for name, t in tables.items()}
         return {name: self.of(self._corrected(self.expanded(flow, table))) for name, table in made(known).items()}
 
     @property
@@ -198,13 +205,18 @@ class LearnedTable(LearnedSolver):
         """A table of `dedicated_nfe` evaluations as one of the same evaluations as this."""
         return in_blocks(table, self.reference.block)
 
-    def _like(self, flow: Flow, table: SolverTable) -> Self:
+    def _like(self, table: SolverTable) -> Self:
         """The learned table that begins as a plain one, in this one's form, with its image."""
+<<<<<<< HEAD
         other = self.of(self._corrected(table))
         if self.reference.xi is None:
             return other
         suited = other.suited(flow)
         return dataclasses.replace(suited, reference=dataclasses.replace(suited.reference, xi=self.reference.xi))
+=======
+        other = self.of(table)
+        return other if self.reference.xi is None else other._general(self.reference.xi)
+>>>>>>> own-source
 
     def _corrected(self, table: SolverTable) -> SolverTable:
         """A table with corrections of this one's kind, all 0, if this one has some."""

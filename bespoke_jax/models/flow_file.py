@@ -269,5 +269,8 @@ def load_flow(name: PathLike, dtype: DTypeLike | None = None, labels: Labels | N
     params = unflatten_dict(arrays, sep="/")
     if preconditioning is not None:
         return Denoiser(network, params, event_shape, preconditioning).flow(scheduler, labels)
-    flow = Flow.from_prediction(NetworkVelocity(network), params, event_shape, scheduler, prediction)
+    if prediction == "velocity":
+        flow = Flow(NetworkVelocity(network), params, event_shape, scheduler)
+    else:
+        flow = Flow.from_prediction(NetworkVelocity(network), params, event_shape, scheduler, prediction)
     return labelled(flow, labels, network.num_classes)

@@ -70,7 +70,7 @@ def labelled(flow: Flow, labels: Labels | None, num_classes: int) -> Flow:
     variables = with_labels(flow.params, labels, num_classes)
     if labels is not None and variables[CONDITION]["label"].ndim == 2:
         return given(flow, variables[CONDITION])
-    return Flow(flow.velocity, variables, flow.event_shape, flow.scheduler)
+    return flow.replace(params=variables)
 
 
 def check_labels_given(labels: Labels | None, num_classes: int, source: str) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_choice, check_count, check_number, check_positive, check_type
+from bespoke_jax.flow.times import step_of_level
 from bespoke_jax.types import Array, Numbers
 
 __all__ = ["Preconditioning"]
@@ -123,8 +124,7 @@ class Preconditioning:
             area = 2 * jnp.log1p(level**2)
             s = area / (self.beta_min + jnp.sqrt(self.beta_min**2 + self.beta_d * area))
             return one, alpha, -level, (self.steps - 1) * s
-        step = jnp.interp(jnp.log(level), np.log(_levels(self.betas)), np.arange(len(self.betas), dtype=np.float64))
-        step = step.astype(level.dtype)
+        step = step_of_level(level, _levels(self.betas)).astype(level.dtype)
         if self.prediction == "noise":
             return one, alpha, -level, step
         if self.prediction == "v":

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from bespoke_jax.checks import check_count, check_flag, check_positive, check_type
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
-from bespoke_jax.flow.conditions import check_size, condition_of, of_samples
+from bespoke_jax.flow.conditions import check_size, of_samples, stored_conditions
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
@@ -93,7 +93,7 @@ def ground_truth(
     batch_shape, flat = _checked_noises(flow, x0)
     fields = _solve(flow, flat, tolerance, batch_size, max_steps, ends_only)
     tolerance.warn()
-    return Paths(*fields, batch_shape=batch_shape, condition=condition_of(flow))
+    return Paths(*fields, batch_shape=batch_shape, condition=stored_conditions(flow))
 
 
 def _checked_noises(flow: Flow, x0: Array) -> tuple[tuple[int, ...], jax.Array]:

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 
 from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type, known
 from bespoke_jax.dtypes import promote
-from bespoke_jax.flow.conditions import check_size, condition_of, of_paths, of_samples
+from bespoke_jax.flow.conditions import check_size, of_paths, of_samples, stored_conditions
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.per_sample import Indexed, take
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.run.interpolation import quartic
 from bespoke_jax.types import Array, Numbers, Scalar
@@ -38,7 +39,8 @@ class Paths:
         middles: [B, K, *event] x half way between them.
         evaluations: [B] velocity evaluations spent on each path; network calls are `flow.calls_per_evaluation` times as many.
         batch_shape: the caller's leading axes, of product B; static.
-        condition: the condition of each path, a pytree of [B, ...], if the flow was `given` conditions; else None.
+        condition: the condition of each path, a pytree of [B, ...], if the flow was `given` conditions; else None. Large ones,
+            which paths share, are kept once, with the number of each path's: `flow.per_sample.Indexed`.
 
     Paths made by `of_ends` are known only at their ends: velocities and middles are None, `at` and `velocity` raise ValueError.
 
@@ -96,7 +98,7 @@ class Paths:
         states = jnp.stack(ends, axis=1)
         times = jnp.tile(jnp.arange(2, dtype=promote(states.dtype, jnp.float32)), (count, 1))
         spent = jnp.full(count, evaluations, jnp.int32)
-        return cls(times, states, None, None, spent, batch_shape, condition_of(flow))
+        return cls(times, states, None, None, spent, batch_shape, stored_conditions(flow))
 
     def check(self, name: str) -> None:
         """Raise ValueError unless the arrays form one set of paths: shapes agree, numbers are finite, times run from 0 to 1.
@@ -115,7 +117,8 @@ class Paths:
                 check_finite(f"{name}.{field}", getattr(self, field))
         if math.prod(self.batch_shape) != count:
             raise ValueError(f"{name}.batch_shape: wanted the shape of {count} paths, got {self.batch_shape}.")
-        if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(self.condition)):
+        own = self.condition.index if isinstance(self.condition, Indexed) else self.condition
+        if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(own)):
             shapes = jax.tree.map(jnp.shape, self.condition)
             raise ValueError(f"{name}.condition: wanted one for each of {count} paths, got shapes {shapes}.")
         times = known(self.times)
@@ -186,7 +189,9 @@ class Paths:
                 raise ValueError(
                     f"indices: wanted those of {self.num_paths} paths, got {least if least < 0 else most}."
                 )
-        *fields, condition = _rows((*self._arrays, self.evaluations, self.condition), jnp.asarray(indices))
+        indices = jnp.asarray(indices)
+        fields = _rows((*self._arrays, self.evaluations), indices)
+        condition = None if self.condition is None else take(self.condition, indices)
         return Paths(*fields, batch_shape=(len(indices),), condition=condition)
 
     def chunks(self, flow: Flow, batch_size: int | None = None) -> Iterator[tuple[Flow, jax.Array, jax.Array]]:

@@ -49,8 +49,9 @@ def check_velocity(flow: Flow, x0: Float[Array, "B *event"]) -> None:
             evaluating the velocity changes a module.
 
     Warns:
-        UserWarning: if the flow has a scheduler and the slope of its velocity in x at t = 0 is not the scheduler's. There x is
-            pure noise, independent of the data, so u_0(x) = alphadot_0 E[x1] + sigmadot_0 / sigma_0 (x - alpha_0 E[x1]).
+        UserWarning: if the flow has a scheduler and no source of its own, and the slope of its velocity in x at t = 0 is not the
+            scheduler's. There x is pure noise, independent of the data, so
+            u_0(x) = alphadot_0 E[x1] + sigmadot_0 / sigma_0 (x - alpha_0 E[x1]).
 
     Examples:
         >>> import bespoke_jax as bj
@@ -62,7 +63,8 @@ def check_velocity(flow: Flow, x0: Float[Array, "B *event"]) -> None:
     """
     x0 = spread(flow, x0)
     middle = np.asarray(0.5, promote(x0.dtype, jnp.float32))
-    x = x0 if flow.scheduler is None else _scaled(x0, *_level(flow.scheduler, middle))
+    scheduler = flow.gaussian_scheduler
+    x = x0 if scheduler is None else _scaled(x0, *_level(scheduler, middle))
     try:
         velocity = kernels.velocity(flow, middle, x)
     except Exception as error:
@@ -75,8 +77,8 @@ def check_velocity(flow: Flow, x0: Float[Array, "B *event"]) -> None:
         kept = max(1, len(x) // 2)
         other = kernels.velocity(of_samples(flow, order), middle, spread(flow, _others(x, order, kept)))
         _compare(flow, velocity[order[:kept]], other[:kept], "depends on the other samples of its batch")
-    if flow.scheduler is not None:
-        _check_slope(flow, x0)
+    if scheduler is not None:
+        _check_slope(flow, x0, scheduler)
 
 
 def _compare(flow: Flow, one: jax.Array, other: jax.Array, what: str) -> None:
@@ -85,12 +87,11 @@ def _compare(flow: Flow, one: jax.Array, other: jax.Array, what: str) -> None:
         raise ValueError(f"{_WANTED} {what}, by {100 * distance / size:.2g} % of its size. {_REMEDY}")
 
 
-def _check_slope(flow: Flow, x0: Array) -> None:
-    assert flow.scheduler is not None
+def _check_slope(flow: Flow, x0: Array, scheduler: Scheduler) -> None:
     start = np.asarray(0, promote(x0.dtype, jnp.float32))
     up, down = (kernels.velocity(flow, start, x) for x in (x0, -x0))
     slope = float(gather(flow, _slope(x0, up, down)))
-    _, sigma, sigma_dot = _level_and_slope(flow.scheduler, start)
+    _, sigma, sigma_dot = _level_and_slope(scheduler, start)
     wanted = sigma_dot / sigma
     if abs(slope - wanted) > max(_SLOPE_OFF, _SLOPE_OFF * abs(wanted), _PREDICTION_OFF * flow.slope_at_noise):
         warn(

@@ -95,6 +95,6 @@ def sample(
         num_samples = check_count("num_samples", num_samples)
     check_type("params", params, Flow, "a bespoke_jax.Flow (its leaves are the parameters)")
     check_solver_arrays("theta", theta, needs_table=False)
-    x0 = params.noise(key, () if num_samples is None else (num_samples,), dtype)
     flow = in_turn(params, num_samples or 1)
+    x0 = flow.noise(key, () if num_samples is None else (num_samples,), dtype)
     return _solve_in_place(flow, theta, x0 if num_samples is None else spread(params, x0))

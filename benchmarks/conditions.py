@@ -1,0 +1,68 @@
+"""The memory of large conditions, a cached prefix of keys and values: `python -m benchmarks.conditions`.
+
+Of one prefix that is the flow's own condition, of one that samples are `given`, and of four: what a fit keeps for its 192 paths,
+and what XLA takes beyond arguments and results (`memory_analysis().temp_size_in_bytes`) for 16 samples. Nothing is run.
+"""
+
+import jax
+import jax.numpy as jnp
+
+import bespoke_jax as bj
+from bespoke_jax.flow import conditions, kernels
+
+PREFIX = (2, 2**15, 2**9)  # keys and values: 128 MiB
+NUM_PATHS = 128 + 64
+BATCH_SIZE = 16
+PROBES = 4
+
+
+def attention(params, t, x):
+    """x [B, D] attends to a prefix of keys and values [2, N, D]."""
+    keys, values = params["condition"]["prefix"]
+    return jax.nn.softmax((x + params["condition"]["text"] + t) @ keys.T) @ values - x
+
+
+def no_text(condition):
+    return condition | {"text": 0 * condition["text"]}
+
+
+def pulled(flow, x, cotangents):
+    """Cotangents of an update: one pass back for each probe."""
+    return jax.vmap(jax.vjp(lambda x: flow(0.3, x), x)[1])(cotangents)
+
+
+def mebibytes(function, *args) -> str:
+    return f"{jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes / 2**20:.0f}"
+
+
+def row(flow: bj.Flow) -> list[str]:
+    """MiB kept for the paths; MiB of a velocity, of its slope in time, of probes, and of a guided velocity."""
+    paths = conditions.dealt(flow, jax.random.key(0), NUM_PATHS)
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(conditions.stored_conditions(paths) or paths.params))
+    some = conditions.of_samples(paths, slice(BATCH_SIZE))
+    guided = conditions.of_samples(bj.guided(paths, 0.5, no_text), slice(BATCH_SIZE))
+    x = jax.ShapeDtypeStruct((BATCH_SIZE, *flow.event_shape), jnp.float32)
+    cotangents = jax.ShapeDtypeStruct((PROBES, *x.shape), jnp.float32)
+    return [
+        f"{kept / 2**20:.0f}",
+        mebibytes(kernels.velocity, some, 0.3, x),
+        mebibytes(kernels.velocity_and_slope, some, jnp.float32(0.3), x),
+        mebibytes(pulled, some, x, cotangents),
+        mebibytes(kernels.velocity, guided, 0.3, x),
+    ]
+
+
+def main():
+    one = {"prefix": jnp.ones(PREFIX), "text": jnp.zeros(PREFIX[-1])}
+    flow = bj.Flow(attention, {"condition": one}, PREFIX[-1:])
+    print(f"A prefix: {4 * jnp.ones(PREFIX).size / 2**20:.0f} MiB. {NUM_PATHS} paths, {BATCH_SIZE} samples.\n")
+    print(f"| conditions | kept for the paths | a velocity | and its slope | {PROBES} probes | guided |")
+    print("|---" * 6 + "|")
+    for count in (0, 1, 4):
+        of_samples = {name: jnp.stack([leaf] * count) for name, leaf in one.items()} if count else None
+        name = f"{count}, given" if count else "the flow's own"
+        print(f"| {name} | " + " | ".join(row(bj.given(flow, of_samples) if count else flow)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
