@@ -14,17 +14,19 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
+from bespoke_jax import stepping
 from bespoke_jax.checks import check_array, check_count, known
-from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.classes import class_weights
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import of_call
 from bespoke_jax.flow.sharding import spread
+from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Program, Solver
+from bespoke_jax.stepping import time_dtype
 from bespoke_jax.types import Array
 
-__all__ = ["SolverTable", "check_times", "time_dtype"]
+__all__ = ["SolverTable", "check_times"]
 
 
 @jax.tree_util.register_dataclass
@@ -191,41 +193,69 @@ class SolverTable(Solver):
         return self.walk_calls(velocity, spread(flow, x0), self.image(flow))
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
-        """The sum, column by column: each velocity is added to all later states at once and need not be kept.
-
-        The states are summed in place. A history of velocities would be read and written in the same step, and XLA would copy
-        it. The gradient in b, too, needs only the velocity of its own step.
-        """
-        dtype, image, size = promote(x0.dtype, jnp.float32), self.image(flow), self.block
-
-        def along_states(numbers):
-            return numbers.astype(dtype).reshape(-1, *(1,) * x0.ndim)
+        """The sum, column by column (`stepping.step`): a velocity is added to all later states at once and need not be kept."""
+        size = self.block
 
         def velocity(i, x):
             return self.flow_of(flow, i)(self.t[i].astype(time_dtype(self, x)), x)
 
         def step(i, carry):
-            x, coming = carry
-            coming = coming + along_states(self.b[:, i]) * velocity(i, x).astype(dtype)
-            return jax.lax.dynamic_index_in_dim(coming, i, keepdims=False).astype(x.dtype), coming
+            return stepping.step(self, i, carry, velocity(i, carry.x))
 
         def step_of_block(i, carry):
             x, coming = carry
             first, others = i * size, jax.lax.dynamic_slice_in_dim(coming, i * size, size - 1)
             states, indices = jnp.concatenate([x[None], others.astype(x.dtype)]), first + jnp.arange(size)
-            velocities = jax.vmap(velocity)(indices, states).astype(dtype)
-            coming = coming + jnp.tensordot(self.b[:, indices].astype(dtype), velocities, axes=1)
-            return jax.lax.dynamic_index_in_dim(coming, first + size - 1, keepdims=False).astype(x.dtype), coming
+            velocities = jax.vmap(velocity)(indices, states).astype(coming.dtype)
+            coming = coming + jnp.tensordot(self.b[:, indices].astype(coming.dtype), velocities, axes=1)
+            last = jax.lax.dynamic_index_in_dim(coming, first + size - 1, keepdims=False)
+            return stepping.Carry(last.astype(x.dtype), coming)
 
-        x, coming = x0, along_states(self.a) * x0.astype(dtype)
-        if self.first is not None:
-            x = (self.first.astype(dtype) * x0.astype(dtype)).astype(x0.dtype)
-        if image is not None:
-            assert self.c is not None
-            image = _like(image, x0).astype(dtype)
-            x = (x.astype(dtype) + self.c[0].astype(dtype) * image).astype(x0.dtype)
-            coming = coming + along_states(self.c[1:]) * image
-        return Program((x, coming), step if size == 1 else step_of_block, self.latency)
+        start = stepping.begin(self, x0, self.image(flow))
+        return Program(start, step if size == 1 else step_of_block, self.latency)
+
+    def begin(self, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None) -> stepping.Carry:
+        """Before the first evaluation: a carry whose `x` is the state to evaluate the velocity at.
+
+        `begin`, `step` and `times` serve loops that own their network calls. All three can be traced.
+
+        Args:
+            x0: noise, [*batch, *event].
+            image: of these samples, from `image`, for a table that has one; None for its `xi`.
+
+        Examples:
+            >>> import bespoke_jax as bj
+            >>> table, x0 = bj.classic.midpoint(2), jnp.float32(1.0)
+            >>> carry = table.begin(x0)
+            >>> for i in range(table.nfe):
+            ...     carry, x = table.step(i, carry, -carry.x)
+            >>> float(x)
+            0.5
+        """
+        self.check("table")
+        return stepping.begin(self, x0, image)
+
+    def step(self, i: Any, carry: stepping.Carry, u: Float[Array, "*shape"]) -> tuple[stepping.Carry, jax.Array]:
+        """After evaluation i: the next carry and its state `carry.x`, after the last evaluation the sample.
+
+        Args:
+            i: the number of the evaluation, 0, ..., m - 1; may be traced.
+            carry: from `begin` or the step before.
+            u: the velocity dx/dt at `carry.x` and the time `times()[i]`, of the state's shape. Where a library's time falls from
+                noise to data, dx/dt is minus its own velocity. With `fields`, of the network `fields[i]`.
+        """
+        carry = stepping.checked_step(self, i, carry, u)
+        return carry, carry.x
+
+    def times(self, convention: str = "noise_at_0", scheduler: Scheduler | None = None) -> Float[jax.Array, "m"]:
+        """The times of the evaluations as another library writes them, at least float32.
+
+        Args:
+            convention: "noise_at_0" for t itself, "noise_at_1" for 1 - t, "steps_of_1000" for 1000 (1 - t), "sigma" for
+                sigma_t / alpha_t.
+            scheduler: for "sigma".
+        """
+        return stepping.times(self, convention, scheduler)
 
     def walk(
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
@@ -252,21 +282,7 @@ class SolverTable(Solver):
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
     ) -> Float[jax.Array, "*shape"]:
         """`walk` with a velocity of (i, t_i, x_i), i the number of the evaluation."""
-        times, a, b = (np.asarray(value) for value in (self.t, self.a, self.b))
-        times = times.astype(time_dtype(self, x0))
-        x = noise = jnp.asarray(x0)
-        terms, factors = [noise], a[:, None]
-        first = np.ones(1, a.dtype) if self.first is None else np.asarray(self.first)[None]
-        if self.c is not None:
-            terms.append(_broadcast(self.xi if image is None else image, noise))
-            c = np.asarray(self.c)
-            first, factors = np.append(first, c[0]), np.stack([a, c[1:]], axis=1)
-        if self.first is not None or self.c is not None:
-            x = kernels.combine(first, terms)
-        for i, t in enumerate(times):
-            terms.append(velocity(i, t, x))
-            x = kernels.combine([*factors[i], *b[i, : i + 1]], terms)
-        return x
+        return stepping.walk_calls(self, velocity, x0, image)
 
 
 def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
@@ -277,23 +293,8 @@ def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
     return t
 
 
-def time_dtype(solver: Any, x: Array) -> np.dtype:
-    """The dtype in which a solver's times go to the flow: the wider of theirs and the state's."""
-    return promote(solver.t.dtype, x.dtype)
-
-
 @jax.jit
 def _image_of_classes(xi, weights):
     """The image of each sample, [*event] or [B, *event]: that of its class, or the mean where all weights are 0."""
     mean = jnp.mean(xi, axis=0)
     return mean + jnp.tensordot(weights.astype(xi.dtype), xi - mean, axes=1)
-
-
-def _like(image: Array, x: Array) -> jax.Array:
-    """An image [*event] or [B, *event] in the shape of states [*batch, *event]."""
-    return jnp.reshape(image, x.shape) if jnp.size(image) == x.size else jnp.broadcast_to(image, x.shape)
-
-
-@jax.jit
-def _broadcast(image, x):
-    return _like(image, x).astype(x.dtype)
