@@ -6,7 +6,7 @@ Each subpackage or module, a "room", imports only from its own line and the line
     checks dtypes types warn     shared helpers
     metrics schedulers fid       mathematics without flows or solvers
     flow/                        the given model
-    solver table                 what a solver is, and a solver as numbers
+    solver stepping corrections table  what a solver is, and a solver as numbers
     classic/                     the dedicated solvers
     run/                         solving, sampling, the adjoint, true paths
     learned/                     the families of learned solvers

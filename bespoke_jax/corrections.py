@@ -60,9 +60,14 @@ class Corrections:
         )
         return cls(*added, of=of, span=span)  # pyright: ignore[reportArgumentType]  # every table has a and b
 
+    @property
+    def num_features(self) -> int:
+        """R."""
+        return self.a.shape[0]
+
     def like(self, table: Any) -> "Corrections":
         """These, and 0 for what else `table` has."""
-        zeros = self.zeros(table, len(self.a), self.of, self.span)
+        zeros = self.zeros(table, self.num_features, self.of, self.span)
         return jax.tree.map(
             lambda own, zero: zero if own is None else own, self, zeros, is_leaf=lambda leaf: leaf is None
         )
@@ -72,6 +77,8 @@ class Corrections:
         check_choice(f"{name}.of", self.of, OF)
         if (self.span is None) != (self.of == "class") or (self.span is not None and not self.span[0] < self.span[1]):
             raise ValueError(f"{name}.span: wanted (least, greatest) scale for 'scale' alone, got {self.span}.")
+        if table.block > 1:
+            raise ValueError(f"{name}: wanted none for a table in blocks, got some.")
         num_features = 2 if self.of == "scale" else jnp.shape(self.a)[0]
         for (field, own), value in zip(self._named(), _factors(table), strict=True):
             if (own is None) != (value is None):
@@ -94,10 +101,10 @@ class Corrections:
             ValueError: if the flow's condition is no class, or the flow not guided.
         """
         if self.of == "class":
-            weights = class_weights(flow, len(self.a))
+            weights = class_weights(flow, self.num_features)
             if weights is None:
                 raise ValueError(
-                    f"solver.corrections: wanted a flow whose condition is the index of one of {len(self.a)} classes, or a "
+                    f"solver.corrections: wanted a flow whose condition is the index of one of {self.num_features} classes, or a "
                     f"vector of as many weights, got {flow!r}."
                 )
             return weights

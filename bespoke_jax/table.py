@@ -6,6 +6,7 @@ of its own, and every state a share of a fixed image (derived).
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,17 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from bespoke_jax import loops
+from bespoke_jax import stepping
 from bespoke_jax.checks import check_array, check_count, known
 from bespoke_jax.corrections import Corrections
 from bespoke_jax.flow import kernels
-from bespoke_jax.flow.classes import class_weights
+from bespoke_jax.flow.classes import image_of
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import of_call
 from bespoke_jax.flow.sharding import spread
+from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Program, Solver
+from bespoke_jax.stepping import time_dtype
 from bespoke_jax.types import Array
 
 __all__ = ["SolverTable", "check_times"]
@@ -63,9 +66,9 @@ class SolverTable(Solver):
     first: jax.Array | None = None
     c: jax.Array | None = None
     xi: jax.Array | None = None
-    corrections: Corrections | None = None
     fields: tuple[int, ...] | None = dataclasses.field(default=None, metadata=dict(static=True))
     block: int = dataclasses.field(default=1, metadata=dict(static=True))
+    corrections: Corrections | None = None
 
     def check(self, name: str) -> None:
         """Raise unless the arrays agree and, where their numbers are known, describe a solver.
@@ -113,8 +116,6 @@ class SolverTable(Solver):
             check_array(f"{name}.xi", self.xi, jnp.shape(self.xi))
         if self.corrections is not None:
             self.corrections.check(f"{name}.corrections", self)
-            if self.block > 1:
-                raise ValueError(f"{name}.corrections: wanted none for a table in blocks, got some.")
 
     @property
     def nfe(self) -> int:
@@ -127,10 +128,10 @@ class SolverTable(Solver):
 
         Corrections have as many for each feature, but for the times.
         """
-        factors = self.nfe + int(np.sum(self.uses)) + (0 if self.first is None else 1)
-        factors += 0 if self.c is None else self.nfe + 1
-        times = self.nfe - (1 if self.first is None else 0)
-        return times + factors * (1 + (0 if self.corrections is None else len(self.corrections.a)))
+        with_first, with_image = self.first is not None, self.c is not None
+        factors = self.nfe + int(np.sum(self.uses)) + with_first + with_image * (self.nfe + 1)
+        features = 0 if self.corrections is None else self.corrections.num_features
+        return self.nfe - 1 + with_first + factors * (1 + features)
 
     @property
     def latency(self) -> int:
@@ -174,28 +175,20 @@ class SolverTable(Solver):
         """The flow that evaluation i is of, which may be traced. Raises ValueError for fields of a flow that is not guided."""
         return flow if self.fields is None else of_call(flow, jnp.asarray(self.fields)[i])
 
-    def of_samples(self, flow: Flow) -> "SolverTable":
-        """The table of the flow's samples: itself, or with corrections, factors that have one more axis [B] where they differ."""
-        return self if self.corrections is None else self.corrections.of_samples(self, flow)
-
     def image(self, flow: Flow) -> jax.Array | None:
         """The image of the flow's samples, [*event] or [B, *event]; None if the table has none.
 
         Raises:
             ValueError: if the image is not of the flow's event shape, or has classes that the flow's condition does not name.
         """
-        if self.xi is None:
-            return None
-        shape, event = jnp.shape(self.xi), flow.event_shape
-        if shape == event:
-            return self.xi
-        weights = class_weights(flow, shape[0]) if shape[1:] == event else None
-        if weights is None:
-            raise ValueError(
-                f"solver.xi: wanted the flow's event shape {event}, or one image for each class of a condition that is an index "
-                f"or a vector of weights, got shape {shape}."
-            )
-        return _image_of_classes(self.xi, weights)
+        return None if self.xi is None else image_of("solver.xi", self.xi, flow)
+
+    def of_samples(self, flow: Flow) -> "SolverTable":
+        """The table of the flow's samples: itself, or with corrections, factors that have one more axis [B] where they differ.
+
+        For a flow of one class, or one guidance scale, it is a table without corrections that runs anywhere.
+        """
+        return self if self.corrections is None else self.corrections.of_samples(self, flow)
 
     def end(self, flow: Flow, x0: Float[Array, "batch *event"]) -> Float[jax.Array, "batch *event"]:
         """x1 from noise x0, evaluation by evaluation in Python."""
@@ -206,8 +199,69 @@ class SolverTable(Solver):
         return self.of_samples(flow).walk_calls(velocity, spread(flow, x0), self.image(flow))
 
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
-        """The sum, column by column: see `loops.program`."""
-        return loops.program(self.of_samples(flow), flow, x0)
+        """The sum, column by column (`stepping.step`): a velocity is added to all later states at once and need not be kept."""
+        table, size = self.of_samples(flow), self.block
+
+        def velocity(i, x):
+            return self.flow_of(flow, i)(self.t[i].astype(time_dtype(self, x)), x)
+
+        def step(i, carry):
+            return stepping.step(table, i, carry, velocity(i, carry.x))
+
+        def step_of_block(i, carry):
+            x, coming = carry
+            first, others = i * size, jax.lax.dynamic_slice_in_dim(coming, i * size, size - 1)
+            states, indices = jnp.concatenate([x[None], others.astype(x.dtype)]), first + jnp.arange(size)
+            velocities = jax.vmap(velocity)(indices, states).astype(coming.dtype)
+            coming = coming + jnp.tensordot(self.b[:, indices].astype(coming.dtype), velocities, axes=1)
+            last = jax.lax.dynamic_index_in_dim(coming, first + size - 1, keepdims=False)
+            return stepping.Carry(last.astype(x.dtype), coming)
+
+        start = stepping.begin(table, x0, self.image(flow))
+        return Program(start, step if size == 1 else step_of_block, self.latency)
+
+    def begin(self, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None) -> stepping.Carry:
+        """Before the first evaluation: a carry whose `x` is the state to evaluate the velocity at.
+
+        `begin`, `step` and `times` serve loops that own their network calls. All three can be traced.
+
+        Args:
+            x0: noise, [*batch, *event].
+            image: of these samples, from `image`, for a table that has one; None for its `xi`.
+
+        Examples:
+            >>> import bespoke_jax as bj
+            >>> table, x0 = bj.classic.midpoint(2), jnp.float32(1.0)
+            >>> carry = table.begin(x0)
+            >>> for i in range(table.nfe):
+            ...     carry, x = table.step(i, carry, -carry.x)
+            >>> float(x)
+            0.5
+        """
+        self.check("table")
+        return stepping.begin(self, x0, image)
+
+    def step(self, i: Any, carry: stepping.Carry, u: Float[Array, "*shape"]) -> tuple[stepping.Carry, jax.Array]:
+        """After evaluation i: the next carry and its state `carry.x`, after the last evaluation the sample.
+
+        Args:
+            i: the number of the evaluation, 0, ..., m - 1; may be traced.
+            carry: from `begin` or the step before.
+            u: the velocity dx/dt at `carry.x` and the time `times()[i]`, of the state's shape. Where a library's time falls from
+                noise to data, dx/dt is minus its own velocity. With `fields`, of the network `fields[i]`.
+        """
+        carry = stepping.checked_step(self, i, carry, u)
+        return carry, carry.x
+
+    def times(self, convention: str = "noise_at_0", scheduler: Scheduler | None = None) -> Float[jax.Array, "m"]:
+        """The times of the evaluations as another library writes them, at least float32.
+
+        Args:
+            convention: "noise_at_0" for t itself, "noise_at_1" for 1 - t, "steps_of_1000" for 1000 (1 - t), "sigma" for
+                sigma_t / alpha_t.
+            scheduler: for "sigma".
+        """
+        return stepping.times(self, convention, scheduler)
 
     def walk(
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
@@ -234,9 +288,7 @@ class SolverTable(Solver):
         self, velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
     ) -> Float[jax.Array, "*shape"]:
         """`walk` with a velocity of (i, t_i, x_i), i the number of the evaluation."""
-        if self.corrections is not None:
-            raise ValueError("solver: wanted a table without corrections, got one with; use solver.of_samples(flow).")
-        return loops.walk_calls(self, velocity, x0, self.xi if image is None else image)
+        return stepping.walk_calls(self, velocity, x0, image)
 
 
 def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
@@ -245,10 +297,3 @@ def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
     if times is not None and not np.all((times >= 0) & (times <= 1)):
         raise ValueError(f"{name}: wanted times within [0, 1], got {times.tolist()}.")
     return t
-
-
-@jax.jit
-def _image_of_classes(xi, weights):
-    """The image of each sample, [*event] or [B, *event]: that of its class, or the mean where all weights are 0."""
-    mean = jnp.mean(xi, axis=0)
-    return mean + jnp.tensordot(weights.astype(xi.dtype), xi - mean, axes=1)

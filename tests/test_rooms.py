@@ -13,7 +13,7 @@ ROOMS = (
     ("bespoke_jax.checks", "bespoke_jax.dtypes", "bespoke_jax.types", "bespoke_jax.warn"),
     ("bespoke_jax.metrics", "bespoke_jax.schedulers", "bespoke_jax.fid"),
     ("bespoke_jax.flow",),
-    ("bespoke_jax.solver", "bespoke_jax.table", "bespoke_jax.corrections", "bespoke_jax.loops"),
+    ("bespoke_jax.solver", "bespoke_jax.stepping", "bespoke_jax.corrections", "bespoke_jax.table"),
     ("bespoke_jax.classic",),
     ("bespoke_jax.run",),
     ("bespoke_jax.learned",),

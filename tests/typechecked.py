@@ -21,7 +21,7 @@ METHODS = {
     bj.Flow: ("__call__", "noise", "batch_shape", "from_prediction"),
     bj.Paths: ("of_ends", "at", "velocity", "take"),
     bj.Theta: ("learning", "knots", "table"),
-    bj.SolverTable: ("walk", "program", "table"),
+    bj.SolverTable: ("walk", "begin", "step", "times", "program", "table"),
     bj.LearnedTable: ("of", "table"),
     bj.LearnedTimes: ("of", "times", "table"),
     bj.LearnedCurve: ("identity", "with_steps", "like", "at", "table"),

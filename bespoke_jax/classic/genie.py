@@ -17,9 +17,9 @@ from bespoke_jax.classic.unroll import data_step, noise_step
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
-from bespoke_jax.loops import time_dtype
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Program, Solver
+from bespoke_jax.stepping import time_dtype
 from bespoke_jax.table import check_times
 from bespoke_jax.types import Array, DTypeLike, GridLike
 

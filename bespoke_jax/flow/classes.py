@@ -8,8 +8,9 @@ from jaxtyping import Float
 from bespoke_jax.checks import known
 from bespoke_jax.flow.conditions import CONDITION, condition_of, condition_of_one, has_condition
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.types import Array
 
-__all__ = ["class_weights", "num_classes"]
+__all__ = ["class_weights", "image_of", "num_classes"]
 
 
 def num_classes(flow: Flow) -> int | None:
@@ -59,3 +60,32 @@ def class_weights(flow: Flow, count: int) -> Float[jax.Array, "... K"] | None:
     if shape == () and jnp.issubdtype(dtype, jnp.integer):
         return jax.nn.one_hot(leaf, count)
     return leaf if shape == (count,) and jnp.issubdtype(dtype, jnp.floating) else None
+
+
+def image_of(name: str, xi: Float[Array, "..."], flow: Flow) -> jax.Array:
+    """The image of the flow's samples, [*event] or [B, *event].
+
+    Args:
+        name: of xi, in errors.
+        xi: one image [*event], or one for each class [K, *event]; a sample without a class has their mean.
+        flow: the flow of the samples.
+
+    Raises:
+        ValueError: if the image is not of the flow's event shape, or has classes that the flow's condition does not name.
+    """
+    shape, event = jnp.shape(xi), flow.event_shape
+    if shape == event:
+        return jnp.asarray(xi)
+    weights = class_weights(flow, shape[0]) if shape[1:] == event else None
+    if weights is None:
+        raise ValueError(
+            f"{name}: wanted the flow's event shape {event}, or one image for each class of a condition that is an index or a "
+            f"vector of weights, got shape {shape}."
+        )
+    return _image_of_classes(xi, weights)
+
+
+@jax.jit
+def _image_of_classes(xi, weights):
+    mean = jnp.mean(xi, axis=0)
+    return mean + jnp.tensordot(weights.astype(xi.dtype), xi - mean, axes=1)

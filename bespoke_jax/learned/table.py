@@ -207,23 +207,15 @@ class LearnedTable(LearnedSolver):
 
     def _like(self, table: SolverTable) -> Self:
         """The learned table that begins as a plain one, in this one's form, with its image."""
-<<<<<<< HEAD
         other = self.of(self._corrected(table))
-        if self.reference.xi is None:
-            return other
-        suited = other.suited(flow)
-        return dataclasses.replace(suited, reference=dataclasses.replace(suited.reference, xi=self.reference.xi))
-=======
-        other = self.of(table)
         return other if self.reference.xi is None else other._general(self.reference.xi)
->>>>>>> own-source
 
     def _corrected(self, table: SolverTable) -> SolverTable:
         """A table with corrections of this one's kind, all 0, if this one has some."""
         own = self.reference.corrections
         if own is None:
             return table
-        return dataclasses.replace(table, corrections=Corrections.zeros(table, len(own.a), own.of, own.span))
+        return dataclasses.replace(table, corrections=Corrections.zeros(table, own.num_features, own.of, own.span))
 
 
 def _moved(t: jax.Array, angles: jax.Array) -> jax.Array:

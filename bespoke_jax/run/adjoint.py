@@ -22,9 +22,9 @@ from bespoke_jax.flow.conditions import check_size, each_at_its_time, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
-from bespoke_jax.loops import time_dtype
 from bespoke_jax.run.paths import slices
 from bespoke_jax.solver import Solver, unrolled
+from bespoke_jax.stepping import time_dtype
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Scalar
 

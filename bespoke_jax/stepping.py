@@ -1,0 +1,167 @@
+"""Running a table one evaluation at a time: what a loop that owns its network calls needs.
+
+`begin` gives the state of the first evaluation; `step` takes the velocity found there and gives the next state. `solve` scans
+over the same two functions.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bespoke_jax.checks import check_choice, check_count, check_numeric, known
+from bespoke_jax.dtypes import promote
+from bespoke_jax.flow import kernels
+from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.types import Array
+
+if TYPE_CHECKING:
+    from bespoke_jax.table import SolverTable
+
+__all__ = ["CONVENTIONS", "Carry", "begin", "step", "time_dtype", "times", "walk_calls"]
+
+CONVENTIONS = ("noise_at_0", "noise_at_1", "sigma", "steps_of_1000")
+"""How times may be written."""
+
+
+class Carry(NamedTuple):
+    """What a loop keeps between evaluations.
+
+    Attributes:
+        x: the state to evaluate the velocity at; after the last evaluation the sample.
+        coming: [m, *x.shape] the states after each evaluation, as far as the velocities so far determine them; at least float32.
+    """
+
+    x: jax.Array
+    coming: jax.Array
+
+
+def begin(table: "SolverTable", x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None) -> Carry:
+    """The carry before the first evaluation; arguments are those of `SolverTable.begin`."""
+    _refuse_corrections(table)
+    shape, dtype = check_numeric("x0", x0)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"x0: wanted a floating dtype, got {dtype}.")
+    x0, wide = jnp.asarray(x0), promote(dtype, jnp.float32)
+    x, coming = x0, _along(table.a, x0, wide) * x0.astype(wide)
+    if table.first is not None:
+        x = (_along(table.first[None], x0, wide)[0] * x0.astype(wide)).astype(dtype)
+    if table.c is not None:
+        shown = table.xi if image is None else image
+        assert shown is not None
+        if shape[max(0, len(shape) - jnp.ndim(shown)) :] != jnp.shape(shown) and jnp.size(shown) != x0.size:
+            raise ValueError(f"image: wanted the shape of x0, {shape}, or of one sample, got {jnp.shape(shown)}.")
+        shown = like(shown, x0).astype(wide)
+        x = (x.astype(wide) + _along(table.c[:1], x0, wide)[0] * shown).astype(dtype)
+        coming = coming + _along(table.c[1:], x0, wide) * shown
+    return Carry(x, coming)
+
+
+def step(table: "SolverTable", i: Any, carry: Carry, u: Float[Array, "*shape"]) -> Carry:
+    """The carry after evaluation i, whose velocity is u; arguments are those of `SolverTable.step`.
+
+    The states are summed in place. A history of velocities would be read and written in the same step, and XLA would copy it.
+    The gradient in b, too, needs only the velocity of its own step.
+    """
+    x, coming = carry
+    coming = coming + _along(jnp.asarray(table.b)[:, i], x, coming.dtype) * u.astype(coming.dtype)
+    return Carry(jax.lax.dynamic_index_in_dim(coming, i, keepdims=False).astype(x.dtype), coming)
+
+
+def checked_step(table: "SolverTable", i: Any, carry: Carry, u: Float[Array, "*shape"]) -> Carry:
+    """`step`, with its arguments checked."""
+    if isinstance(i, jax.core.Tracer):
+        if i.shape != () or not jnp.issubdtype(i.dtype, jnp.integer):
+            raise ValueError(f"i: wanted one integer, got {i.dtype} of shape {i.shape}.")
+    else:
+        i = check_count("i", i, 0, table.nfe - 1)
+    if not isinstance(carry, Carry):
+        raise TypeError(f"carry: wanted what begin or step returned, got {type(carry).__name__}.")
+    shape, dtype = check_numeric("u", u)
+    if shape != carry.x.shape:
+        raise ValueError(f"u: wanted the shape of the state, {carry.x.shape}, got {shape}.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"u: wanted a floating dtype, got {dtype}.")
+    return step(table, i, carry, jnp.asarray(u))
+
+
+def times(table: "SolverTable", convention: str = "noise_at_0", scheduler: Scheduler | None = None) -> jax.Array:
+    """The times of the evaluations in another convention; arguments are those of `SolverTable.times`."""
+    check_choice("convention", convention, CONVENTIONS)
+    t = jnp.asarray(table.t, promote(table.t.dtype, jnp.float32))
+    if convention == "noise_at_0":
+        return t
+    if convention == "noise_at_1":
+        return 1 - t
+    if convention == "steps_of_1000":
+        return 1000 * (1 - t)
+    if not isinstance(scheduler, Scheduler):
+        raise TypeError(
+            f"scheduler: wanted a bespoke_jax.schedulers.Scheduler for the convention 'sigma', got {scheduler!r}."
+        )
+    at_times = scheduler.at(t)
+    sigmas = at_times.sigma / at_times.alpha
+    values = known(sigmas)
+    if values is not None and not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"scheduler: wanted alpha above 0 at the times {np.asarray(t).tolist()}, where sigma / alpha has to be finite, got "
+            f"{np.asarray(at_times.alpha).tolist()}."
+        )
+    return sigmas
+
+
+def walk_calls(
+    table: "SolverTable", velocity: Callable, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None
+) -> Float[jax.Array, "*shape"]:
+    """`SolverTable.walk` with a velocity of (i, t_i, x_i), i the number of the evaluation.
+
+    Row by row: sums skip velocities of factor 0 and share compiled programs among all tables.
+    """
+    _refuse_corrections(table)
+    moments, a, b = (np.asarray(value) for value in (table.t, table.a, table.b))
+    moments = moments.astype(time_dtype(table, x0))
+    x = noise = jnp.asarray(x0)
+    terms, factors = [noise], a[:, None]
+    first = np.ones_like(a[:1]) if table.first is None else np.asarray(table.first)[None]
+    if table.c is not None:
+        terms.append(_broadcast(table.xi if image is None else image, noise))
+        c = np.asarray(table.c)
+        first, factors = np.concatenate([first, c[:1]]), np.stack([a, c[1:]], axis=1)
+    if table.first is not None or table.c is not None:
+        x = kernels.combine(first, terms)
+    for i, t in enumerate(moments):
+        terms.append(velocity(i, t, x))
+        x = kernels.combine([*factors[i], *b[i, : i + 1]], terms)
+    return x
+
+
+def time_dtype(solver: Any, x: Array) -> np.dtype:
+    """The dtype in which a solver's times go to the flow: the wider of theirs and the state's."""
+    return promote(solver.t.dtype, x.dtype)
+
+
+def like(image: Array, x: Array) -> jax.Array:
+    """An image [*event] or [B, *event] in the shape of states [*batch, *event]."""
+    return jnp.reshape(image, x.shape) if jnp.size(image) == x.size else jnp.broadcast_to(image, x.shape)
+
+
+def _refuse_corrections(table: "SolverTable") -> None:
+    if table.corrections is not None:
+        raise ValueError("table: wanted one without corrections, got one with; use table.of_samples(flow).")
+
+
+def _along(numbers: jax.Array, x: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Numbers [m], one for each coming state, or [m, B], one for each sample of it, against states of x's shape."""
+    batch, count = (), math.prod(numbers.shape[1:])
+    while math.prod(batch) < count:
+        batch = x.shape[: len(batch) + 1]
+    return numbers.astype(dtype).reshape(-1, *batch, *(1,) * (x.ndim - len(batch)))
+
+
+@jax.jit
+def _broadcast(image, x):
+    return like(image, x).astype(x.dtype)
