@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import bespoke_jax as bj
 from bespoke_jax.flow import conditions, kernels
 
-PREFIX = (2, 2**15, 2**9)  # keys and values: 128 MiB
+PREFIX = (2**15, 2**9)  # keys, and values: 128 MiB
 NUM_PATHS = 128 + 64
 BATCH_SIZE = 16
 PROBES = 4
 
 
 def attention(params, t, x):
-    """x [B, D] attends to a prefix of keys and values [2, N, D]."""
-    keys, values = params["condition"]["prefix"]
-    return jax.nn.softmax((x + params["condition"]["text"] + t) @ keys.T) @ values - x
+    """x [B, D] attends to a prefix of keys and values [N, D]."""
+    c = params["condition"]
+    return jax.nn.softmax((x + c["text"] + t) @ c["keys"].T) @ c["values"] - x
 
 
 def no_text(condition):
@@ -53,9 +53,9 @@ def row(flow: bj.Flow) -> list[str]:
 
 
 def main():
-    one = {"prefix": jnp.ones(PREFIX), "text": jnp.zeros(PREFIX[-1])}
+    one = {"keys": jnp.ones(PREFIX), "values": jnp.ones(PREFIX), "text": jnp.zeros(PREFIX[-1])}
     flow = bj.Flow(attention, {"condition": one}, PREFIX[-1:])
-    print(f"A prefix: {4 * jnp.ones(PREFIX).size / 2**20:.0f} MiB. {NUM_PATHS} paths, {BATCH_SIZE} samples.\n")
+    print(f"A prefix: {2 * one['keys'].nbytes / 2**20:.0f} MiB. {NUM_PATHS} paths, {BATCH_SIZE} samples.\n")
     print(f"| conditions | kept for the paths | a velocity | and its slope | {PROBES} probes | guided |")
     print("|---" * 6 + "|")
     for count in (0, 1, 4):

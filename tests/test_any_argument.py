@@ -40,7 +40,7 @@ def paths():
 
 # Public function -> (the function, arguments that are fine). A name in an error may be another's that says the same.
 CALLS = {
-    "Flow": (bj.Flow, dict(velocity=conditional, params={}, event_shape=(2,), scheduler=None)),
+    "Flow": (bj.Flow, dict(velocity=conditional, params={}, event_shape=(2,), scheduler=None, source=None)),
     "from_prediction": (
         bj.Flow.from_prediction,
         dict(
@@ -50,11 +50,14 @@ CALLS = {
             scheduler=bj.schedulers.CondOT(),
             prediction="data",
             time_margin=0.01,
+            time="noise_at_1",
+            per_sample_time=False,
+            source=None,
         ),
     ),
     "call": (FLOW, dict(t=0.5, x=X0)),
     "noise": (FLOW.noise, dict(key=KEY, dtype=jnp.float32)),
-    "given": (bj.given, dict(flow=CONDITIONAL, conditions=jnp.zeros((3, 2)))),
+    "given": (bj.given, dict(flow=CONDITIONAL, conditions=jnp.zeros((3, 2)), batched=False)),
     "guided": (bj.guided, dict(flow=CONDITIONAL, guidance_scale=0.5, unconditional=jnp.ones(2))),
     "init_theta": (bj.init_theta, dict(base="rk2", num_steps=3, dtype=jnp.float32)),
     "theta_from_knots": (functools.partial(bj.theta_from_knots, "rk1"), KNOTS),
@@ -165,7 +168,7 @@ ALSO = {
 }
 # Numbers that are not finite are what comes of them.
 OF_THE_CALLER = ("Flow", "from_prediction", "given", "guided", "fit")  # what they return holds what they were given
-CALLED = ("u", "callback", "unconditional")  # functions of the caller's, which raise what they like
+CALLED = ("u", "callback", "unconditional", "guidance_scale")  # functions of the caller's, which raise what they like
 NOT_FINITE = ("x0", "x", "y", "t", "error")
 
 

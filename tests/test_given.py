@@ -88,6 +88,16 @@ def test_a_network_that_is_batched_by_nature_is_called_once(own):
     assert shapes == [(6, 2)] * 2
 
 
+def test_a_batched_network_without_the_word_is_told_so():
+    flow = bj.Flow(
+        lambda p, t, x: jnp.concatenate([x, p["condition"]], axis=-1)[:, :2], {"condition": CENTRES[0]}, (2,)
+    )
+    for own in (flow, flow.replace(params={})):
+        with pytest.raises(ValueError, match=r"velocity: wanted one of one condition .* batched=True"):
+            bj.given(own, CENTRES)(0.3, X)
+        assert bj.given(own, CENTRES, batched=True)(0.3, X).shape == (3, 2)
+
+
 def test_batched_networks_have_paths_parts_and_times():
     check_velocity(BATCHED, X)
     which = np.array([2, 0, 1, 1, 2])

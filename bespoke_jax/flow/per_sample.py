@@ -133,9 +133,26 @@ class PerSample(Wrapper):
         def velocity(condition, x):
             return self.velocity({**params, CONDITION: condition}, t, x[None])[0]
 
-        if isinstance(conditions, Indexed):
-            return jax.vmap(lambda i, x: velocity(of_sample(conditions, i), x))(jnp.arange(len(x)), x)
-        return jax.vmap(velocity)(conditions, x)
+        try:
+            if isinstance(conditions, Indexed):
+                return jax.vmap(lambda i, x: velocity(of_sample(conditions, i), x))(jnp.arange(len(x)), x)
+            return jax.vmap(velocity)(conditions, x)
+        except Exception as error:  # the network's own, of any kind
+            if not _takes_batch(self.velocity, params, t, x):
+                raise
+            raise ValueError(
+                f"velocity: wanted one of one condition for the whole batch, got one of a condition for each sample "
+                f"({type(error).__name__} on one condition). Use bespoke_jax.given(flow, conditions, batched=True)."
+            ) from error
+
+
+def _takes_batch(velocity: VelocityFunction, params: dict, t: Any, x: Array) -> bool:
+    """Whether a velocity that failed on one condition accepts one for each sample."""
+    try:
+        out = jax.eval_shape(velocity, {**params, CONDITION: expanded(params[CONDITION])}, t, x)
+    except Exception:  # the user's code may raise anything
+        return False
+    return getattr(out, "shape", None) == x.shape
 
 
 @dataclasses.dataclass(frozen=True)

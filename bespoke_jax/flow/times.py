@@ -82,14 +82,15 @@ def time_of(time: str | Numbers, scheduler: Scheduler, prediction: str) -> Netwo
         if time != "steps_of_1000" or prediction == "velocity":
             return NetworkTime(time, scheduler)
     elif prediction == "velocity":
-        raise ValueError(f"time: wanted one of {TIMES} for a network that predicts a velocity, got betas.")
+        raise ValueError(f"time: wanted one of {TIMES} for a network that predicts a velocity, got {time!r:.80}.")
+    levels = () if isinstance(time, str) else _levels(time)
     alpha, sigma, _, _ = (np.asarray(value) for value in scheduler.at(jnp.linspace(0.0, 1.0, 5)))
     if np.any(np.abs(alpha**2 + sigma**2 - 1) > _NEARLY_1):
         raise ValueError(
             "scheduler: wanted alpha^2 + sigma^2 = 1 for a network of discrete steps, such as VariancePreserving(), got "
             f"{np.round(alpha**2 + sigma**2, 3).tolist()} at t = 0, ..., 1."
         )
-    return NetworkTime("steps_of_1000", scheduler, _levels(_betas(scheduler) if isinstance(time, str) else time))
+    return NetworkTime("steps_of_1000", scheduler, levels or _levels(_betas(scheduler)))
 
 
 def _levels(betas: Any) -> tuple[float, ...]:
