@@ -13,7 +13,7 @@ import numpy as np
 from bespoke_jax.checks import check_array, check_choice
 from bespoke_jax.flow.classes import class_weights
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.guidance import scale_of
+from bespoke_jax.flow.guided import scales_of
 
 __all__ = ["OF", "Corrections"]
 
@@ -110,7 +110,7 @@ class Corrections:
             return weights
         assert self.span is not None
         low, high = self.span
-        z = jnp.clip((2 * scale_of(flow) - (low + high)) / (high - low), -1, 1)
+        z = jnp.clip((2 * scales_of(flow) - (low + high)) / (high - low), -1, 1)
         return jnp.stack([z, z**2], axis=-1)
 
     def of_samples(self, table: Any, flow: Flow) -> Any:

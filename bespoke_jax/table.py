@@ -20,7 +20,7 @@ from bespoke_jax.corrections import Corrections
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.classes import image_of
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.guidance import of_call
+from bespoke_jax.flow.guided import of_call
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Program, Solver

@@ -7,7 +7,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.flow import conditions, kernels, per_sample
-from bespoke_jax.flow.guidance import of_call, scale_of
+from bespoke_jax.flow.guided import of_call, scale_of
 from bespoke_jax.run.probe import check_velocity
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -8,7 +8,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.fitting.starts import start_groups
 from bespoke_jax.flow import conditions
-from bespoke_jax.flow.guidance import of_call
+from bespoke_jax.flow.guided import of_call
 from bespoke_jax.run.probe import check_velocity
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

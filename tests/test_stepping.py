@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.flow.guidance import of_call
+from bespoke_jax.flow.guided import of_call
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax.checks import known
-from bespoke_jax.flow.conditions import CONDITION, condition_of, condition_of_one, has_condition
+from bespoke_jax.flow.conditions import CONDITION, condition_of, has_condition, is_given
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.guided import of_network
 from bespoke_jax.types import Array
 
 __all__ = ["class_weights", "image_of", "num_classes"]
@@ -24,7 +25,7 @@ def num_classes(flow: Flow) -> int | None:
         >>> num_classes(bj.given(flow, [2, 0, 2])), num_classes(flow)
         (3, None)
     """
-    leaves = jax.tree.leaves(condition_of(flow))
+    leaves = jax.tree.leaves(of_network(condition_of(flow)))
     values = known(leaves[0]) if len(leaves) == 1 else None
     if values is None:
         return None
@@ -52,11 +53,11 @@ def class_weights(flow: Flow, count: int) -> Float[jax.Array, "... K"] | None:
     """
     if not has_condition(flow):
         return None
-    leaves = jax.tree.leaves(flow.params[CONDITION])
+    leaves = jax.tree.leaves(of_network(condition_of(flow) if is_given(flow) else flow.params[CONDITION]))
     if len(leaves) != 1:
         return None
-    leaf, (one,) = leaves[0], jax.tree.leaves(condition_of_one(flow))
-    shape, dtype = jnp.shape(one), jnp.result_type(leaf)
+    (leaf,) = leaves
+    shape, dtype = jnp.shape(leaf)[is_given(flow) :], jnp.result_type(leaf)
     if shape == () and jnp.issubdtype(dtype, jnp.integer):
         return jax.nn.one_hot(leaf, count)
     return leaf if shape == (count,) and jnp.issubdtype(dtype, jnp.floating) else None

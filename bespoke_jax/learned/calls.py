@@ -11,7 +11,7 @@ import numpy as np
 from bespoke_jax.checks import check_count, check_flag, check_numbers, check_type
 from bespoke_jax.classic import euler
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.guidance import scale_of
+from bespoke_jax.flow.guided import scale_of
 from bespoke_jax.learned.table import LearnedTable
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Scalar

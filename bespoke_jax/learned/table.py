@@ -16,7 +16,7 @@ from bespoke_jax.classic.runge_kutta import euler
 from bespoke_jax.corrections import Corrections
 from bespoke_jax.flow.classes import class_weights, num_classes
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.guidance import is_guided
+from bespoke_jax.flow.guided import is_guided
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.learned.blocks import in_blocks
 from bespoke_jax.learned.starts import made
