@@ -25,6 +25,7 @@ collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden
 # Eight devices on a machine that has one: what nobody spreads over them runs on the first, as ever.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # one program at a time: they share few threads
+jax.config.update("jax_disable_most_optimizations", True)  # tests compile much and compute little
 
 typechecked.install()
 
