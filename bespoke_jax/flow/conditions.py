@@ -154,7 +154,12 @@ def of_samples(flow: Flow, part: Any) -> Flow:
     if count is None:
         return flow
     indices = np.arange(count)[part]  # every new slice would be compiled, indices only once for each number of them
-    return _with(flow, jax.tree.map(lambda leaf: leaf[indices], condition_of(flow)))
+    return _with(flow, jax.tree.map(lambda leaf: _rows(leaf, indices), condition_of(flow)))
+
+
+@jax.jit
+def _rows(array: Array, indices: Array) -> jax.Array:
+    return array[indices]
 
 
 def of_paths(flow: Flow, paths: Any) -> Flow:
