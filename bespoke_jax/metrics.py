@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_numeric, check_positive, known
-from bespoke_jax.types import Array, ArrayLike, Numbers
+from bespoke_jax.types import Array, ArrayLike, Numbers, Scalar
 
 __all__ = ["psnr", "rmse"]
 
@@ -68,4 +68,9 @@ def psnr(error: ArrayLike | Numbers, data_range: float = 2.0) -> Float[jax.Array
     numbers = known(errors)
     if jnp.iscomplexobj(errors) or (numbers is not None and np.any(numbers < 0)):
         raise ValueError(f"error: wanted numbers >= 0, got {errors}.")
+    return _decibels(errors, data_range)
+
+
+@jax.jit
+def _decibels(errors: jax.Array, data_range: Scalar) -> jax.Array:
     return 20 * jnp.log10(data_range / errors)

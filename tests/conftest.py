@@ -1,6 +1,7 @@
 """What every test of the core needs. Warnings are errors: pyproject.toml says so."""
 
 import contextlib
+import gc
 import os
 
 from tests import quick
@@ -25,8 +26,10 @@ collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden
 # Eight devices on a machine that has one: what nobody spreads over them runs on the first, as ever.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # one program at a time: they share few threads
+jax.config.update("jax_disable_most_optimizations", True)  # tests compile much and compute little
 
 typechecked.install()
+gc.set_threshold(50_000)  # tracing makes many objects and few cycles
 
 # The same examples on every run, and no clock: a test that fails here fails everywhere.
 hypothesis.settings.register_profile("bespoke", deadline=None, derandomize=True, database=None, max_examples=40)

@@ -253,8 +253,15 @@ def test_a_network_that_wants_one_batch_size_says_so(theta, tmp_path):
 Pair = collections.namedtuple("Pair", "w b")
 
 
-def test_a_tree_that_cannot_be_written_says_so(flow, theta, tmp_path):
-    odd = bj.Flow(lambda params, t, x: velocity(params._asdict(), t, x), Pair(**flow.params), (3,))
+UNWRITABLE = {
+    "a tuple with names": (lambda params: Pair(**params), lambda params: params._asdict()),
+    "keys that are numbers": (lambda params: {0: params}, lambda params: params[0]),  # nnx.to_pure_dict has such
+}
+
+
+@pytest.mark.parametrize("to, back", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_tree_that_cannot_be_written_says_so(flow, theta, tmp_path, to, back):
+    odd = bj.Flow(lambda params, t, x: velocity(back(params), t, x), to(flow.params), (3,))
     with pytest.raises(TypeError, match="cannot write the tree of its parameters"):
         bj.save_sampler(tmp_path / "s", odd, theta)
     bj.save_sampler(tmp_path / "s", odd, theta, bake_params=True)

@@ -139,10 +139,10 @@ def _exported(
 def _serialized(exported: jax.export.Exported) -> bytes:
     try:
         return bytes(exported.serialize())
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # the former for keys of dictionaries
         raise TypeError(
-            f"flow: jax.export cannot write the tree of its parameters ({error}); build it from dicts, lists and tuples, or "
-            "use bake_params=True."
+            f"flow: jax.export cannot write the tree of its parameters ({error}); build it from lists, tuples, and dicts whose "
+            "keys are strings, or use bake_params=True."
         ) from None
 
 

@@ -74,7 +74,7 @@ def prepare(
         spent += cost
     if validation is not None:
         warn_of_other_paths("validation", truth)
-    spent += count * PROBE + int(np.sum(to_fit.evaluations) + np.sum(held_out.evaluations))
+    spent += count * PROBE + sum(int(np.sum(np.asarray(part.evaluations))) for part in (to_fit, held_out))
     return Data(to_fit, held_out, truth, spent)
 
 

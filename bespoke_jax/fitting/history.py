@@ -64,7 +64,7 @@ class History(NamedTuple):
             loss=float(self.loss[row]),
             rmse=rmse,
             psnr=float(metrics.psnr(rmse, data_range)),
-            mean_psnr=float(metrics.psnr(np.exp(mean_log), data_range)),
+            mean_psnr=float(metrics.psnr(float(np.exp(mean_log)), data_range)),
             held_out_loss=float(self.held_out_loss[row]),
             evaluations=int(self.evaluations[row]),
         )

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.fitting.gauss_newton import evaluate
@@ -50,7 +49,7 @@ def best_start(
     """
     names, spent, loss = list(thetas), 0, loss or Endpoint()
     for count, keep in _rounds(len(names), num_paths):
-        few = paths.take(jnp.arange(min(count, paths.num_paths)))
+        few = paths.take(np.arange(min(count, paths.num_paths)))
         values = np.array([float(evaluate(loss, flow, thetas[name], few)) for name in names])
         spent += int(few.num_paths * sum(thetas[name].evaluations(flow) for name in names))
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
@@ -145,7 +144,7 @@ def race(
         >>> [len(block.losses) for block in blocks], bool(spent > blocks[0].evaluations)
         ([2], True)
     """
-    few = paths.take(jnp.arange(min(num_paths, paths.num_paths)))
+    few = paths.take(np.arange(min(num_paths, paths.num_paths)))
     blocks, values, spent = {}, {}, 0
     for name, theta in racers.items():
         blocks[name] = _first_blocks(flow, theta, paths, stage, key)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array
 
-__all__ = ["DOPRI5", "first_step", "judge", "over_tolerance", "scales_of"]
+__all__ = ["DOPRI5", "first_step", "following_atol", "judge", "over_tolerance", "scales_of"]
 
 DOPRI5 = diffrax.Dopri5
 
@@ -55,6 +55,15 @@ def scales_of(
     """The scale of each path's state, [B, 1, ...]: its RMS, or at least a share of how far it moves in `time`."""
     scales = jnp.maximum(_rms(x), _SHARE_OF_THE_WAY * time * _rms(velocity))
     return jnp.maximum(scales, jnp.finfo(scales.dtype).tiny).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+@jax.jit
+def following_atol(
+    x: Float[Array, "B *event"], velocity: Float[Array, "B *event"], rtol: Any
+) -> Float[jax.Array, "B *ones"]:
+    """The absolute tolerance that follows the states at the noise, [B, 1, ...], in the dtype of `rtol`."""
+    atol = (rtol * scales_of(x, velocity, jnp.ones_like(rtol))).astype(rtol.dtype)
+    return jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
 
 
 def _controller(rtol: Any, atol: Any) -> diffrax.PIDController:

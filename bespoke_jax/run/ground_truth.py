@@ -124,7 +124,7 @@ def finer_ends(
     """
     tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
     _, states, _, _, evaluations = _solve(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True)
-    return states[:, -1], int(jnp.sum(evaluations))
+    return states[:, -1], int(np.sum(np.asarray(evaluations)))
 
 
 def _solve(
@@ -180,12 +180,12 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
             start, x, velocity = attempt.stop, attempt.x1, attempt.slopes[-1]
         stop, controller_state = verdict.following, verdict.state
     # Dopri5 is FSAL (first same as last): six new evaluations per attempted step, and one at the start.
-    evaluations = jnp.full((len(x0),), 6 * attempts + others, jnp.int32)
+    evaluations = jnp.asarray(np.full(len(x0), 6 * attempts + others, np.int32))
     if ends_only:
-        times = jnp.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2))
+        times = jnp.asarray(np.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2)))
         return times, _per_path([x0, x]), evaluations
     times, states, velocities, middles = (list(column) for column in zip(*knots, strict=True))
-    times = jnp.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1))
+    times = jnp.asarray(np.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1)))
     return times, *(_per_path(column) for column in ([*states, x], [*velocities, velocity], middles)), evaluations
 
 

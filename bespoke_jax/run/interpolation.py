@@ -1,5 +1,7 @@
 """Reading a path between its knots, and giving all paths the same number of knots."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -49,6 +51,11 @@ def padded(fields: tuple[jax.Array, ...], num_knots: int) -> tuple[jax.Array, ..
     *arrays, evaluations = fields
     grown = []
     for array, length in zip(arrays, (num_knots, num_knots, num_knots, num_knots - 1), strict=True):
-        tail = [array[:, -1:]] * (length - array.shape[1])
-        grown.append(jnp.concatenate([array, *tail], axis=1) if tail else array)
+        grown.append(array if array.shape[1] == length else _grown(array, length))
     return (*grown, evaluations)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _grown(array: jax.Array, length: int) -> jax.Array:
+    last = array[:, -1:]
+    return jnp.concatenate([array, *[last] * (length - array.shape[1])], axis=1)

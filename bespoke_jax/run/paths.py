@@ -183,16 +183,16 @@ class Paths:
         shape, dtype = check_numeric("indices", indices)
         if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(f"indices: wanted integers, shape [m], got {dtype}{list(shape)}.")
-        if not isinstance(indices, jax.core.Tracer) and jnp.size(indices):
-            least, most = int(np.min(indices)), int(np.max(indices))
+        numbers = known(indices)
+        if numbers is not None and numbers.size:
+            least, most = int(np.min(numbers)), int(np.max(numbers))
             if least < -self.num_paths or most >= self.num_paths:
-                raise ValueError(
-                    f"indices: wanted those of {self.num_paths} paths, got {least if least < 0 else most}."
-                )
-        indices = jnp.asarray(indices)
-        fields = _rows((*self._arrays, self.evaluations), indices)
-        condition = None if self.condition is None else take(self.condition, indices)
-        return Paths(*fields, batch_shape=(len(indices),), condition=condition)
+                wrong = least if least < 0 else most
+                raise ValueError(f"indices: wanted those of {self.num_paths} paths, got {wrong}.")
+        rows = jnp.asarray(indices) if numbers is None else numbers
+        fields = _rows((*self._arrays, self.evaluations), rows)
+        condition = None if self.condition is None else take(self.condition, rows)
+        return Paths(*fields, batch_shape=shape, condition=condition)
 
     def chunks(self, flow: Flow, batch_size: int | None = None) -> Iterator[tuple[Flow, jax.Array, jax.Array]]:
         """The paths in chunks: (the flow of these samples, x0, x1), placed on the flow's devices.
@@ -258,7 +258,7 @@ def samples(flow: Flow, paths: Paths) -> tuple[Flow, Float[jax.Array, "B *event"
         ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
     """
     flow = of_paths(flow, paths)
-    return flow, paths.states[:, 0], paths.states[:, -1]
+    return flow, *_ends(paths.states)
 
 
 def slices(size: int, batch_size: int | None) -> Iterator[slice]:
@@ -292,6 +292,11 @@ def check_finite(name: str, x: Float[Array, "B *event"]) -> None:
 @jax.jit
 def _finite_samples(x: Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)
+
+
+@jax.jit
+def _ends(states: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return states[:, 0], states[:, -1]
 
 
 @jax.jit

@@ -4,6 +4,8 @@ A network in training mode (dropout, batch statistics), a reversed time or a for
 because a fit learns whatever field it is given. A few velocities of one batch reveal them all.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
-from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.schedulers import Scheduler, SchedulerValues
 from bespoke_jax.types import Array, Scalar
 from bespoke_jax.warn import warn
 
@@ -71,18 +73,20 @@ def check_velocity(flow: Flow, x0: Float[Array, "B *event"]) -> None:
         if type(error).__name__ != "TraceContextError":  # flax.nnx: a call that changes its module
             raise
         raise ValueError(f"{_WANTED} changes a module while it is evaluated ({error}). {_REMEDY}") from error
-    _compare(flow, velocity, kernels.velocity(flow, middle, x), "changes from one call to the next with the same input")
+    again = kernels.velocity(flow, middle, x)
+    _compare(flow, _rms(velocity, again), "changes from one call to the next with the same input")
     if len(x) > 1:
         order = np.roll(np.arange(len(x)), 1)
         kept = max(1, len(x) // 2)
         other = kernels.velocity(of_samples(flow, order), middle, spread(flow, _others(x, order, kept)))
-        _compare(flow, velocity[order[:kept]], other[:kept], "depends on the other samples of its batch")
+        found = _rms_of_rows(velocity, order[:kept], other)
+        _compare(flow, found, "depends on the other samples of its batch")
     if scheduler is not None:
         _check_slope(flow, x0, scheduler)
 
 
-def _compare(flow: Flow, one: jax.Array, other: jax.Array, what: str) -> None:
-    distance, size = (float(value) for value in gather(flow, _rms(one, other)))
+def _compare(flow: Flow, found: tuple[jax.Array, jax.Array], what: str) -> None:
+    distance, size = (float(value) for value in gather(flow, found))
     if distance > _APART * size:  # False for NaN, which other checks report
         raise ValueError(f"{_WANTED} {what}, by {100 * distance / size:.2g} % of its size. {_REMEDY}")
 
@@ -110,8 +114,13 @@ def _level(scheduler: Scheduler, t: np.ndarray) -> tuple[float, float]:
 
 def _level_and_slope(scheduler: Scheduler, t: np.ndarray) -> tuple[float, float, float]:
     """(alpha, sigma, sigmadot) at t."""
-    alpha, sigma, _, sigma_dot = scheduler.at(t)
+    alpha, sigma, _, sigma_dot = _at(scheduler, t)
     return float(alpha), float(sigma), float(sigma_dot)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _at(scheduler: Scheduler, t: np.ndarray) -> SchedulerValues:
+    return scheduler.at(t)
 
 
 @jax.jit
@@ -131,6 +140,12 @@ def _rms(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The RMS of the difference, and that of `one`, in float32 at least."""
     one, other = (value.astype(promote(value.dtype, jnp.float32)) for value in (one, other))
     return jnp.sqrt(mean_square(one - other, one.ndim)), jnp.sqrt(mean_square(one, one.ndim))
+
+
+@jax.jit
+def _rms_of_rows(one: jax.Array, rows: Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`_rms` of these rows of `one`, and the first rows of `other`."""
+    return _rms(one[rows], other[: len(rows)])
 
 
 @jax.jit

@@ -64,7 +64,7 @@ def size(flow: Flow, x: Float[Array, "B *event"]) -> float:
         >>> size(bj.analytic.gaussian(mean=[0.0, 0.0], std=1.0), jnp.full((3, 2), -2.0))
         2.0
     """
-    return float(np.sqrt(gather(flow, metrics.mean_square(x, x.ndim))))
+    return float(np.sqrt(gather(flow, _mean_square(x, x.ndim))))
 
 
 def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
@@ -89,6 +89,9 @@ def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
     geometric_mean = np.exp(np.log(np.maximum(distances, _LEAST)).mean())
     spread = distances.std() if np.isfinite(rmse) else np.inf
     return Score(name, psnr, mean_psnr, float(rmse), float(geometric_mean), float(spread / len(distances) ** 0.5))
+
+
+_mean_square = jax.jit(metrics.mean_square, static_argnums=1)
 
 
 @jax.jit

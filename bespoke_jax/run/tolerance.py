@@ -16,7 +16,7 @@ from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
-from bespoke_jax.run.controller import DOPRI5, judge, over_tolerance, scales_of
+from bespoke_jax.run.controller import DOPRI5, following_atol, judge, over_tolerance
 from bespoke_jax.types import Array, Scalar
 from bespoke_jax.warn import warn
 
@@ -106,8 +106,7 @@ class Tolerance:
         number = promote(x.dtype, jnp.float32).type
         if self.atol is not None:
             return number(self.rtol), number(self.atol)
-        atol = (number(self.rtol) * scales_of(x, velocity, number(1))).astype(number)
-        return number(self.rtol), jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
+        return number(self.rtol), following_atol(x, velocity, number(self.rtol))
 
     def judge(self, attempt: Attempt, state: Any, numbers: tuple[np.floating, Any]) -> Verdict:
         """The verdict on an attempt. A step at the resolution of the times is accepted whatever its error.

@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.flow.flow import Flow
@@ -72,7 +71,7 @@ def truth_of(
         >>> 40 < truth_of(coarse, flow, rtol=1e-3)[0].mean_psnr < 90
         True
     """
-    few = paths.take(jnp.arange(min(paths.num_paths, batch_size)))
+    few = paths.take(np.arange(min(paths.num_paths, batch_size)))
     some, x0, x1 = samples(flow, few)
     if better is not None:
         ends, spent = adjoint.end_points(some, better, x0, batch_size), few.num_paths * better.nfe
