@@ -2,7 +2,7 @@
 
 import bespoke_jax as bj
 from bespoke_jax.types import PathLike
-from experiments.learning import flows, learn, settings
+from experiments.learning import flows, learn, own_flow, settings
 from experiments.run import runs
 from experiments.run.config import ConfigDict
 
@@ -15,4 +15,11 @@ def prepare(config: ConfigDict, workdir: PathLike) -> tuple[settings.Plan, bj.Fl
     flow = flows.load(config.flow)
     learn.check_budget(flow, plan)
     stamp = settings.stamp(config, flows.fingerprint(flow))
-    return plan, flow, runs.open_run(workdir, stamp)
+    run = runs.open_run(workdir, stamp)
+    if config.flow.name == flows.OWN:
+        try:
+            own_flow.check_same(flow, run)
+        except ValueError:
+            run.close()
+            raise
+    return plan, flow, run
