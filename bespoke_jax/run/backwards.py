@@ -36,9 +36,7 @@ def noise_of(
     """
     velocity: VelocityFunction = _Backwards(velocity_of_one(flow))
     velocity = PerSample(velocity) if is_given(flow) else velocity
-    paths = ground_truth(
-        Flow(velocity, flow.params, flow.event_shape), x1, rtol, batch_size=batch_size, ends_only=True
-    )
+    paths = ground_truth(Flow(velocity, flow.params, flow.event_shape), x1, rtol, batch_size=batch_size, ends_only=True)
     return paths.x1, int(np.max(paths.evaluations))
 
 

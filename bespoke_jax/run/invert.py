@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -117,7 +118,9 @@ def checked_samples(
         check_solver_arrays("solver", solver, needs_table=False)
     leaves = (x1, *jax.tree.leaves(flow), *jax.tree.leaves(solver))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        raise TypeError("x1: wanted concrete arrays, got a traced x1, flow or solver; call it outside jit, vmap and grad.")
+        raise TypeError(
+            "x1: wanted concrete arrays, got a traced x1, flow or solver; call it outside jit, vmap and grad."
+        )
     batch = flow.batch_shape(x1, "x1")
     if jnp.finfo(x1.dtype).bits < 32:
         raise TypeError(f"x1: wanted float32 or float64, got {x1.dtype}, which is too coarse to invert.")
@@ -152,7 +155,10 @@ def _newton(
     x, evaluations = noise_of(flow, x1, _START)
     x, x1 = spread(flow, x), spread(flow, x1)
     size, cost = min(_KRYLOV, math.prod(flow.event_shape)), int(solver.evaluations(flow))
-    allowed, residual = tolerance + np.asarray(gather(flow, _rounding(x))), np.asarray(gather(flow, _residual(flow, solver, x, x1)))
+    allowed, residual = (
+        tolerance + np.asarray(gather(flow, _rounding(x))),
+        np.asarray(gather(flow, _residual(flow, solver, x, x1))),
+    )
     evaluations += cost
     for _ in range(max_iterations):
         if np.all(residual <= allowed):

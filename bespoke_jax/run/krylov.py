@@ -1,7 +1,7 @@
 """Linear equations with a Jacobian J, and the trace of log J, from products J v alone: Arnoldi's method for a batch of matrices.
 
-References: Saad & Schultz 1986 (GMRES); Ubaru, Chen & Saad 2017 (the trace of a function of a symmetric matrix from a few products
-with random vectors; here by Arnoldi in place of Lanczos, since J is not symmetric).
+References: Saad & Schultz 1986 (GMRES); Ubaru, Chen & Saad 2017 (the trace of a function of a symmetric matrix from products with
+random vectors; here by Arnoldi in place of Lanczos, since J is not symmetric).
 """
 
 from collections.abc import Callable
@@ -54,9 +54,7 @@ def arnoldi(
     return vectors, jnp.transpose(columns, (2, 1, 0))
 
 
-def solution(
-    product: Callable[[Array], Array], target: Float[Array, "B D"], size: int
-) -> Float[jax.Array, "B D"]:
+def solution(product: Callable[[Array], Array], target: Float[Array, "B D"], size: int) -> Float[jax.Array, "B D"]:
     """GMRES: the x of the first `size` dimensions of the Krylov space that makes |J x - target| least; exact for size = D."""
     vectors, h = arnoldi(product, target, size)
     q, r = jnp.linalg.qr(h)

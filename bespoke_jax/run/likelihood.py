@@ -2,9 +2,9 @@
 
     log p(x1) = log p_0(x0) - log|det dx1/dx0|,    solve(flow, solver, x0) = x1.
 
-This is the density that `sample` draws from, exactly, whatever the solver's error: the determinant is that of the discrete map. The
-flow's own density has the integral of div u in its place (eq. (8) of Chen et al. 2018), which a solver only approximates; for
-times and factors that are learned it is no natural sum along the table. With solver None both are the flow's own, by Dopri5.
+This is the density that `sample` draws from, whatever the solver's error: the determinant is that of the discrete map. The flow's
+own density has the integral of div u in its place (eq. (8) of Chen et al. 2018, arXiv:1806.07366). A solver's learned times and
+factors give no consistent sum for that integral. With solver None both the noise and the integral are the flow's own, by Dopri5.
 """
 
 import functools
@@ -92,8 +92,8 @@ def log_likelihood(
         `Likelihood`.
 
     Raises:
-        TypeError, ValueError: for arguments of the wrong kind, shape or dtype; probes without a key; samples too large for an exact
-            determinant; a flow with a source of its own, whose density is not known.
+        TypeError, ValueError: for arguments of the wrong kind, shape or dtype; probes without a key; samples too large for an
+            exact determinant; a flow with a source of its own, whose density is not known.
         FloatingPointError, RuntimeError: as `ground_truth`, from the flow solved backwards.
 
     Warns:
@@ -108,37 +108,39 @@ def log_likelihood(
         True
     """
     batch, flat = checked_samples(flow, solver, x1)
-    rtol, size = check_positive("rtol", rtol), math.prod(flow.event_shape)
+    rtol = check_positive("rtol", rtol)
     if getattr(flow, "source", None) is not None:
-        raise ValueError("flow: wanted one whose noise is Gaussian, got one with a source of its own, of unknown density.")
-    if num_probes is None and size > _LARGEST_EXACT:
         raise ValueError(
-            f"num_probes: wanted a number of probes for samples of more than {_LARGEST_EXACT} numbers, got None for {size}."
+            "flow: wanted one whose noise is Gaussian, got one with a source of its own, of unknown density."
         )
-    if num_probes is not None:
-        num_probes = check_count("num_probes", num_probes)
-        check_key(key)
-        signs = jax.random.rademacher(key, (len(flat), num_probes, size), flat.dtype)
-    count = together(flow, batch_size)
-    count = count if num_probes is not None else max(1, min(count, _JACOBIANS_TOGETHER // size**2))
-    probes = None if num_probes is None else signs
+    probes, count = _probes(flat, key, num_probes), together(flow, batch_size)
     if solver is None:
         x0, log_dets, evaluations = noise_and_volume(flow, flat, probes, rtol, count)
         x0, log_dets, residual = np.asarray(x0), np.asarray(log_dets, np.float64), None
     else:
-        x0, log_dets, residual, evaluations = _of_solver(flow, solver, flat, probes, rtol, count)
-    log_det, log_p = log_dets.mean(axis=1), _log_noise(flow, x0) - log_dets.mean(axis=1)
-    spread = None
-    if num_probes is not None:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            spread = (log_dets.std(axis=1) / np.sqrt(np.float64(num_probes - 1))).reshape(batch)
-    return Likelihood(
-        *(value.reshape(batch) for value in (log_p, log_det)),
-        spread,
-        x0.reshape(*batch, *flow.event_shape),
-        None if residual is None else residual.reshape(batch),
-        evaluations,
-    )
+        x0, log_dets, found, evaluations = _of_solver(flow, solver, flat, probes, rtol, count)
+        residual = found.reshape(batch)
+    log_det, spread = log_dets.mean(axis=1), None
+    if probes is not None:
+        with np.errstate(invalid="ignore"):  # of one probe
+            spread = (log_dets.std(axis=1) / np.sqrt(np.float64(log_dets.shape[1] - 1))).reshape(batch)
+    log_p = (_log_noise(flow, x0) - log_det).reshape(batch)
+    x0 = x0.reshape(*batch, *flow.event_shape)
+    return Likelihood(log_p, log_det.reshape(batch), spread, x0, residual, evaluations)
+
+
+def _probes(x1, key, num_probes) -> jax.Array | None:
+    """Random signs [B, P, D] for samples [B, *event]; None for an exact determinant."""
+    size = math.prod(x1.shape[1:])
+    if num_probes is None:
+        if size > _LARGEST_EXACT:
+            raise ValueError(
+                f"num_probes: wanted a number, for samples of more than {_LARGEST_EXACT} numbers, got None for {size}."
+            )
+        return None
+    num_probes = check_count("num_probes", num_probes)
+    check_key(key)
+    return jax.random.rademacher(key, (len(x1), num_probes, size), x1.dtype)
 
 
 def _log_noise(flow: Flow, x0: np.ndarray) -> np.ndarray:
@@ -151,6 +153,7 @@ def _log_noise(flow: Flow, x0: np.ndarray) -> np.ndarray:
 def _of_solver(flow, solver, x1, probes, rtol, count):
     """(x0 [B, *event], log-determinants [B, Q] of each probe or the exact one, residual [B], velocity evaluations)."""
     size = math.prod(flow.event_shape)
+    count = count if probes is not None else max(1, min(count, _JACOBIANS_TOGETHER // size**2))
     found = invert(flow, solver, x1, rtol, batch_size=count)
     log_dets, doubts, folded = [], [], 0
     for part in slices(len(x1), count):
@@ -168,10 +171,10 @@ def _of_solver(flow, solver, x1, probes, rtol, count):
             f"log_likelihood: the solver folds space at {folded} of {len(x1)} samples (the determinant of its map is negative): "
             "they may have several noises, and log_p is the share of one of them. A solver of more evaluations does not fold."
         )
-    if doubts and max(doubts) > _COARSE * size * math.log(2):
+    if doubts and (bits := max(doubts) / size / math.log(2)) > _COARSE:
         warn(
-            f"log_likelihood: half of the Krylov space changes the log-determinants by {max(doubts) / size / math.log(2):.2g} bits "
-            f"per dimension on average, so {_KRYLOV} dimensions are few for this solver's Jacobian."
+            f"log_likelihood: half of the Krylov space changes the log-determinants by {bits:.2g} bits per dimension on average, "
+            f"so {_KRYLOV} dimensions are few for this solver's Jacobian."
         )
     log_dets = np.concatenate(log_dets)
     log_dets[~found.converged] = np.nan

@@ -79,8 +79,8 @@ def load(section: ConfigDict) -> bj.Flow:
     Files are those of `bj.models.save_flow` ("checkpoint"), EDM ("edm") and torchcfm ("torchcfm"), and the folders of diffusers
     ("diffusers"). All of these have the fields path, missing and remedy (what to say if there is no file), and may have options
     of their importers. The kind "python" has the path of a function of yours, "my_module:make_flow", and optionally its kwargs.
-    Every kind may have guidance_scale, the w of `bj.guided`, 0 for none. labels is a class, several, or
-    "all" (on the command line "3", "0,3,5", "all"); solvers for several classes are learned and measured on samples of all.
+    Every kind may have guidance_scale, the w of `bj.guided`, 0 for none. labels is a class, several, or "all" (on the command
+    line "3", "0,3,5", "all"); solvers for several classes are learned and measured on samples of all.
 
     Raises:
         ValueError: for an unknown kind, fields that the kind does not have, or a file that its importer refuses.

@@ -85,4 +85,3 @@ def _check_same(flow, run):
             + "\n".join(f"  {line}" for line in found)
             + "\nGive another --workdir, or delete that folder to start again."
         )
-
