@@ -129,7 +129,9 @@ def test_each_sample_has_its_condition():
         # x' = -x + c: the map is linear, with the same factor for every condition.
         factor = (1 - 0.5 + 0.5**2 / 2) ** 2 if one else np.exp(-1)
         np.testing.assert_allclose(found.log_det, 2 * np.log(factor), atol=1e-3)
-    with pytest.raises(ValueError, match=r"^x1: wanted a batch that matches the flow's conditions for 3 samples, got 2"):
+    with pytest.raises(
+        ValueError, match=r"^x1: wanted a batch that matches the flow's conditions for 3 samples, got 2"
+    ):
         bj.invert(flow, solver, x0[:2])
 
 
@@ -139,7 +141,9 @@ def collapsing(params, t, x):
 
 def test_samples_out_of_reach_are_named():
     flow, euler = bj.Flow(collapsing, None, (2,)), bj.classic.euler(1)  # x1 = x0 - x0
-    with pytest.warns(UserWarning, match=r"^invert: 2 of 3 samples did not converge; the largest residual is 1\.2 of the RMS"):
+    with pytest.warns(
+        UserWarning, match=r"^invert: 2 of 3 samples did not converge; the largest residual is 1\.2 of the RMS"
+    ):
         found = bj.log_likelihood(flow, euler, jnp.array([[1.0, 1.0], [0.0, 0.0], [-1.0, 1.0]]))
     assert np.isnan(found.log_p).tolist() == [True, False, True] or np.isinf(found.log_det[1])
 

@@ -10,7 +10,10 @@ import bespoke_jax as bj
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 FLOW = bj.analytic.gaussian([1.0, -1.0], 0.3)
-STAGES = (bj.Stage("endpoint", 2, batch_size=8, validate_every=1), bj.Stage("endpoint", 3, batch_size=8, validate_every=1))
+STAGES = (
+    bj.Stage("endpoint", 2, batch_size=8, validate_every=1),
+    bj.Stage("endpoint", 3, batch_size=8, validate_every=1),
+)
 RECIPE = bj.Recipe(stages=STAGES, num_paths=8, num_validation=8, choose_start=False)
 
 
@@ -64,7 +67,9 @@ def test_the_bar_closes_on_errors():
 
 def test_without_tqdm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ModuleNotFoundError, match="^progress_bar: wanted tqdm, which is not installed: pip install tqdm"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^progress_bar: wanted tqdm, which is not installed: pip install tqdm"
+    ):
         bj.progress_bar()
 
 
