@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bespoke_jax import metrics
 from bespoke_jax.checks import check_flag
 from bespoke_jax.fitting.history import FitState
 from bespoke_jax.fitting.stages import Stage
@@ -82,11 +81,11 @@ class ProgressBar:
             self._callback(state, record)
         if self._bar is None:
             return
-        iteration, best = record["iteration"], float(state.best_rmse)
+        iteration, rmse, best = record["iteration"], record["rmse"], float(state.best_rmse)
         self._bar.update(iteration - self._bar.n)
         shown = f"PSNR {record['psnr']:.2f} dB"
-        if math.isfinite(best) and best > 0:
-            shown += f", best {float(metrics.psnr(best, _data_range(record))):.2f} dB"
+        if math.isfinite(rmse) and math.isfinite(best) and rmse > 0 and best > 0:
+            shown += f", best {record['psnr'] + 20 * math.log10(rmse / best):.2f} dB"
         self.say(f"{self._where(record['stage'], iteration)}: {shown}")
 
     def _where(self, stage: str, iteration: int) -> str:
@@ -121,11 +120,6 @@ def told(callback: Any, solver: LearnedSolver, stages: tuple[Stage, ...], state:
         yield
     finally:
         callback.end()
-
-
-def _data_range(record: dict[str, Any]) -> float:
-    """The range of the data that the record's PSNR is for."""
-    return record["rmse"] * 10 ** (record["psnr"] / 20)
 
 
 def _tqdm() -> Any:

@@ -154,7 +154,7 @@ def _newton(
     """(x0, residual, converged, velocity evaluations) of samples [B, *event]."""
     x, evaluations = noise_of(flow, x1, _START)
     x, x1 = spread(flow, x), spread(flow, x1)
-    size, cost = min(_KRYLOV, math.prod(flow.event_shape)), int(solver.evaluations(flow))
+    size, cost = min(_KRYLOV, math.prod(flow.event_shape)), math.ceil(solver.evaluations(flow))
     allowed, residual = (
         tolerance + np.asarray(gather(flow, _rounding(x))),
         np.asarray(gather(flow, _residual(flow, solver, x, x1))),

@@ -179,7 +179,7 @@ def _of_solver(flow, solver, x1, probes, rtol, count):
     log_dets = np.concatenate(log_dets)
     log_dets[~found.converged] = np.nan
     directions = size if probes is None else probes.shape[1] * min(size, _KRYLOV)
-    spent = found.evaluations + 2 * directions * int(solver.evaluations(flow))
+    spent = found.evaluations + 2 * directions * math.ceil(solver.evaluations(flow))
     return np.asarray(found.x0), log_dets, found.residual, spent
 
 
