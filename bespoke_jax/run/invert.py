@@ -21,7 +21,7 @@ from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import Array, Number
 from bespoke_jax.warn import warn
 
-__all__ = ["Inverse", "checked_samples", "invert", "not_converged"]
+__all__ = ["Inverse", "checked_samples", "invert", "together"]
 
 _START = 1e-3  # rtol of the flow's own noise, from which Newton's method starts
 _KRYLOV = 32  # dimensions of GMRES's space: exact for samples of at most as many numbers
@@ -93,20 +93,30 @@ def invert(
     if solver is None:
         x0, evaluations = noise_of(flow, flat, rtol, batch_size)
         return Inverse(x0.reshape(*batch, *flow.event_shape), None, None, evaluations)
-    scale = float(jnp.sqrt(jnp.mean(jnp.square(gather(flow, flat)))))
+    found = _of_solver(flow, solver, flat, rtol, max_iterations, batch_size)
+    return Inverse(
+        found.x0.reshape(*batch, *flow.event_shape),
+        found.residual.reshape(batch),
+        found.converged.reshape(batch),
+        found.evaluations,
+    )
+
+
+def _of_solver(flow: Flow, solver: Solver, x1: Array, rtol: float, max_iterations: int, batch_size: int) -> Inverse:
+    """The inverse of samples [B, *event], `batch_size` at a time; warns of those that did not converge."""
+    scale = float(jnp.sqrt(jnp.mean(jnp.square(gather(flow, x1)))))
     parts = [
-        _newton(of_samples(flow, part), solver, flat[part], rtol * scale, max_iterations)
-        for part in slices(len(flat), batch_size)
+        _newton(of_samples(flow, part), solver, x1[part], rtol * scale, max_iterations)
+        for part in slices(len(x1), batch_size)
     ]
     x0, residual, converged = (np.concatenate([part[i] for part in parts]) for i in range(3))
     if not np.all(converged):
-        warn("invert: " + not_converged(residual, converged, scale))
-    return Inverse(
-        jnp.asarray(x0.reshape(*batch, *flow.event_shape)),
-        residual.reshape(batch),
-        converged.reshape(batch),
-        max(part[3] for part in parts),
-    )
+        warn(
+            f"invert: {np.sum(~converged)} of {len(x1)} samples did not converge; the largest residual is "
+            f"{np.max(residual) / scale:.2g} of the RMS of x1. The solver may not reach them, or fold space there; one of more "
+            "evaluations is nearer to the flow, whose map does neither. If all residuals are near the tolerance, raise rtol."
+        )
+    return Inverse(jnp.asarray(x0), residual, converged, max(part[3] for part in parts))
 
 
 def checked_samples(
@@ -137,15 +147,6 @@ def together(flow: Flow, batch_size: int | None) -> int:
     if batch_size is not None:
         return check_count("batch_size", batch_size)
     return max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
-
-
-def not_converged(residual: Any, converged: Any, scale: float) -> str:
-    """What to say of samples without a noise."""
-    return (
-        f"{np.sum(~converged)} of {np.size(converged)} samples did not converge; the largest residual is "
-        f"{np.max(residual) / scale:.2g} of the RMS of x1. The solver may not reach them, or fold space there: a solver of more "
-        "evaluations is nearer to the flow, whose map does neither. If all residuals are near the tolerance, raise rtol."
-    )
 
 
 def _newton(

@@ -114,14 +114,20 @@ def log_likelihood(
             "flow: wanted one whose noise is Gaussian, got one with a source of its own, of unknown density."
         )
     probes, count = _probes(flat, key, num_probes), together(flow, batch_size)
-    if solver is None:
-        x0, log_dets, evaluations = noise_and_volume(flow, flat, probes, rtol, count)
-        x0, log_dets, residual = np.asarray(x0), np.asarray(log_dets, np.float64), None
-    else:
-        x0, log_dets, found, evaluations = _of_solver(flow, solver, flat, probes, rtol, count)
-        residual = found.reshape(batch)
+    found = (
+        _of_flow(flow, flat, probes, rtol, count)
+        if solver is None
+        else _of_solver(flow, solver, flat, probes, rtol, count)
+    )
+    return _summary(flow, batch, probes is not None, *found)
+
+
+def _summary(flow, batch, probed, x0, log_dets, residual, evaluations) -> Likelihood:
+    """What is returned, from x0 [B, *event], log-determinants [B, Q] of each probe or the exact ones, residuals, and the cost."""
     log_det, spread = log_dets.mean(axis=1), None
-    if probes is not None:
+    if residual is not None:
+        residual = residual.reshape(batch)
+    if probed:
         with np.errstate(invalid="ignore"):  # of one probe
             spread = (log_dets.std(axis=1) / np.sqrt(np.float64(log_dets.shape[1] - 1))).reshape(batch)
     log_p = (_log_noise(flow, x0) - log_det).reshape(batch)
@@ -148,6 +154,12 @@ def _log_noise(flow: Flow, x0: np.ndarray) -> np.ndarray:
     sigma = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
     flat = np.asarray(x0, np.float64).reshape(len(x0), -1) / sigma
     return -0.5 * np.sum(flat**2, axis=1) - flat.shape[1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+
+
+def _of_flow(flow, x1, probes, rtol, count):
+    """`_of_solver` for the flow itself, whose residual is not measured."""
+    x0, log_dets, evaluations = noise_and_volume(flow, x1, probes, rtol, count)
+    return np.asarray(x0), np.asarray(log_dets, np.float64), None, evaluations
 
 
 def _of_solver(flow, solver, x1, probes, rtol, count):
