@@ -1,6 +1,7 @@
 """The launchers on a flow of the user's own code: `config.flow.name=python`."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import pytest
 import bespoke_jax as bj
 from experiments import train
 from experiments.configs import own_flow as own_config
-from experiments.learning import flows, frechet, own_flow
+from experiments.learning import flows, frechet, own_flow, settings
 from experiments.learning.prepare import prepare
+from experiments.report import page
 from experiments.run.config import ConfigDict
 from experiments.run.errors import WrongType
 from tests.small_run import small_config
@@ -110,13 +112,34 @@ def run_config(path):
     return config
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_run_has_points_in_the_place_of_images(module, tmp_path, size):
-    config, run = run_config(f"{module(size=size)}:make_flow"), tmp_path / "run"
+def test_a_run_has_points_in_the_place_of_images(module, tmp_path):
+    config, run = run_config(f"{module()}:make_flow"), tmp_path / "run"
     assert train.main(config, run) == 0
-    assert (run / "figures" / "samples_rk2.png").exists() and (run / "report.html").exists()
-    assert (run / "figures" / "paths_rk2.png").exists() == (size > 1)
+    assert all((run / "figures" / f"{name}_rk2.png").exists() for name in ("samples", "paths"))
+    assert "Samples, rk2" in (run / "report.html").read_text()
     assert bj.load_solver(run / "solvers" / "rk2-bespoke-n1.json").nfe == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    [
+        ((), ("true end", "end")),
+        ((1,), ("true end", "end")),
+        ((2,), ("first coordinate", "second coordinate")),
+        ((2, 3), ("first component", "second component")),
+    ],
+)
+def test_points_of_any_shape_are_drawn(shape, labels):
+    ends = np.random.default_rng(0).standard_normal((3, 5, *shape))
+    jobs = [settings.Job("rk2", 1), settings.Job("rk2", 2)]
+    samples = {(name, nfe): ends[0] for name in ("rk2", "rk2-bespoke") for nfe in (2, 4)}
+    _, _, figure, _ = page._points("rk2", jobs, types.SimpleNamespace(test=types.SimpleNamespace(x1=ends[1])), samples)
+    assert len(figure.axes) == 4 and (figure.get_supxlabel(), figure.get_supylabel()) == labels
+    truth, drawn = (np.asarray(dots.get_offsets()) for dots in figure.axes[0].collections)
+    if shape == (2,):
+        np.testing.assert_allclose((truth, drawn), (ends[1], ends[0]))
+    if shape in ((), (1,)):
+        np.testing.assert_allclose(drawn, np.stack([ends[1].ravel(), ends[0].ravel()], axis=1))
 
 
 def test_a_run_goes_on_with_its_own_flow_alone(module, tmp_path):

@@ -3,8 +3,8 @@
 `--config.flow.path=my_module:make_flow` names yours, in a module that Python finds from the working directory. Arguments for it
 are `flow.kwargs` in a copy of this file.
 
-Cost: 40 seconds on 2 CPU cores, mostly compiling.
-Expect: at NFE 8 a PSNR of 0 dB for rk2-bespoke.
+Cost: 51 seconds of CPU time on 2 AMD EPYC cores, mostly compiling.
+Expect: PSNR 52.1 dB for rk2-bespoke at NFE 8, against 33.7 for rk2, and 56.5 for a learned table of 6.
 """
 
 import jax.numpy as jnp
