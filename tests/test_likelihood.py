@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.run import krylov
+from bespoke_jax.run import invert, krylov
 from tests import quick, zoo
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -113,6 +113,14 @@ def test_batches_of_any_size_give_the_same():
     x1, solver = samples_of(FLOW, 6), bj.init_theta("rk2", 4)
     whole, parts = (bj.invert(FLOW, solver, x1, batch_size=size) for size in (None, 3))
     np.testing.assert_allclose(whole.x0, parts.x0, atol=1e-3)
+
+
+def test_samples_larger_than_the_krylov_space(monkeypatch):
+    monkeypatch.setattr(invert, "_KRYLOV", 3)  # of 8 numbers
+    x1, solver = samples_of(EIGHT, 6), bj.classic.ipndm(6)
+    found = bj.invert(EIGHT, solver, x1)
+    assert np.all(found.converged)
+    np.testing.assert_allclose(zoo.solve(EIGHT, solver, found.x0), x1, atol=1e-4)
 
 
 def test_each_sample_has_its_condition():
