@@ -28,6 +28,7 @@ from bespoke_jax.fitting.fit import fit, fit_ladder
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, init_state
 from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
 from bespoke_jax.fitting.perceptual import perceptual
+from bespoke_jax.fitting.progress import progress_bar
 from bespoke_jax.fitting.recipes import Recipe, frugal, mean_rmse, paper
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
 from bespoke_jax.flow import analytic, sharding
@@ -48,6 +49,8 @@ from bespoke_jax.learned.times import LearnedTimes
 from bespoke_jax.learned.transfer import theta_from_curve, transfer
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
+from bespoke_jax.run.invert import Inverse, invert
+from bespoke_jax.run.likelihood import Likelihood, log_likelihood
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.run.solve import sample, solve
 from bespoke_jax.solver import to_table
@@ -64,12 +67,14 @@ __all__ = [
     "FitState",
     "Flow",
     "Forgetting",
+    "Inverse",
     "Knots",
     "LearnedCalls",
     "LearnedCurve",
     "LearnedTable",
     "LearnedTimes",
     "LevenbergMarquardt",
+    "Likelihood",
     "Paths",
     "PowerLaw",
     "Recipe",
@@ -94,14 +99,17 @@ __all__ = [
     "in_blocks",
     "init_state",
     "init_theta",
+    "invert",
     "load_sampler",
     "load_solver",
+    "log_likelihood",
     "losses",
     "mean_rmse",
     "metrics",
     "models",
     "paper",
     "perceptual",
+    "progress_bar",
     "sample",
     "save_sampler",
     "save_solver",

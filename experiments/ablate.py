@@ -11,6 +11,7 @@ from typing import NamedTuple
 import bespoke_jax as bj
 from bespoke_jax.types import PathLike
 from experiments.learning import costs, flows, learn, measure, settings, truth
+from experiments.learning.prepare import open_for
 from experiments.report import page
 from experiments.run import command_line, processes, runs
 from experiments.run.config import ConfigDict
@@ -44,7 +45,7 @@ def prepare(config: ConfigDict, workdir: PathLike) -> tuple[dict[str, settings.P
     """(plan of each fit by name, flow, run) of a config. Every mistake in it is an error here, before any work."""
     plans = settings.read_fits(config)
     flow = flows.load(config.flow)
-    return plans, flow, runs.open_run(workdir, settings.stamp(config, flows.fingerprint(flow)))
+    return plans, flow, open_for(config, flow, workdir)
 
 
 def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int:

@@ -21,6 +21,7 @@ KEY = jax.random.key(0)
 FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
 X0 = jax.random.normal(KEY, (4, 2))
 THETA = bj.init_theta("rk1", 3)
+X1 = bj.solve(FLOW, THETA, X0)
 KNOTS = dict(t=[0.0, 0.5, 1.0], dt=[1.0, 1.0], s=[1.0, 1.0, 1.0], ds=[0.0, 0.0])
 STAGES = (bj.Stage("endpoint", 1, batch_size=4),)
 RECIPE = bj.Recipe(stages=STAGES, num_paths=4, num_validation=4, rtol=1e-3, atol=1e-3, choose_start=False)
@@ -68,6 +69,12 @@ CALLS = {
         bj.ground_truth,
         dict(flow=FLOW, x0=X0, rtol=1e-3, atol=1e-3, batch_size=4, max_steps=100, ends_only=True),
     ),
+    "invert": (bj.invert, dict(flow=FLOW, solver=THETA, x1=X1, rtol=1e-3, max_iterations=9, batch_size=4)),
+    "log_likelihood": (
+        bj.log_likelihood,
+        dict(flow=FLOW, solver=THETA, x1=X1, key=KEY, num_probes=2, rtol=1e-3, batch_size=4),
+    ),
+    "progress_bar": (bj.progress_bar, dict(callback=None, label="mine", disable=True)),
     "of_ends": (bj.Paths.of_ends, dict(flow=FLOW, x0=X0, x1=X0, evaluations=3)),
     "at": (lambda t: paths().at(t), dict(t=0.5)),
     "take": (lambda indices: paths().take(indices), dict(indices=np.array([0, 1]))),
@@ -157,7 +164,7 @@ ODD = {
 }
 # An error may name what the argument disagrees with.
 ALSO = {
-    "flow": ("x0", "x"),
+    "flow": ("x0", "x1", "x"),
     "u": ("x",),
     "network": ("velocity",),
     "params": ("flow",),

@@ -15,6 +15,7 @@ from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, chec
 from bespoke_jax.fitting.gauss_newton import evaluate_ends
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_tails
 from bespoke_jax.fitting.loss import BY_LOSS
+from bespoke_jax.fitting.progress import told
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import Block, choose, start_groups
@@ -53,7 +54,7 @@ def fit(
         paths, validation: true paths of this flow to fit to and to hold out; by default solved here, as the recipe says. If all
             losses are of ends, only the ends are kept.
         state: a state to continue from, of a fit with the same arguments; the result is bit-identical to an uninterrupted fit's.
-        callback: called as `callback(state, record)` after every look at the held-out paths, to save or to show progress.
+        callback: called as `callback(state, record)` after every look at the held-out paths, to save; or a `progress_bar()`.
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is compiled; for paths that do not fit the
@@ -141,12 +142,16 @@ def fit_on(
     solver = gather(flow, solver.suited(flow))
     if state is not None:
         check_state(state, solver, recipe)
-    data = prepared()
+    with told(callback, solver, recipe.stages, state):
+        return _fit_on(flow, solver, key, recipe, prepared(), state, callback)
+
+
+def _fit_on(flow, solver, key, recipe: Recipe, data: Data, state: FitState | None, callback) -> FitResult:
     solver, spent = solver.with_samples(*samples(flow, data.paths), recipe.stages[0].chunk_size)
     groups = start_groups(flow, solver) if recipe.choose_start else [{"given": solver}]
     names = [name for group in groups for name in group]
-    size_of_data, cost = data.paths.num_paths, data.cost + spent
-    stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, size_of_data)) for s in recipe.stages)
+    most, cost = data.paths.num_paths, data.cost + spent
+    stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, most)) for s in recipe.stages)
     blocks: list[Block] = []
     if state is None:
         start = choose(flow, groups, data.paths, stages, key, recipe.num_start_paths)
@@ -172,9 +177,8 @@ def fit_on(
     figure = "mean_psnr" if recipe.figure == BY_LOSS else recipe.figure
     warn_of_truth("fit", best[figure], getattr(data.truth, figure), data.truth)
     warn_of_tails(best, recipe.figure)
-    cost, start = watch.records[-1]["evaluations"], names[int(state.start)]
-    calls = cost * flow.calls_per_evaluation
-    return FitResult(state.best, watch.records, cost, calls, start, state, data.truth, best, lost)
+    cost, start, calls = watch.records[-1]["evaluations"], names[int(state.start)], flow.calls_per_evaluation
+    return FitResult(state.best, watch.records, cost, calls * cost, start, state, data.truth, best, lost)
 
 
 def _placed(flow, state: FitState) -> FitState:

@@ -76,6 +76,11 @@ def take(conditions: PyTree, indices: Int[Array, "m"]) -> Any:
     size = sum(leaf.dtype.itemsize * math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(conditions))
     if size >= _LARGE:
         return Indexed(conditions, jnp.asarray(indices, jnp.int32))
+    return _rows(conditions, indices)
+
+
+@jax.jit
+def _rows(conditions: Any, indices: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[indices], conditions)
 
 

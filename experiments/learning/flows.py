@@ -11,10 +11,15 @@ import numpy as np
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_choice, check_count, check_number, check_positive
+from experiments.learning import own_flow
 from experiments.run.checks import check_file_name, check_section, check_seed
 from experiments.run.config import ConfigDict
+from experiments.run.errors import WrongType
 
-__all__ = ["fingerprint", "load"]
+__all__ = ["OWN", "fingerprint", "load"]
+
+OWN = "python"
+"""The kind whose flow is the user's own code."""
 
 
 def _mixture(image_size, num_components, std, seed):
@@ -57,6 +62,7 @@ def _edm(path, scheduler=None, labels=None):
 _KINDS = {
     **{name: _Kind(functools.partial(bj.models.load_flow, name), (), ("labels",)) for name in bj.models.SHIPPED},
     "mixture": _Kind(_mixture, ("image_size", "num_components", "std", "seed")),
+    OWN: _Kind(own_flow.load, ("path",), ("kwargs",)),
     "checkpoint": _file(bj.models.load_flow, "labels"),
     "diffusers": _file(bj.models.diffusers.load, "scheduler", "labels"),
     "edm": _file(_edm, "scheduler", "labels"),
@@ -72,12 +78,14 @@ def load(section: ConfigDict) -> bj.Flow:
 
     Files are those of `bj.models.save_flow` ("checkpoint"), EDM ("edm") and torchcfm ("torchcfm"), and the folders of diffusers
     ("diffusers"). All of these have the fields path, missing and remedy (what to say if there is no file), and may have options
-    of their importers. Every kind may have guidance_scale, the w of `bj.guided`, 0 for none. labels is a class, several, or
-    "all" (on the command line "3", "0,3,5", "all"); solvers for several classes are learned and measured on samples of all.
+    of their importers. The kind "python" has the path of a function of yours, "my_module:make_flow", and optionally its kwargs.
+    Every kind may have guidance_scale, the w of `bj.guided`, 0 for none. labels is a class, several, or "all" (on the command
+    line "3", "0,3,5", "all"); solvers for several classes are learned and measured on samples of all.
 
     Raises:
         ValueError: for an unknown kind, fields that the kind does not have, or a file that its importer refuses.
         FileNotFoundError: if the weights are missing; says which, and how to get them.
+        WrongType: if a function of yours returns something other than a Flow.
     """
     fields = check_section("config.flow", section, "with the field name and those of its kind").to_dict()
     name = fields.pop("name", None)
@@ -94,6 +102,8 @@ def load(section: ConfigDict) -> bj.Flow:
         fields["labels"] = _labels(fields["labels"])
     try:
         flow = kind.load(**fields)
+    except WrongType:
+        raise
     except TypeError as error:  # a string in place of a number, say
         raise ValueError(f"config.flow: {name!r} cannot be loaded with {fields}: {error}") from None
     return bj.sharding.replicate(bj.guided(flow, guidance_scale) if guidance_scale else flow)

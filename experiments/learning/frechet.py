@@ -102,6 +102,10 @@ def check_statistic(statistic: Statistic, flow: bj.Flow, select: str) -> None:
         raise ValueError(
             f"--select: wanted 'rmse' or {statistic.name!r}, which these features measure, got {select!r}."
         )
+    if len(flow.event_shape) != 3:
+        raise ValueError(
+            f"config.flow: wanted a flow of images [H, W, C], which have features, got the event shape {flow.event_shape}."
+        )
     if statistic.image_shape not in (None, flow.event_shape):
         raise ValueError(
             f"--features: wanted features of the flow's images {flow.event_shape}, got {statistic.source[1]}, of images "

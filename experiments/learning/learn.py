@@ -87,20 +87,16 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
     """
     recipe = _recipe(flow, job, plan)
     num_iterations = sum(stage.num_iterations for stage in recipe.stages)
-    bar = processes.bar(total=num_iterations, desc=label, unit="it")
     if finished := run.finished(job.name, job.nfe):
         theta, info = finished
-        with bar:
+        with processes.bar(total=num_iterations, desc=label, unit="it") as bar:
             bar.update(num_iterations)
             bar.set_postfix_str(f"from an earlier start: PSNR {info['validation']['psnr']:.2f} dB")
         return Learned(theta, info["history"], info["cost"])
 
-    with bar, run.checkpoints(job.name) as checkpoints:
+    with run.checkpoints(job.name) as checkpoints:
         state = checkpoints.restore(bj.init_state(job.start.suited(flow), recipe.stages))
-        done = 0 if state is None else int(state.iteration)
-        bar.update(done)
-        bar.set_postfix_str(f"from iteration {done}; compiling first")
-        with run.scalars(job.name, 0 if state is None else done + 1) as scalars:
+        with run.scalars(job.name, 0 if state is None else int(state.iteration) + 1) as scalars:
 
             def keep(state, record):
                 # The checkpoint comes last: a run that continues from an older one writes the rest again.
@@ -110,16 +106,14 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
                     kept, folder = _as_kept(state.theta), f"validations/{job.name}"
                     run.keep_solver(f"{record['iteration']}", kept, _for_json(record), folder=folder)
                 checkpoints.save(record["iteration"], state)
-                bar.update(record["iteration"] - bar.n)
-                best = float(bj.metrics.psnr(state.best_rmse))
-                bar.set_postfix_str(f"{record['stage']}: PSNR {record['psnr']:.2f} dB, best {best:.2f} dB")
                 stopping.stop_if_asked()
 
+            bar = bj.progress_bar(keep, label=label, disable=not processes.is_first())
             key = plan.key("fit", job.index)
             if plan.budget:
-                result = bj.fit(flow, job.start, key, recipe, state=state, callback=keep)
+                result = bj.fit(flow, job.start, key, recipe, state=state, callback=bar)
             else:
-                result = fit_on(flow, job.start, key, recipe, data, state, keep)
+                result = fit_on(flow, job.start, key, recipe, data, state, bar)
     history = [_for_json(record) for record in result.history]
     truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
     best = dict(validation=_for_json(result.best), lost=result.lost)

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from typing import TypeAlias
 
 import jax.numpy as jnp
@@ -40,9 +41,9 @@ def write(
         thetas = {job.num_steps: theta for job, theta in jobs.items() if theta.has_steps}
         if thetas:
             figures.append(_knots(base, thetas))
-        if len(flow.event_shape) == 3 and flow.event_shape[-1] in (1, 3):
-            figures.append(_samples(base, jobs, truth, measured.samples))
-        if thetas:
+        is_image = len(flow.event_shape) == 3 and flow.event_shape[-1] in (1, 3)
+        figures.append((_samples if is_image else _points)(base, jobs, truth, measured.samples))
+        if thetas and math.prod(flow.event_shape) > 1:
             figures.append(_paths(base, thetas, flow, truth))
     for name, heading, figure, caption in figures:
         picture = base64.b64encode(run.write_figure(name, figure)).decode()
@@ -100,16 +101,43 @@ def _knots(base, thetas):
 
 def _samples(base, jobs, truth, samples):
     rows = {"truth": truth.test.x1[: len(next(iter(samples.values())))]}
-    for job in jobs:
-        # A learned table has no base solver: it is shown with midpoint, or with Euler at an odd NFE.
-        plain = base if base in BASES else ("rk1" if job.nfe % 2 else "rk2")
-        for solver in (job.solver, plain):
-            rows[f"{solver}, NFE {job.nfe}"] = samples[solver, job.nfe]
+    rows |= _beside_plain(base, jobs, samples)
     caption = (
         "Each column starts from the same noise. Truth: Dopri5 to the config's tolerance, "
         f"{truth.test.evaluations.mean():.0f} evaluations."
     )
     return f"samples_{base}", f"Samples, {base}", plots.image_grid(rows), caption
+
+
+def _beside_plain(base, jobs, samples):
+    """Label -> samples of each learned solver, and of its base solver at the same NFE."""
+    rows = {}
+    for job in jobs:
+        # A learned table has no base solver: it is shown with midpoint, or with Euler at an odd NFE.
+        plain = base if base in BASES else ("rk1" if job.nfe % 2 else "rk2")
+        for solver in (job.solver, plain):
+            rows[f"{solver}, NFE {job.nfe}"] = samples[solver, job.nfe]
+    return rows
+
+
+def _points(base, jobs, truth, samples):
+    """The samples of a flow that is not one of images, as points in a plane."""
+    rows = _beside_plain(base, jobs, samples)
+    true = truth.test.x1[: len(next(iter(samples.values())))]
+    size = math.prod(true.shape[1:])
+    if size == 1:
+        panels = {label: np.stack([true.ravel(), ends.ravel()], axis=1) for label, ends in rows.items()}
+        true, axes = np.stack([true.ravel()] * 2, axis=1), ("true end", "end")
+        caption = "Across: the true end from the same noise. Up: the solver's. Grey: the diagonal."
+    else:
+        planes = [x.reshape(len(x), size) for x in (true, *rows.values())]
+        planes = planes if size == 2 else plots.principal_plane(*planes)
+        true, panels = planes[0], dict(zip(rows, planes[1:], strict=True))
+        kind = "coordinate" if size == 2 else "component"
+        axes = f"first {kind}", f"second {kind}"
+        caption = "Grey: the true ends from the same noises."
+        caption += "" if size == 2 else " In the plane of their first two principal components."
+    return f"samples_{base}", f"Samples, {base}", plots.points_in_plane(true, panels, axes), caption
 
 
 def _paths(base, thetas, flow, truth):

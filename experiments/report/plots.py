@@ -13,6 +13,7 @@ __all__ = [
     "image_grid",
     "knots",
     "paths_in_plane",
+    "points_in_plane",
     "principal_plane",
     "psnr_of_solvers",
 ]
@@ -141,6 +142,27 @@ def image_grid(rows: dict[str, np.ndarray]) -> Figure:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    return figure
+
+
+_PANELS_IN_A_ROW = 4
+
+
+@_styled
+def points_in_plane(truth: np.ndarray, panels: dict[str, np.ndarray], labels: tuple[str, str]) -> Figure:
+    """Samples as points, a panel for each solver: label -> [N, 2], over the true ones, [N, 2], in grey; `labels` of both axes."""
+    columns = min(len(panels), _PANELS_IN_A_ROW)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.9 * columns, 2.9 * rows))
+    cells = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, (label, points) in zip(cells, panels.items(), strict=False):
+        axes.scatter(*truth.T, s=6, color="0.75", linewidths=0)
+        axes.scatter(*np.asarray(points).T, s=6, color="#0072B2", linewidths=0, alpha=0.7)
+        axes.set(title=label)
+    for axes in cells[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel(labels[0], fontsize=9)
+    figure.supylabel(labels[1], fontsize=9)
     return figure
 
 

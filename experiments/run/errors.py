@@ -1,10 +1,10 @@
-"""What goes wrong with a run's folder, in one line each: the launchers print it and exit."""
+"""What goes wrong with a run's folder or the user's own flow: the launchers print it without a stack, and exit."""
 
 import contextlib
 import pathlib
 from collections.abc import Iterator
 
-__all__ = ["ReadError", "WriteError", "cannot_read", "reason_of", "writing"]
+__all__ = ["ReadError", "WriteError", "WrongType", "cannot_read", "reason_of", "writing"]
 
 
 class WriteError(OSError):
@@ -13,6 +13,10 @@ class WriteError(OSError):
 
 class ReadError(OSError):
     """A run cannot continue from what is in its folder. Nothing there was changed."""
+
+
+class WrongType(TypeError):
+    """The user's own code gave an object of the wrong type."""
 
 
 def reason_of(error: BaseException) -> str:

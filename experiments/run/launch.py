@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
-from experiments.run.errors import ReadError, WriteError, reason_of
+from experiments.run.errors import ReadError, WriteError, WrongType, reason_of
 
 __all__ = ["launch"]
 
@@ -36,7 +36,7 @@ def _without_stack():
     """End the program with the message alone of a wrong value, or of a file that cannot be read."""
     try:
         yield
-    except (ValueError, FileNotFoundError, ReadError, WriteError) as error:
+    except (ValueError, WrongType, FileNotFoundError, ReadError, WriteError) as error:
         raise SystemExit(str(error)) from None
     except OSError as error:  # a file that the user has named
         raise SystemExit(f"{error.filename or 'a file'}: cannot be read ({reason_of(error)}).") from None
