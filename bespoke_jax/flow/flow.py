@@ -107,6 +107,14 @@ class Flow:
         """
         return getattr(self.velocity, "slope_at_noise", 1.0)
 
+    @property
+    def outside_jax(self) -> bool:
+        """Whether the velocity is computed outside JAX, as that of `adapters.torch.flow` is.
+
+        It is then called directly, not from compiled programs. Where a program must contain it, under `jit`, it calls back.
+        """
+        return getattr(self.velocity, "outside_jax", False)
+
     def batch_shape(self, x: Float[Array, "..."], name: str = "x") -> tuple[Any, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`.
 

@@ -3,10 +3,13 @@
 Sampling compiles a whole solve as one program, at the cost of compiling the network anew for every number of evaluations. The
 programs here contain one velocity or none, and nothing of a solver: true paths, fits and validation share them for all families
 and numbers of evaluations.
+
+A velocity that runs outside JAX is not compiled but called: its errors are then its own, and its arrays are not copied.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +19,29 @@ from jaxtyping import Float
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.types import Array, Number, Scalar
 
-__all__ = ["combine", "velocity", "velocity_and_slope"]
+__all__ = ["Kernel", "combine", "velocity", "velocity_and_slope"]
 
 
-@jax.jit
+class Kernel:
+    """`function(flow, ...)`, compiled unless the flow's velocity runs outside JAX."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.compiled = jax.jit(function)
+        self.lower = self.compiled.lower
+        functools.update_wrapper(self, function)
+
+    def __call__(self, flow: Flow, *args: Any) -> Any:
+        return (self.function if flow.outside_jax else self.compiled)(flow, *args)
+
+
+@Kernel
 def velocity(flow: Flow, t: Scalar, x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
     """u_t(x), for x [B, *event]."""
     return flow(t, x)
 
 
-@jax.jit
+@Kernel
 def velocity_and_slope(
     flow: Flow, t: Float[Array, ""], x: Float[Array, "B *event"]
 ) -> tuple[Float[jax.Array, "B *event"], Float[jax.Array, "B *event"]]:

@@ -93,6 +93,11 @@ class PredictionVelocity:
     time_range: tuple[float, float]
 
     @property
+    def outside_jax(self) -> bool:
+        """The network's."""
+        return getattr(self.network, "outside_jax", False)
+
+    @property
     def slope_at_noise(self) -> float:
         """alphadot / alpha for a noise or score prediction, at least 1; else 1."""
         if self.prediction not in ("noise", "score"):
