@@ -4,7 +4,8 @@ Sampling compiles a whole solve as one program, at the cost of compiling the net
 programs here contain one velocity or none, and nothing of a solver: true paths, fits and validation share them for all families
 and numbers of evaluations.
 
-A velocity that runs outside JAX is not compiled but called: its errors are then its own, and its arrays are not copied.
+A velocity that runs outside JAX is in no compiled program. What surrounds it is traced once and then run operation by operation:
+its errors are its own, and its arrays need not leave their device.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Float
 
 from bespoke_jax.flow.flow import Flow
@@ -23,7 +25,7 @@ __all__ = ["Kernel", "combine", "velocity", "velocity_and_slope"]
 
 
 class Kernel:
-    """`function(flow, ...)`, compiled unless the flow's velocity runs outside JAX."""
+    """`function(flow, ...)` of trees of arrays, compiled unless the flow's velocity runs outside JAX."""
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
@@ -32,7 +34,21 @@ class Kernel:
         functools.update_wrapper(self, function)
 
     def __call__(self, flow: Flow, *args: Any) -> Any:
-        return (self.function if flow.outside_jax else self.compiled)(flow, *args)
+        if not flow.outside_jax:
+            return self.compiled(flow, *args)
+        leaves, tree = jax.tree.flatten((flow, *args))
+        shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        operations, out_tree = _traced(self.function, tree, shapes)
+        return jax.tree.unflatten(out_tree, operations(*leaves))
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(function, tree, shapes):
+    """(a function of leaves that runs the operations of `function` one by one, the structure of its results)."""
+    closed, out = jax.make_jaxpr(lambda *leaves: function(*jax.tree.unflatten(tree, leaves)), return_shape=True)(
+        *shapes
+    )
+    return jaxpr_as_fun(closed), jax.tree.structure(out)
 
 
 @Kernel

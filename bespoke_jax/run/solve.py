@@ -54,11 +54,11 @@ def _runs_outside(*args: Any) -> bool:
     return args[0].outside_jax and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
 
 
-def _solve_outside(flow: Flow, solver: Solver, x0: jax.Array, return_path: bool = False) -> jax.Array:
+def _solve_outside(flow: Flow, solver: Solver, x0: Array, return_path: bool = False) -> jax.Array:
     """`_run` as a loop in Python, for a velocity that runs outside JAX."""
-    x0 = jnp.asarray(x0)
-    (x, other), step, num_steps = solver.program(flow, x0)
-    path = [x0]
+    start = jnp.asarray(x0)
+    (x, other), step, num_steps = solver.program(flow, start)
+    path = [start]
     for i in range(num_steps):
         x, other = step(jnp.asarray(i), (x, other))
         path.append(x)

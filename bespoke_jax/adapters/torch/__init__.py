@@ -80,7 +80,8 @@ def flow(
     if scheduler is None and prediction == "velocity":
         found = Flow(velocity, params, event_shape, None, **options)
     else:
-        found = Flow.from_prediction(velocity, params, event_shape, scheduler, prediction, **options)
+        wanted: Any = scheduler  # from_prediction refuses None
+        found = Flow.from_prediction(velocity, params, event_shape, wanted, prediction, **options)
     check_calls(found, called)
     return found
 
