@@ -3,9 +3,9 @@
 Needs torch, torchcfm and diffusers. The networks are small U-Nets with random weights. The first table has a frugal fit of
 rk2-bespoke, n = 4, through `adapters.torch.flow` and through the importer, with the same key: the largest difference of the
 learned numbers, and what each cost in velocity evaluations. The second has times over those of PyTorch alone, calling the model
-and its autograd as often on the same batch: a velocity; a linearisation and two pullbacks; a whole update, as `benchmarks.updates` has
-it. They are timed in turns, and the least times of many rounds are compared; "by chance" is the ratio of half of PyTorch's times
-to the other half.
+and its autograd as often on the same batch: a velocity; a linearisation and two pullbacks; a whole update, as
+`benchmarks.updates` has it. They are timed in turns, and the least times of many rounds are compared; "by chance" is the ratio
+of half of PyTorch's times to the other half.
 """
 
 import argparse

@@ -22,8 +22,12 @@ def modules_of(function: Callable) -> list[Any]:
     """
     module = import_torch().nn.Module
     if isinstance(function, functools.partial):
-        named = [function.func, *function.args, *function.keywords.values()]
-    elif inspect.ismethod(function):
+        return [
+            found
+            for value in (function.func, *function.args, *function.keywords.values())
+            for found in modules_of(value)
+        ]
+    if inspect.ismethod(function):
         named = [function.__self__]
     elif inspect.isfunction(function):
         variables = inspect.getclosurevars(function)
