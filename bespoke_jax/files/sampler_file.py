@@ -57,7 +57,8 @@ def save_sampler(
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity is computed outside
-            JAX (`adapters.torch`); if it cannot be traced with a symbolic batch size; if the parameters' tree has nodes that `jax.export` cannot write.
+            JAX (`adapters.torch`), or cannot be traced with a symbolic batch size; if the parameters' tree has nodes that
+            `jax.export` cannot write.
         OSError: if the folder is missing, or the file cannot be written. The velocity's own errors pass unchanged.
         ImportError: if flatbuffers is missing, which `jax.export` needs (`pip install 'bespoke_jax[export]'`).
 
