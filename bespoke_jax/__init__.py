@@ -14,6 +14,7 @@ Each subpackage or module, a "room", imports only from its own line and the line
     compare                      a solver beside the usual ones
     files/                       solver files, sampler files
     models/                      networks, importers, the shipped flows
+    adapters/                    bridges to other libraries, imported by name
 """
 
 import importlib

@@ -2,7 +2,7 @@
 
 import importlib
 
-__all__ = ["diffrax", "equinox", "linen", "nnx", "scheduler"]
+__all__ = ["diffrax", "equinox", "linen", "nnx", "scheduler", "torch"]
 
 
 def __getattr__(name: str):

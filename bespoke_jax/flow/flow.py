@@ -142,6 +142,14 @@ class Flow:
         """
         return self.scheduler if self.source is None else None
 
+    @property
+    def outside_jax(self) -> bool:
+        """Whether the velocity is computed outside JAX, as that of `adapters.torch.flow` is.
+
+        It is then called directly, not from compiled programs. Where a program must contain it, under `jit`, it calls back.
+        """
+        return getattr(self.velocity, "outside_jax", False)
+
     def batch_shape(self, x: Float[Array, "..."], name: str = "x") -> tuple[Any, ...]:
         """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`.
 

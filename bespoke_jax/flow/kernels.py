@@ -3,29 +3,61 @@
 Sampling compiles a whole solve as one program, at the cost of compiling the network anew for every number of evaluations. The
 programs here contain one velocity or none, and nothing of a solver: true paths, fits and validation share them for all families
 and numbers of evaluations.
+
+A velocity that runs outside JAX is in no compiled program. What surrounds it is traced once and then run operation by operation:
+its errors are its own, and its arrays need not leave their device.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Float
 
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.types import Array, Number, Scalar
 
-__all__ = ["combine", "velocity", "velocity_and_slope"]
+__all__ = ["Kernel", "combine", "velocity", "velocity_and_slope"]
 
 
-@jax.jit
+class Kernel:
+    """`function(flow, ...)` of trees of arrays, compiled unless the flow's velocity runs outside JAX."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.compiled = jax.jit(function)
+        self.lower = self.compiled.lower
+        functools.update_wrapper(self, function)
+
+    def __call__(self, flow: Flow, *args: Any) -> Any:
+        if not flow.outside_jax:
+            return self.compiled(flow, *args)
+        leaves, tree = jax.tree.flatten((flow, *args))
+        shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        operations, out_tree = _traced(self.function, tree, shapes)
+        return jax.tree.unflatten(out_tree, operations(*leaves))
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(function, tree, shapes):
+    """(a function of leaves that runs the operations of `function` one by one, the structure of its results)."""
+    closed, out = jax.make_jaxpr(lambda *leaves: function(*jax.tree.unflatten(tree, leaves)), return_shape=True)(
+        *shapes
+    )
+    return jaxpr_as_fun(closed), jax.tree.structure(out)
+
+
+@Kernel
 def velocity(flow: Flow, t: Scalar, x: Float[Array, "B *event"]) -> Float[jax.Array, "B *event"]:
     """u_t(x), for x [B, *event]."""
     return flow(t, x)
 
 
-@jax.jit
+@Kernel
 def velocity_and_slope(
     flow: Flow, t: Float[Array, ""], x: Float[Array, "B *event"]
 ) -> tuple[Float[jax.Array, "B *event"], Float[jax.Array, "B *event"]]:

@@ -130,6 +130,11 @@ class PredictionVelocity:
     per_sample_time: bool | None
 
     @property
+    def outside_jax(self) -> bool:
+        """The network's."""
+        return getattr(self.network, "outside_jax", False)
+
+    @property
     def slope_at_noise(self) -> float:
         """alphadot / alpha for a noise or score prediction, at least 1; else 1."""
         if self.prediction not in ("noise", "score"):

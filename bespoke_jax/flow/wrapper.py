@@ -19,3 +19,8 @@ class Wrapper:
     def slope_at_noise(self) -> float:
         """The wrapped velocity's."""
         return getattr(self.velocity, "slope_at_noise", 1.0)
+
+    @property
+    def outside_jax(self) -> bool:
+        """The wrapped velocity's."""
+        return getattr(self.velocity, "outside_jax", False)

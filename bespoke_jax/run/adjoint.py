@@ -118,7 +118,7 @@ def table_gradients(
         else:
             pullback = trace.pullbacks[i]
         # One cotangent at a time: on CPUs a batch of them takes at least half as long again.
-        in_t, in_x = zip(*(_apply(pullback, w) for w in _unstacked(factors)), strict=True)
+        in_t, in_x = zip(*(_pulled(flow, pullback, w) for w in _unstacked(factors)), strict=True)
         by_t.append(_stacked(in_t))
         after.insert(0, _stacked(in_x))
     first = None if table.first is None else _inner(after[0], trace.x0)
@@ -140,7 +140,7 @@ def finite(
 ) -> Bool[jax.Array, "2"]:
     """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are."""
     _, pullback = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
-    return _all_finite((velocity,), _apply(pullback, jnp.ones_like(x)))
+    return _all_finite((velocity,), _pulled(flow, pullback, jnp.ones_like(x)))
 
 
 def end_points(
@@ -152,7 +152,7 @@ def end_points(
     return jnp.concatenate([solver.end(of_samples(flow, part), x0[part]) for part in parts])
 
 
-@jax.jit
+@kernels.Kernel
 def _linearised(flow: Flow, t: Scalar, x: Array) -> tuple[jax.Array, Callable]:
     """u [B, *event], and its pullback w -> (w^T du/dt [B], w^T du/dx), which holds the network's activations.
 
@@ -160,6 +160,10 @@ def _linearised(flow: Flow, t: Scalar, x: Array) -> tuple[jax.Array, Callable]:
     pass.
     """
     return jax.vjp(functools.partial(each_at_its_time, flow), jnp.broadcast_to(t, x.shape[:1]), x)
+
+
+def _pulled(flow, pullback, w):
+    return pullback(w) if flow.outside_jax else _apply(pullback, w)
 
 
 @jax.jit

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -45,7 +46,23 @@ def solve(
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_solver_arrays("solver", solver, needs_table=False)
     check_size(flow, math.prod(flow.batch_shape(x0, "x0")), "x0")
-    return _solve(flow, solver, x0, return_path)
+    return (_solve_outside if _runs_outside(flow, solver, x0) else _solve)(flow, solver, x0, return_path)
+
+
+def _runs_outside(*args: Any) -> bool:
+    """Whether the velocity runs outside JAX, and nothing is traced."""
+    return args[0].outside_jax and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
+
+
+def _solve_outside(flow: Flow, solver: Solver, x0: Array, return_path: bool = False) -> jax.Array:
+    """`_run` as a loop in Python, for a velocity that runs outside JAX."""
+    start = jnp.asarray(x0)
+    (x, other), step, num_steps = solver.program(flow, start)
+    path = [start]
+    for i in range(num_steps):
+        x, other = step(jnp.asarray(i), (x, other))
+        path.append(x)
+    return jnp.stack(path) if return_path else x
 
 
 def _run(flow: Flow, solver: Solver, x0: jax.Array, return_path: bool = False) -> jax.Array:
@@ -97,4 +114,5 @@ def sample(
     check_solver_arrays("theta", theta, needs_table=False)
     flow = in_turn(params, num_samples or 1)
     x0 = flow.noise(key, () if num_samples is None else (num_samples,), dtype)
-    return _solve_in_place(flow, theta, x0 if num_samples is None else spread(params, x0))
+    x0 = x0 if num_samples is None else spread(params, x0)
+    return (_solve_outside if _runs_outside(flow, theta, x0) else _solve_in_place)(flow, theta, x0)
