@@ -1,6 +1,7 @@
 """Solvers as code in other languages: each file runs alone and ends where `solve` does."""
 
 import dataclasses
+import json
 import sys
 
 import jax
@@ -241,7 +242,7 @@ def test_a_pipeline_of_diffusers_samples_with_it(monkeypatch):
     def velocity(t, x):
         alpha, sigma, alpha_dot, sigma_dot = (float(value) for value in scheduler.at(jnp.float32(t)))
         step = np.interp(np.log(sigma / alpha), np.log(LEVELS), np.arange(1000))
-        v = network(torch.tensor(x), step, return_dict=False)[0].numpy()
+        v = network(torch.tensor(x), torch.tensor(step), return_dict=False)[0].numpy()
         return (alpha_dot * (alpha * x - sigma * v) + sigma_dot * (sigma * x + alpha * v)).astype(np.float32)
 
     x0 = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(0)).numpy()
@@ -286,3 +287,26 @@ def test_diffusers_scheduler_refuses_what_it_cannot_do(monkeypatch):
 
 def test_every_language_is_tested():
     assert set(LANGUAGES) == {"numpy", "torch", "jax", "diffusers"}
+
+
+# --- The launcher ---
+
+
+def test_launcher_writes_the_file_or_says_what_is_wrong(tmp_path, capsys):
+    from experiments import export
+
+    bj.save_solver(tmp_path / "s.json", SOLVERS["general"])
+    assert export.main([str(tmp_path / "s.json"), "--to", "numpy", "--out", str(tmp_path / "s.py")]) == 0
+    text = (tmp_path / "s.py").read_text()
+    np.testing.assert_allclose(run(text)["sample"](own, X0), bj.solve(FLOW, GENERAL, X0), rtol=1e-5, atol=1e-5)
+    assert export.main([str(tmp_path / "s.json"), "--to", "numpy"]) == 0 and capsys.readouterr().out == text
+    assert export.main([str(tmp_path / "none.json"), "--to", "jax"]) == 1
+    assert "none.json" in capsys.readouterr().err
+
+    network = dict(_class_name="DDIMScheduler", beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction")
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(network))
+    command = [str(tmp_path / "s.json"), "--to", "diffusers", "--network", str(tmp_path / "scheduler_config.json")]
+    assert export.main(command) == 0
+    nearest = bj.schedulers.VariancePreserving(0.1, 20.0)
+    wanted = export_code(GENERAL, "diffusers", scheduler=nearest, prediction="v", betas=np.linspace(1e-4, 0.02, 1000))
+    assert capsys.readouterr().out == wanted

@@ -2,7 +2,7 @@
 
 import importlib
 
-__all__ = ["diffrax", "equinox", "linen", "nnx", "scheduler"]
+__all__ = ["diffrax", "equinox", "hackable_diffusion", "linen", "nnx", "scheduler"]
 
 
 def __getattr__(name: str):
