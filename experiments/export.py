@@ -9,6 +9,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import bespoke_jax as bj
 from bespoke_jax.files.atomic import check_target, write_whole
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         scheduler = None if given.scheduler is None else bj.schedulers.by_name(given.scheduler)
-        options = dict(scheduler=scheduler)
+        options: dict[str, Any] = dict(scheduler=scheduler)
         if given.network is not None:
             options |= _of_network(pathlib.Path(given.network), scheduler)
         text = export_code(bj.load_solver(given.solver), given.to, **options)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _of_network(path: pathlib.Path, scheduler: bj.schedulers.Scheduler | None) -> dict:
+def _of_network(path: pathlib.Path, scheduler: bj.schedulers.Scheduler | None) -> dict[str, Any]:
     """The arguments of `export_code` that a scheduler_config.json of diffusers says."""
     found, nearest = preconditioning_of(path)
     if found.kind == "flow":

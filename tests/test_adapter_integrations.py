@@ -36,3 +36,78 @@ def test_gensbi(solver):
     x0 = jax.random.normal(jax.random.key(0), (6, 3))
     found = FMODESolver(Velocity()).get_sampler(method=TableSolver(solver), step_size=1.0)(x0)
     np.testing.assert_allclose(found, bj.solve(FLOW, solver, x0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cellflow(solver):
+    pytest.importorskip("cellflow")
+    import diffrax
+    import optax
+    from cellflow.networks import ConditionalVelocityField
+    from cellflow.solvers import OTFlowMatching
+    from cellflow.utils import match_linear
+
+    from bespoke_jax.adapters.diffrax import TableSolver
+
+    try:
+        from cellflow._compat import ConstantNoiseFlow
+    except ImportError:
+        from ott.neural.methods.flows.dynamics import ConstantNoiseFlow
+
+    field = ConditionalVelocityField(
+        output_dim=3, max_combination_length=1, condition_embedding_dim=4, hidden_dims=(8,), decoder_dims=(8,)
+    )
+    model = OTFlowMatching(
+        vf=field,
+        match_fn=match_linear,
+        probability_path=ConstantNoiseFlow(0.0),
+        optimizer=optax.sgd(0.1),
+        conditions={"drug": np.ones((2, 1, 3), np.float32)},
+        rng=jax.random.PRNGKey(0),
+    )
+    model.is_trained = True
+    x0 = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    condition = {"drug": np.full((1, 1, 3), 0.5, np.float32)}
+
+    def sampled(solver):
+        return model.predict(
+            x0, condition, solver=TableSolver(solver), dt0=1.0, stepsize_controller=diffrax.ConstantStepSize()
+        )
+
+    def velocity(params, t, x):
+        encoder_noise = np.zeros((1, 4), np.float32)
+        call = model.vf_state_inference.apply_fn
+        return jax.vmap(lambda one: call({"params": params}, t, one, condition, encoder_noise, train=False)[0])(x)
+
+    flow = bj.Flow(velocity, model.vf_state_inference.params, (3,))
+    found = sampled(solver)
+    np.testing.assert_allclose(found, bj.solve(flow, solver, x0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(sampled(solver), found)
+    assert len(model._predict_fn_cache) == 1  # equal solvers share its compiled sampler
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["RFSchedule", "CosineSchedule"])
+def test_hackable_diffusion(solver, name):
+    pytest.importorskip("hackable_diffusion")
+    from hackable_diffusion.lib.corruption import schedules
+    from hackable_diffusion.lib.corruption.gaussian import GaussianProcess
+
+    from bespoke_jax.adapters.hackable_diffusion import sampler
+
+    ours = {"RFSchedule": bj.schedulers.CondOT(), "CosineSchedule": bj.schedulers.Cosine()}[name]
+    flow = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3, scheduler=ours)
+
+    def inference(xt, conditioning, time):
+        t = 1 - time[0, 0]
+        level = ours.at(t)
+        determinant = level.alpha * level.sigma_dot - level.sigma * level.alpha_dot
+        return {"x0": (level.sigma_dot * xt - level.sigma * flow(t, xt)) / determinant}
+
+    process = GaussianProcess(schedule=getattr(schedules, name)())
+    x0 = jax.random.normal(jax.random.key(0), (6, 3))
+    last, steps = sampler(solver, process)(inference, jax.random.key(1), x0)
+    np.testing.assert_allclose(last.xt, bj.solve(flow, solver, x0), rtol=1e-4, atol=1e-4)
+    assert steps.xt.shape == (solver.nfe + 1, 6, 3)
+    with pytest.raises(ValueError, match="solver: wanted one that evaluates one velocity"):
+        sampler(bj.by_call(bj.classic.euler(2), 1.5), process)

@@ -37,7 +37,11 @@ def call_of(call: Any, function: Callable, condition: Any, *, one_sample: bool) 
         if not callable(call):
             raise TypeError(f"call: wanted a function of (module, t, x), got {type(call).__name__}.")
         return call
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "key", "rngs")]
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin
+        parameters = []
+    parameters = [p for p in parameters if p.name not in ("self", "key", "rngs")]
     names = [
         p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]

@@ -24,7 +24,7 @@ def sampler(solver: Solver, corruption_process: Any) -> Any:
         TypeError: if `solver` is not a solver with a table.
         ValueError: if it has fewer than 2 evaluations, or calls the networks of guidance apart.
     """
-    from hackable_diffusion.lib.sampling.sampling import DiffusionSampler
+    from hackable_diffusion.lib.sampling.sampling import DiffusionSampler  # pyright: ignore[reportMissingImports]
 
     table = to_table(check_solver_arrays("solver", solver))
     if table.fields is not None:
@@ -47,7 +47,7 @@ class TableSchedule:
 
     def all_step_infos(self, rng: jax.Array, num_steps: int, data_spec: jax.Array) -> Any:
         """A `StepInfo` of each step, [num_steps, B, 1, ...]."""
-        from hackable_diffusion.lib.sampling.base import StepInfo
+        from hackable_diffusion.lib.sampling.base import StepInfo  # pyright: ignore[reportMissingImports]
 
         if num_steps != self.table.nfe + 1:
             raise ValueError(f"num_steps: wanted {self.table.nfe + 1}, one more than evaluations, got {num_steps}.")
@@ -70,7 +70,7 @@ class TableStep:
 
     def initialize(self, initial_noise: jax.Array, initial_step_info: Any) -> Any:
         """The first state."""
-        from hackable_diffusion.lib.sampling.base import DiffusionStep
+        from hackable_diffusion.lib.sampling.base import DiffusionStep  # pyright: ignore[reportMissingImports]
 
         carry = self.table.begin(initial_noise)
         return DiffusionStep(xt=carry.x, step_info=initial_step_info, aux=dict(carry=carry))

@@ -101,7 +101,7 @@ class TableScheduler:
     def scale_model_input(
         self, sample: Float[Array, "*shape"], timestep: Scalar | None = None
     ) -> Float[jax.Array, "*shape"]:
-        """What the network is to be given: the sample, or the first state made of the noise by a table with a first row of its own."""
+        """What the network is to be given: the sample; of a table with a first row of its own, at first the state made of it."""
         if self._index == 0:
             self._carry = self._table.begin(sample)
             return self._carry.x

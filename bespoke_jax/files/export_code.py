@@ -89,7 +89,7 @@ def export_code(
             _velocity_path(times, scheduler) if prediction == "velocity" else _ddpm(times, scheduler, prediction, betas)
         )
         text += "".join(f"\n{name} = {_list(values)}" for name, values in network.items())
-        steps = 1000 if betas is None else len(betas)
+        steps = 1000 if betas is None else len(check_numbers("betas", betas, ("N",)))
         fill |= dict(num_train_timesteps=steps, prediction_type=_DIFFUSERS[prediction], output=_OUTPUTS[prediction])
         fill |= dict(init_noise_sigma=noise_std, is_flow=prediction == "velocity")
     calls = "velocity(t, x)" if table.fields is None else "velocity(t, x, field)"
