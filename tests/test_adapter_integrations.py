@@ -111,3 +111,62 @@ def test_hackable_diffusion(solver, name):
     assert steps.xt.shape == (solver.nfe + 1, 6, 3)
     with pytest.raises(ValueError, match="solver: wanted one that evaluates one velocity"):
         sampler(bj.by_call(bj.classic.euler(2), 1.5), process)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["FlowMatching", "VPCosine"])
+def test_diffusionlab(solver, name):
+    pytest.importorskip("diffusionlab")
+    from diffusionlab.processes import gaussian
+    from diffusionlab.sampling import sample, uniform_schedule
+    from diffusionlab.typing import Prediction
+
+    from bespoke_jax.adapters.diffusionlab import sampler, schedule
+
+    ours = {"FlowMatching": bj.schedulers.CondOT(), "VPCosine": bj.schedulers.Cosine()}[name]
+    flow = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3, scheduler=ours)
+    begun = []
+
+    def predictor(x, s, t, cond, aux):
+        begun.append(x)
+        time = 1 - t[0]
+        level = ours.at(time)
+        determinant = level.alpha * level.sigma_dot - level.sigma * level.alpha_dot
+        return Prediction(value=(level.sigma_dot * x - level.sigma * flow(time, x)) / determinant, kind="x_0")
+
+    process = getattr(gaussian, name)(data_shape=(3,))
+    found = sample(jax.random.key(0), sampler(solver, process), predictor, 6, schedule(solver, 6))
+    np.testing.assert_allclose(found, bj.solve(flow, solver, begun[0]), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="time_schedule: wanted"):
+        sample(jax.random.key(0), sampler(solver, process), predictor, 6, uniform_schedule(3, 6))
+    with pytest.raises(ValueError, match="solver: wanted one that evaluates one velocity"):
+        sampler(bj.by_call(bj.classic.euler(2), 1.5), process)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_swirl_dynamics(solver):
+    pytest.importorskip("swirl_dynamics")
+    from swirl_dynamics.lib.diffusion import diffusion, samplers
+
+    from bespoke_jax.adapters.swirl_dynamics import TableIntegrator, scheduler
+
+    scheme = diffusion.Diffusion.create_variance_exploding(diffusion.tangent_noise_schedule(10.0), data_std=1.0)
+    tspan = jax.numpy.array([1.0, 0.5, 0.01])
+
+    def denoise(x, sigma, cond):  # of Gaussian data, mean 2, standard deviation 0.5
+        return (2.0 * sigma**2 + x * 0.25) / (0.25 + sigma**2)
+
+    ours = scheduler(scheme, 0.01)
+
+    def network(params, t, x):
+        level = ours.at(t)
+        return denoise(x / level.alpha, level.sigma / level.alpha, None)
+
+    flow = bj.Flow.from_prediction(network, None, (3,), ours, prediction="data", time_margin=0.0)
+    library = samplers.OdeSampler(
+        input_shape=(3,), scheme=scheme, denoise_fn=denoise, tspan=tspan, apply_denoise_at_end=False,
+        return_full_paths=True, integrator=TableIntegrator(solver),
+    )  # fmt: skip
+    noise, data = library.generate(6, jax.random.key(0))
+    np.testing.assert_allclose(np.std(noise), float(ours.sigma(0.0)), rtol=0.5)
+    np.testing.assert_allclose(data, bj.solve(flow, solver, noise), rtol=1e-3, atol=1e-3)

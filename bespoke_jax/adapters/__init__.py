@@ -7,9 +7,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bespoke_jax.adapters import diffrax, equinox, hackable_diffusion, linen, nnx, scheduler
+    from bespoke_jax.adapters import (
+        diffrax,
+        diffusionlab,
+        equinox,
+        hackable_diffusion,
+        linen,
+        nnx,
+        scheduler,
+        swirl_dynamics,
+    )
 
-__all__ = ["diffrax", "equinox", "hackable_diffusion", "linen", "nnx", "scheduler"]
+__all__ = ["diffrax", "diffusionlab", "equinox", "hackable_diffusion", "linen", "nnx", "scheduler", "swirl_dynamics"]
 
 
 def __getattr__(name: str):
