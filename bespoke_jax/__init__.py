@@ -14,7 +14,7 @@ Each subpackage or module, a "room", imports only from its own line and the line
     compare                      a solver beside the usual ones
     files/                       solver files, sampler files
     models/                      networks, importers, the shipped flows
-    adapters/                    bridges to other libraries, imported by name
+    adapters/                    bridges to other libraries
 """
 
 import importlib
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from bespoke_jax import classic, fid, metrics, schedulers
 from bespoke_jax.compare import SolverCheck, check_solver
+from bespoke_jax.files.export_code import export_code
 from bespoke_jax.files.sampler_file import Sampler, load_sampler, save_sampler
 from bespoke_jax.files.solver_file import load_solver, save_solver
 from bespoke_jax.fitting import losses
@@ -58,7 +59,7 @@ from bespoke_jax.solver import to_table
 from bespoke_jax.table import SolverTable
 
 if TYPE_CHECKING:
-    from bespoke_jax import models
+    from bespoke_jax import adapters, models
 
 __all__ = [
     "DEFAULT_STAGES",
@@ -84,12 +85,14 @@ __all__ = [
     "SolverTable",
     "Stage",
     "Theta",
+    "adapters",
     "adjoint",
     "analytic",
     "by_call",
     "check_solver",
     "classic",
     "corrected",
+    "export_code",
     "fid",
     "fit",
     "fit_ladder",
@@ -128,7 +131,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Import `models` when it is first used, because it needs Flax, which the rest of the package does not."""
-    if name == "models":
-        return importlib.import_module("bespoke_jax.models")
+    """Import `models` and `adapters` when they are first used: they need libraries that the rest of the package does not."""
+    if name in ("adapters", "models"):
+        return importlib.import_module(f"bespoke_jax.{name}")
     raise AttributeError(f"module 'bespoke_jax' has no attribute {name!r}")

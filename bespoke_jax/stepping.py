@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -50,11 +51,13 @@ def begin(table: "SolverTable", x0: Float[Array, "*shape"], image: Float[Array, 
     x, coming = x0, _along(table.a, x0, wide) * x0.astype(wide)
     if table.first is not None:
         x = (_along(table.first[None], x0, wide)[0] * x0.astype(wide)).astype(dtype)
+    if table.c is None and image is not None:
+        raise ValueError("image: wanted None, because the table has no image, got one.")
     if table.c is not None:
-        shown = table.xi if image is None else image
-        assert shown is not None
-        if shape[max(0, len(shape) - jnp.ndim(shown)) :] != jnp.shape(shown) and jnp.size(shown) != x0.size:
-            raise ValueError(f"image: wanted the shape of x0, {shape}, or of one sample, got {jnp.shape(shown)}.")
+        shown: Any = table.xi if image is None else image
+        size = check_numeric("image", shown)[0]
+        if shape[max(0, len(shape) - len(size)) :] != size and math.prod(size) != math.prod(shape):
+            raise ValueError(f"image: wanted the shape of x0, {shape}, or of one sample, got {size}.")
         shown = like(shown, x0).astype(wide)
         x = (x.astype(wide) + _along(table.c[:1], x0, wide)[0] * shown).astype(dtype)
         coming = coming + _along(table.c[1:], x0, wide) * shown

@@ -3,6 +3,7 @@
 "Right" is what the same call gives for the plain Python value that the odd one stands for: np.int64(4) samples are those of 4.
 """
 
+import dataclasses
 import functools
 import re
 
@@ -22,6 +23,7 @@ FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
 X0 = jax.random.normal(KEY, (4, 2))
 THETA = bj.init_theta("rk1", 3)
 X1 = bj.solve(FLOW, THETA, X0)
+GENERAL = dataclasses.replace(bj.classic.euler(3), c=jnp.zeros(4), xi=jnp.ones(2))
 KNOTS = dict(t=[0.0, 0.5, 1.0], dt=[1.0, 1.0], s=[1.0, 1.0, 1.0], ds=[0.0, 0.0])
 STAGES = (bj.Stage("endpoint", 1, batch_size=4),)
 RECIPE = bj.Recipe(stages=STAGES, num_paths=4, num_validation=4, rtol=1e-3, atol=1e-3, choose_start=False)
@@ -123,6 +125,25 @@ CALLS = {
     "mixture": (bj.analytic.mixture, dict(means=[[0.0, 1.0]], std=0.5, weights=[1.0], scheduler=None)),
     "unipc": (bj.classic.unipc, dict(nfe=6, scheduler=bj.schedulers.CondOT(), order=2, grid="uniform")),
     "EDM": (bj.schedulers.EDM, dict(sigma_min=0.01, sigma_max=10.0, rho=7.0)),
+    "begin": (GENERAL.begin, dict(x0=X0)),
+    "step": (GENERAL.step, dict(i=1, carry=GENERAL.begin(X0), u=X0)),
+    "times": (GENERAL.times, dict(convention="sigma", scheduler=bj.schedulers.EDM())),
+    "export_code": (
+        bj.export_code,
+        dict(solver=THETA, to="diffusers", scheduler=bj.schedulers.Cosine(), prediction="v")
+        | dict(betas=[0.1, 0.2], time_range=(0.0, 1.0)),
+    ),
+    "TableSolver": (bj.adapters.diffrax.TableSolver, dict(solver=THETA, noise_at=1)),
+    "TableScheduler": (
+        bj.adapters.scheduler.TableScheduler,
+        dict(solver=THETA, convention="noise_at_1", scheduler=bj.schedulers.CondOT(), prediction="data"),
+    ),
+    "equinox": (
+        bj.adapters.equinox.flow,
+        dict(
+            module=lambda t, x: -x, event_shape=(2,), scheduler=None, prediction="velocity", call=None, condition=None
+        ),
+    ),
     "Distance": (bj.losses.Distance, dict(function=None, features=jnp.tanh, average="log", name="mine")),
 }
 
@@ -172,11 +193,14 @@ ALSO = {
     "y": ("rmse",),
     "means": ("weights", "std"),
     "a": ("b",),
+    "module": ("x", "velocity"),
 }
 # Numbers that are not finite are what comes of them.
-OF_THE_CALLER = ("Flow", "from_prediction", "given", "guided", "fit")  # what they return holds what they were given
-CALLED = ("u", "callback", "unconditional", "guidance_scale")  # functions of the caller's, which raise what they like
-NOT_FINITE = ("x0", "x", "y", "t", "error")
+# What they return holds what they were given.
+OF_THE_CALLER = ("Flow", "from_prediction", "given", "guided", "fit", "equinox")
+# Functions of the caller's, which raise what they like.
+CALLED = ("u", "callback", "unconditional", "guidance_scale", "call")
+NOT_FINITE = ("x0", "x", "y", "t", "u", "error")
 
 
 def finite(result) -> bool:

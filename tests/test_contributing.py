@@ -83,7 +83,7 @@ def orders(make, steps, problem="mixture 5"):
 
 
 def test_each_kind_has_a_file_and_all_but_the_adapter_a_row():
-    assert len(FILES) == 6
+    assert len(FILES) == 5
     assert set(ROWS) == {"FAMILIES", "LOSSES", "_BY_NAME", "_ON_VELOCITY", "_KINDS"}
     assert len(BLOCKS) == PAGE.count("```python\n") == len(FILES) + len(ROWS)
 
@@ -272,29 +272,3 @@ def test_importer_refuses_a_truncated_file(place, tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"mlp\.safetensors: truncated"):
         flows.load(mlp_section(path))
-
-
-def test_adapter_ends_where_solve_does(place):
-    eqx = pytest.importorskip("equinox")
-    adapter = place("bespoke_jax/adapters/equinox.py")
-
-    class Velocity(eqx.Module):
-        layers: eqx.nn.MLP
-
-        def __call__(self, t, x):
-            return self.layers(jnp.append(x, t))
-
-    module = Velocity(eqx.nn.MLP(4, 3, 8, 1, key=KEY))
-    flow, solver = adapter.flow(module, (3,)), bj.init_theta("rk2", 4)
-    x0 = flow.noise(jax.random.key(1), (6,))
-    np.testing.assert_allclose(flow(0.3, x0), jax.vmap(lambda x: module(0.3, x))(x0), rtol=1e-6, atol=1e-6)
-    found = adapter.sampler(module, solver)(x0)
-    np.testing.assert_allclose(found, bj.solve(flow, solver, x0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found, solver.end(flow, x0))  # the same programs, from the same loop
-
-
-def test_adapter_needs_its_library_only_when_called(place, monkeypatch):
-    monkeypatch.setitem(sys.modules, "equinox", None)
-    adapter = place("bespoke_jax/adapters/equinox.py")
-    with pytest.raises(ImportError):
-        adapter.flow(lambda t, x: x, (3,))

@@ -1,0 +1,90 @@
+"""Flax linen: a module and its variables as a flow."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from bespoke_jax.adapters.calls import call_of, flow_of
+from bespoke_jax.flow.conditions import CONDITION
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.types import PyTree
+
+__all__ = ["flow"]
+
+
+def flow(
+    module: Any,
+    variables: PyTree,
+    event_shape: Sequence[int],
+    scheduler: Scheduler | None = None,
+    *,
+    prediction: str = "velocity",
+    call: Callable | None = None,
+    condition: PyTree = None,
+) -> Flow:
+    """A linen module as a flow; its variables are the flow's parameters.
+
+    Args:
+        module: the module; t = 0 is noise, t = 1 data.
+        variables: as for `module.apply`, with batch statistics if it has some.
+        event_shape, scheduler: as for `Flow`.
+        prediction: what the module predicts, as for `Flow.from_prediction`.
+        call: `call(module, t, x) -> prediction`, t a scalar and x [B, *event]; `module` is bound to its variables. Define it
+            once, at module level. None if `__call__` takes a batch and a time for each sample, [B], and no more: whichever of
+            its two parameters is called t, time(s) or timestep(s) is the time. For example
+            `lambda module, t, x: module(x, 1000 * (1 - t), train=False)`.
+        condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
+            conditions, and `guided`.
+
+    Raises:
+        TypeError: if `module` is not a linen module; for the rest as `Flow`.
+        ValueError: if the module is in training mode: if it draws dropout, or updates batch statistics; if `call` is missing; if
+            the module returns another shape.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> class Net(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, t):
+        ...         return nn.Dense(2)(jnp.concatenate([x, t[:, None]], axis=1))
+        >>> variables = Net().init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))
+        >>> flow(Net(), variables, (2,))(0.5, jnp.zeros((4, 2))).shape
+        (4, 2)
+    """
+    from flax import errors, linen
+
+    if not isinstance(module, linen.Module):
+        raise TypeError(f"module: wanted a flax.linen.Module, got {type(module).__name__}.")
+    velocity = _Velocity(
+        module, call_of(call, type(module).__call__, condition, one_sample=False), condition is not None
+    )
+    try:
+        return flow_of(velocity, variables, event_shape, scheduler, prediction, condition)
+    except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
+        raise ValueError(
+            "module: wanted a module in evaluation mode, without dropout and with stored batch statistics, got one in training "
+            f"mode ({type(error).__name__}). Say so in the call, in the module's own words: "
+            "call=lambda module, t, x: module(x, t, train=False)."
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Velocity:
+    """`velocity(params, t, x)`. Frozen: equal by value, as modules of linen are."""
+
+    module: Any
+    call: Callable
+    is_conditional: bool
+
+    def __call__(self, params: Any, t: jax.Array, x: jax.Array) -> Any:
+        variables = params["network"] if self.is_conditional else params
+        condition = (params[CONDITION],) if self.is_conditional else ()
+
+        def bound(*args, **kwargs):
+            return self.module.apply(variables, *args, **kwargs)
+
+        return self.call(bound, t, x, *condition)

@@ -1,0 +1,146 @@
+"""Schedulers in the manner of diffusers, for sampling loops of JAX or NumPy: `set_timesteps`, `timesteps`, `step`.
+
+For diffusers itself, `export_code(solver, "diffusers")` writes a class of PyTorch.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bespoke_jax.checks import check_choice, check_count, known
+from bespoke_jax.flow.prediction import PREDICTIONS, velocity_of_prediction
+from bespoke_jax.schedulers import Scheduler
+from bespoke_jax.solver import Solver, check_solver_arrays, to_table
+from bespoke_jax.types import Array, Scalar
+
+__all__ = ["StepOutput", "TableScheduler"]
+
+
+class StepOutput(NamedTuple):
+    """What a step returns.
+
+    Attributes:
+        prev_sample: the next state.
+    """
+
+    prev_sample: jax.Array
+
+
+class TableScheduler:
+    """A solver as the scheduler of a loop that calls its network itself.
+
+    A loop takes `sample` from `scale_model_input`, gives it to the network and calls `step` with the output, once for each of
+    `timesteps`. The object keeps noise and velocities between the steps of one batch. Within `jit` or `scan` use
+    `SolverTable.begin` and `SolverTable.step`, which keep nothing.
+
+    Args:
+        solver: a learned solver or a table that evaluates one velocity.
+        convention: of the network's time: "noise_at_1" (1 - t, its velocity points from data to noise), "steps_of_1000"
+            (likewise, 1000 (1 - t)), "noise_at_0" (t, its velocity points from noise to data) or "sigma".
+        scheduler: the flow's; needed for "sigma" and for predictions other than velocity.
+        prediction: what the network predicts, as for `Flow.from_prediction`.
+
+    Raises:
+        TypeError: if `solver` is not a solver with a table, or `scheduler` not a `Scheduler`.
+        ValueError: for another convention or prediction, or a solver that calls the networks of guidance apart.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> scheduler, x = TableScheduler(bj.classic.midpoint(2)), jnp.ones(())
+        >>> scheduler.set_timesteps(2)
+        >>> for t in scheduler.timesteps:
+        ...     x = scheduler.scale_model_input(x, t)
+        ...     x = scheduler.step(x, t, x).prev_sample  # the velocity, from data to noise, is x
+        >>> float(x)
+        0.5
+    """
+
+    order = 1
+
+    def __init__(
+        self,
+        solver: Solver,
+        convention: str = "noise_at_1",
+        scheduler: Scheduler | None = None,
+        prediction: str = "velocity",
+    ):
+        self._table = to_table(check_solver_arrays("solver", solver))
+        if self._table.fields is not None:
+            raise ValueError(
+                "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
+            )
+        check_choice("prediction", prediction, PREDICTIONS)
+        self.timesteps: np.ndarray = np.asarray(self._table.times(convention, scheduler))
+        self._sign = 1 if convention == "noise_at_0" or prediction != "velocity" else -1
+        if convention == "sigma" and prediction == "velocity":
+            raise ValueError(
+                "prediction: wanted 'noise', 'data', 'score' or 'v' with convention='sigma', got 'velocity'."
+            )
+        self._velocity = None
+        if prediction != "velocity":
+            self._velocity = velocity_of_prediction(_output, scheduler, prediction, None)  # pyright: ignore[reportArgumentType]
+        self.init_noise_sigma = 1.0 if scheduler is None else float(scheduler.sigma(jnp.zeros(())))
+        self.set_timesteps()
+
+    def set_timesteps(self, num_inference_steps: int | None = None) -> None:
+        """Begin anew, with other noise.
+
+        Args:
+            num_inference_steps: the solver's `nfe`, which is its only number of steps.
+        """
+        m = self._table.nfe
+        if num_inference_steps is not None and check_count("num_inference_steps", num_inference_steps) != m:
+            raise ValueError(
+                f"num_inference_steps: wanted {m}, the evaluations of this solver, got {num_inference_steps}."
+            )
+        self._index, self._carry = 0, None
+
+    def scale_model_input(
+        self, sample: Float[Array, "*shape"], timestep: Scalar | None = None
+    ) -> Float[jax.Array, "*shape"]:
+        """What the network is to be given: the sample; of a table with a first row of its own, at first the state made of it."""
+        if self._index == 0:
+            self._carry = self._table.begin(sample)
+            return self._carry.x
+        return jnp.asarray(sample)
+
+    def step(
+        self, model_output: Float[Array, "*shape"], timestep: Scalar, sample: Float[Array, "*shape"]
+    ) -> StepOutput:
+        """The next state.
+
+        Args:
+            model_output: of the network at `sample` and `timestep`.
+            timestep: the entry of `timesteps` in turn.
+            sample: what the network was given.
+
+        Raises:
+            ValueError: for a step too many, another timestep, or an output of another shape.
+        """
+        i = self._index
+        if i == self._table.nfe:
+            raise ValueError(f"step: wanted at most {i} steps after set_timesteps, got more.")
+        given, wanted = known(jnp.asarray(timestep)), self.timesteps[i]
+        if given is not None and not np.allclose(given, wanted, rtol=1e-4, atol=1e-6):
+            raise ValueError(f"timestep: wanted {wanted} in step {i}, got {given}.")
+        if self._carry is None:
+            plain = self._table.first is None and self._table.c is None
+            if not plain:
+                raise ValueError(
+                    "step: wanted scale_model_input before the first step: the first state is not the noise."
+                )
+            self._carry = self._table.begin(sample)
+        u = self._sign * jnp.asarray(model_output)
+        if self._velocity is not None:
+            u = self._velocity(u, self._table.t[i], self._carry.x)
+        self._carry, x = self._table.step(i, self._carry, u)
+        self._index = i + 1
+        return StepOutput(x)
+
+
+def _output(output: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
+    """The network's output, which comes in the place of its parameters."""
+    return output
