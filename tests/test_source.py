@@ -1,5 +1,7 @@
 """Sources of x0 that are not the scheduler's Gaussian noise: the closed form of affine flows, and everything that draws noise."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,6 +206,12 @@ def test_files_say_that_the_source_is_not_in_them(tmp_path):
     ):
         with pytest.warns(UserWarning, match=message):
             bj.load_solver(tmp_path / "solver.json", flow=other)
+    content = json.loads((tmp_path / "solver.json").read_text())
+    for wrong in ([1.0], [1.0, 2.0, 3.0], 3.0):
+        content["flow"]["source"] = wrong
+        (tmp_path / "edited.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"flow\.source: wanted finite numbers of shape \[2\]"):
+            bj.load_solver(tmp_path / "edited.json")
 
 
 @pytest.mark.parametrize(
