@@ -9,7 +9,7 @@ from jaxtyping import Float
 from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array, PyTree, VelocityFunction
 
-__all__ = ["call"]
+__all__ = ["call", "check_params"]
 
 
 def call(
@@ -75,3 +75,15 @@ def _like(x: Array, out: Any, name: str, what: str) -> Array:
             f"{name}: wanted the dtype of x, {x.dtype}, or a narrower float, got {out.dtype}; cast the network's output."
         )
     return jnp.asarray(out).astype(x.dtype)
+
+
+def check_params(params: PyTree) -> None:
+    """Raise TypeError, naming the leaf, if the parameters hold a function or a text."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if callable(leaf) or isinstance(leaf, str | bytes):
+            what = f"the function {getattr(leaf, '__name__', leaf)!r}" if callable(leaf) else repr(leaf)
+            raise TypeError(
+                f"params: wanted a tree of arrays, got {what} at params{jax.tree_util.keystr(path)}. Split an Equinox module: "
+                "arrays, static = eqx.partition(module, eqx.is_array); give the arrays, and call eqx.combine(params, static) in "
+                "the velocity."
+            )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from bespoke_jax.checks import check_float_dtype, check_key, check_numeric, check_shape
 from bespoke_jax.dtypes import promote
-from bespoke_jax.flow.call import call
+from bespoke_jax.flow.call import call, check_params
 from bespoke_jax.flow.prediction import velocity_of_prediction
 from bespoke_jax.flow.source import check_source, draw
 from bespoke_jax.flow.times import scheduler_of
@@ -71,7 +71,7 @@ class Flow:
         if scheduler is not None and not isinstance(scheduler, Scheduler):
             raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
         check_source(source)
-        _check_params(params)
+        check_params(params)
         self.velocity = velocity
         self.params = params
         self.event_shape = check_shape("event_shape", event_shape)
@@ -293,15 +293,3 @@ class Flow:
 def _same_params(params: PyTree, i: Any) -> Any:
     """The parameters of sample i of a flow whose samples have nothing of their own."""
     return params
-
-
-def _check_params(params: PyTree) -> None:
-    """Raise TypeError, naming the leaf, if the parameters hold a function or a text."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if callable(leaf) or isinstance(leaf, str | bytes):
-            what = f"the function {getattr(leaf, '__name__', leaf)!r}" if callable(leaf) else repr(leaf)
-            raise TypeError(
-                f"params: wanted a tree of arrays, got {what} at params{jax.tree_util.keystr(path)}. Split an Equinox module: "
-                "arrays, static = eqx.partition(module, eqx.is_array); give the arrays, and call eqx.combine(params, static) in "
-                "the velocity."
-            )

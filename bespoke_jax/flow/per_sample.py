@@ -22,6 +22,7 @@ __all__ = [
     "expanded",
     "num_of",
     "of_sample",
+    "rows_of",
     "shapes_of_one",
     "take",
 ]
@@ -76,12 +77,13 @@ def take(conditions: PyTree, indices: Int[Array, "m"]) -> Any:
     size = sum(leaf.dtype.itemsize * math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(conditions))
     if size >= _LARGE:
         return Indexed(conditions, jnp.asarray(indices, jnp.int32))
-    return _rows(conditions, indices)
+    return rows_of(conditions, indices)
 
 
 @jax.jit
-def _rows(conditions: Any, indices: jax.Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf[indices], conditions)
+def rows_of(arrays: Any, indices: jax.Array) -> Any:
+    """These rows of each of the arrays."""
+    return jax.tree.map(lambda array: array[indices], arrays)
 
 
 def of_sample(conditions: PyTree, i: Any) -> Any:

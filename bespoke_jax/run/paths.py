@@ -16,7 +16,7 @@ from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.conditions import check_size, of_paths, of_samples, stored_conditions
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.per_sample import Indexed, take
+from bespoke_jax.flow.per_sample import Indexed, rows_of, take
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.run.interpolation import quartic
 from bespoke_jax.types import Array, Numbers, Scalar
@@ -190,7 +190,7 @@ class Paths:
                 wrong = least if least < 0 else most
                 raise ValueError(f"indices: wanted those of {self.num_paths} paths, got {wrong}.")
         rows = jnp.asarray(indices) if numbers is None else numbers
-        fields = _rows((*self._arrays, self.evaluations), rows)
+        fields = rows_of((*self._arrays, self.evaluations), rows)
         condition = None if self.condition is None else take(self.condition, rows)
         return Paths(*fields, batch_shape=shape, condition=condition)
 
@@ -297,8 +297,3 @@ def _finite_samples(x: Array) -> jax.Array:
 @jax.jit
 def _ends(states: jax.Array) -> tuple[jax.Array, jax.Array]:
     return states[:, 0], states[:, -1]
-
-
-@jax.jit
-def _rows(arrays: Any, indices: jax.Array) -> Any:
-    return jax.tree.map(lambda array: array[indices], arrays)
