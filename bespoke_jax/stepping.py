@@ -95,6 +95,10 @@ def checked_step(table: "SolverTable", i: Any, carry: Carry, u: Float[Array, "*s
 def times(table: "SolverTable", convention: str = "noise_at_0", scheduler: Scheduler | None = None) -> jax.Array:
     """The times of the evaluations in another convention; arguments are those of `SolverTable.times`."""
     check_choice("convention", convention, CONVENTIONS)
+    if not isinstance(scheduler, Scheduler) and (scheduler is not None or convention == "sigma"):
+        raise TypeError(
+            f"scheduler: wanted a bespoke_jax.schedulers.Scheduler{' or None' * (convention != 'sigma')}, got {scheduler!r}."
+        )
     t = jnp.asarray(table.t, promote(table.t.dtype, jnp.float32))
     if convention == "noise_at_0":
         return t
@@ -102,10 +106,7 @@ def times(table: "SolverTable", convention: str = "noise_at_0", scheduler: Sched
         return 1 - t
     if convention == "steps_of_1000":
         return 1000 * (1 - t)
-    if not isinstance(scheduler, Scheduler):
-        raise TypeError(
-            f"scheduler: wanted a bespoke_jax.schedulers.Scheduler for the convention 'sigma', got {scheduler!r}."
-        )
+    assert scheduler is not None
     at_times = scheduler.at(t)
     sigmas = at_times.sigma / at_times.alpha
     values = known(sigmas)

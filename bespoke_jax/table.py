@@ -257,8 +257,8 @@ class SolverTable(Solver):
         """The times of the evaluations as another library writes them, at least float32.
 
         Args:
-            convention: "noise_at_0" for t itself, "noise_at_1" for 1 - t, "steps_of_1000" for 1000 (1 - t), "sigma" for
-                sigma_t / alpha_t.
+            convention: "noise_at_0" for t itself, "noise_at_1" for 1 - t, "steps_of_1000" for 1000 (1 - t) as flow matching
+                has it, "sigma" for sigma_t / alpha_t.
             scheduler: for "sigma".
         """
         return stepping.times(self, convention, scheduler)

@@ -77,6 +77,7 @@ def test_a_noise_prediction_of_a_variance_preserving_network():
         ),
         (lambda: TableScheduler(GENERAL, "sigma"), TypeError, "scheduler: wanted"),
         (lambda: TableScheduler(GENERAL, "sigma", EDM), ValueError, "prediction: wanted"),
+        (lambda: TableScheduler(GENERAL, "steps_of_1000", EDM, "data"), ValueError, "convention: wanted"),
         (lambda: TableScheduler(GENERAL, "backwards"), ValueError, "convention: wanted"),
         (lambda: TableScheduler(GENERAL, prediction="data"), TypeError, "scheduler: wanted"),
         (lambda: TableScheduler(GENERAL).set_timesteps(50), ValueError, "num_inference_steps: wanted 6"),

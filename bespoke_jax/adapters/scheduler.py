@@ -39,7 +39,7 @@ class TableScheduler:
     Args:
         solver: a learned solver or a table that evaluates one velocity.
         convention: of the network's time: "noise_at_1" (1 - t, its velocity points from data to noise), "steps_of_1000"
-            (likewise, 1000 (1 - t)), "noise_at_0" (t, its velocity points from noise to data) or "sigma".
+            (likewise, 1000 (1 - t), of flow matching), "noise_at_0" (t, its velocity points from noise to data) or "sigma".
         scheduler: the flow's; needed for "sigma" and for predictions other than velocity.
         prediction: what the network predicts, as for `Flow.from_prediction`.
 
@@ -75,6 +75,11 @@ class TableScheduler:
         check_choice("prediction", prediction, PREDICTIONS)
         self.timesteps: np.ndarray = np.asarray(self._table.times(convention, scheduler))
         self._sign = 1 if convention == "noise_at_0" or prediction != "velocity" else -1
+        if convention == "steps_of_1000" and prediction != "velocity":
+            raise ValueError(
+                f"convention: wanted 'noise_at_1', 'noise_at_0' or 'sigma' for prediction={prediction!r}, got 'steps_of_1000': "
+                "the steps of a DDPM are not 1000 (1 - t); find them from the levels of 'sigma'."
+            )
         if convention == "sigma" and prediction == "velocity":
             raise ValueError(
                 "prediction: wanted 'noise', 'data', 'score' or 'v' with convention='sigma', got 'velocity'."

@@ -80,29 +80,40 @@ def export_code(
     first, last = check_numbers("time_range", time_range, (2,)).tolist()
     if not 0 <= first < last <= 1:
         raise ValueError(f"time_range: wanted (first, last) within [0, 1], got {time_range}.")
-    noise_std = 1.0 if scheduler is None else float(scheduler.sigma(jnp.zeros((), jnp.float32)))
     times = np.clip(np.asarray(table.t, np.float64), first, last)
-    text = _numbers(table, times)
-    fill: dict[str, Any] = dict(nfe=table.nfe, title=f"A solver of {table.nfe} velocity evaluations per sample.")
-    if to == "diffusers":
-        network = (
-            _velocity_path(times, scheduler) if prediction == "velocity" else _ddpm(times, scheduler, prediction, betas)
-        )
-        text += "".join(f"\n{name} = {_list(values)}" for name, values in network.items())
-        steps = 1000 if betas is None else len(check_numbers("betas", betas, ("N",)))
-        fill |= dict(num_train_timesteps=steps, prediction_type=_DIFFUSERS[prediction], output=_OUTPUTS[prediction])
-        fill |= dict(init_noise_sigma=noise_std, is_flow=prediction == "velocity")
-    calls = "velocity(t, x)" if table.fields is None else "velocity(t, x, field)"
-    field = (
-        ""
-        if table.fields is None
-        else "\n            field is 0 for the conditional network and 1 for the unconditional one."
+    network: dict[str, Any] = {}
+    if to == "diffusers" and prediction == "velocity":
+        network = _velocity_path(times, scheduler)
+    elif to == "diffusers":
+        network = _ddpm(times, scheduler, prediction, betas)
+    steps = 1000 if betas is None else len(check_numbers("betas", betas, ("N",)))
+    noise_std = 1.0 if scheduler is None else float(scheduler.sigma(jnp.zeros((), jnp.float32)))
+    text = _numbers(table, times) + "".join(f"\n{name} = {_list(values)}" for name, values in network.items())
+    return _filled(to, table, text, noise_std, prediction, steps)
+
+
+def _filled(to: str, table: SolverTable, numbers: str, noise_std: float, prediction: str, steps: int) -> str:
+    """The template of a language, with these numbers and what the text says of them."""
+    has_image, by_call = table.xi is not None, table.fields is not None
+    fill = dict(
+        nfe=table.nfe,
+        title=f"A solver of {table.nfe} velocity evaluations per sample.",
+        notes=_NOTES,
+        numbers=numbers,
+        call="velocity(t, x, field)" if by_call else "velocity(t, x)",
+        field="\n            field is 0 for the conditional network and 1 for the unconditional one."
+        if by_call
+        else "",
+        noise="." if noise_std == 1.0 else f", of standard deviation {noise_std:g}.",
+        base64="import base64\n\n" * has_image,
+        base64_first="import base64\n" * has_image,
+        numpy="import numpy as np\n" * has_image + "\n" * (has_image and to == "numpy"),
+        num_train_timesteps=steps,
+        prediction_type=_DIFFUSERS[prediction],
+        output=_OUTPUTS[prediction],
+        init_noise_sigma=noise_std,
+        is_flow=prediction == "velocity",
     )
-    scale = "." if noise_std == 1.0 else f", of standard deviation {noise_std:g}."
-    has_image = table.xi is not None
-    fill |= dict(base64="import base64\n\n" * has_image, base64_first="import base64\n" * has_image)
-    fill |= dict(numpy="import numpy as np\n" * has_image + "\n" * (has_image and to == "numpy"))
-    fill |= dict(numbers=text, call=calls, field=field, noise=scale, notes=_NOTES)
     template = importlib.resources.files("bespoke_jax.files").joinpath(f"templates/{to}.txt").read_text()
     return string.Template(template).substitute(fill)
 
