@@ -56,8 +56,8 @@ def velocity_of_prediction(
     scheduler: Scheduler,
     prediction: str,
     time_margin: float | None,
-    time: str | Numbers,
-    per_sample_time: bool | None,
+    time: str | Numbers = "noise_at_0",
+    per_sample_time: bool | None = False,
 ) -> VelocityFunction:
     """The velocity of a network that predicts something else; arguments and errors are those of `Flow.from_prediction`."""
     check_choice("prediction", prediction, PREDICTIONS)

@@ -125,7 +125,7 @@ class LearnedTable(LearnedSolver):
                 c=None if factors.c is None else factors.c + by_c,
             )
 
-        found = dict(t=jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])) | moved(reference, raw)
+        found: dict[str, Any] = dict(t=jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])) | moved(reference, raw)
         corrections = reference.corrections
         if corrections is not None:
             more = jax.vmap(moved)(corrections, raw[each:].reshape(-1, each))

@@ -152,7 +152,7 @@ def together(flow: Flow, batch_size: int | None) -> int:
 
 
 def _newton(
-    flow: Flow, solver: Solver, x1: jax.Array, tolerance: float, max_iterations: int
+    flow: Flow, solver: Solver, x1: Array, tolerance: float, max_iterations: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """(x0, residual, converged, velocity evaluations) of samples [B, *event]."""
     x, evaluations = noise_of(flow, x1, _START, len(x1))
