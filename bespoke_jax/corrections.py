@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_array, check_choice
+from bespoke_jax.checks import check_array, check_choice, known
 from bespoke_jax.flow.classes import class_weights
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guided import scales_of
+from bespoke_jax.warn import warn
 
 __all__ = ["OF", "Corrections"]
 
@@ -112,6 +113,19 @@ class Corrections:
         low, high = self.span
         z = jnp.clip((2 * scales_of(flow) - (low + high)) / (high - low), -1, 1)
         return jnp.stack([z, z**2], axis=-1)
+
+    def check_flow(self, flow: Flow) -> None:
+        """Warn of guidance scales that the table was not learned for; raise as `features` does."""
+        self.features(flow)
+        scales = None if self.span is None else known(scales_of(flow))
+        if scales is None or self.span is None:
+            return
+        low, high = self.span
+        if np.any((scales < low) | (scales > high)):
+            warn(
+                f"solver: learned for guidance scales from {low:g} to {high:g}, got some from {np.min(scales):g} to "
+                f"{np.max(scales):g}; those outside run with the factors of the nearer end."
+            )
 
     def of_samples(self, table: Any, flow: Flow) -> Any:
         """The table of the flow's samples, without corrections: its factors have one more axis [B] where features have."""

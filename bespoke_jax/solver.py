@@ -76,6 +76,9 @@ class Solver:
         """
         raise NotImplementedError
 
+    def check_flow(self, flow: Flow) -> None:
+        """Raise ValueError for a flow that the solver cannot run, and warn of one that it was not learned for, if it can tell."""
+
     def table(self) -> "SolverTable":
         """The solver as a table."""
         raise TypeError(f"solver: wanted one with a table, got {type(self).__name__}.")

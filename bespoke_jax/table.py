@@ -71,14 +71,10 @@ class SolverTable(Solver):
     corrections: Corrections | None = None
 
     def check(self, name: str) -> None:
-        """Raise unless the arrays agree and, where their numbers are known, describe a solver.
+        """Raise, naming the table so, unless the arrays agree and, where their numbers are known, describe a solver.
 
-        Times lie within [0, 1], in any order: RK4 repeats them, and learned ones need not increase. The check belongs where a
-        table is run, written or learned. It is not made on construction, because this class also holds batches of tables and
-        gradients.
-
-        Args:
-            name: what errors call the table.
+        Times lie within [0, 1], in any order: RK4 repeats them, and learned ones need not increase. It is not made on
+        construction, because this class also holds batches of tables and gradients.
 
         Raises:
             TypeError: if a field is not a floating array.
@@ -182,6 +178,11 @@ class SolverTable(Solver):
             ValueError: if the image is not of the flow's event shape, or has classes that the flow's condition does not name.
         """
         return None if self.xi is None else image_of("solver.xi", self.xi, flow)
+
+    def check_flow(self, flow: Flow) -> None:
+        """As `Corrections.check_flow`."""
+        if self.corrections is not None:
+            self.corrections.check_flow(flow)
 
     def of_samples(self, flow: Flow) -> "SolverTable":
         """The table of the flow's samples: itself, or with corrections, factors that have one more axis [B] where they differ.

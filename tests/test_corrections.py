@@ -127,3 +127,33 @@ def test_files(tmp_path, scales):
             (tmp_path / "bad.json").write_text(text.replace(old, new))
             with pytest.raises(ValueError, match=r"bad.json.*corrections.of"):
                 bj.load_solver(tmp_path / "bad.json")
+
+
+def test_each_sample_is_solved_by_the_table_of_its_guidance_scale():
+    low, high = -1.0, 3.0
+    plain = dataclasses.replace(table(True), corrections=None)
+    own = bj.corrected(plain, scales=(low, high))
+    rng = np.random.default_rng(1)
+    random = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), own.corrections)
+    own = dataclasses.replace(own, corrections=dataclasses.replace(random, b=jnp.tril(random.b)))
+    scales, x0 = [0.5, 3.0, -1.0, 1.0, 2.0], jax.random.normal(KEY, (5, 2), jnp.float64)
+    ends = bj.solve(bj.guided(flow(), scales), own, x0)
+    for i, (scale, label) in enumerate(zip(scales, LABELS, strict=True)):
+        z = 2 * (scale - low) / (high - low) - 1
+        features = jnp.array([z, z**2])
+        moved = {
+            name: getattr(own, name) + jnp.tensordot(features, getattr(random, name), 1) for name in ("a", "first", "c")
+        }
+        b = own.b + jnp.tensordot(features, jnp.tril(random.b), 1)
+        one = bj.guided(bj.given(flow(), jnp.eye(3)[jnp.array([label])]), scale)
+        wanted = bj.solve(one, dataclasses.replace(plain, **moved, b=b), x0[i : i + 1])
+        np.testing.assert_allclose(ends[i], wanted[0], rtol=1e-5)  # scales are float32
+        # The table of one scale has no corrections left, and runs anywhere.
+        alone = own.of_samples(one)
+        assert alone.corrections is None and alone.b.shape == (4, 4)
+
+
+def test_scales_beyond_the_learned_ones_are_those_of_the_end_and_warned_of():
+    own = bj.corrected(bj.classic.euler(2), scales=(0.5, 2.0))
+    with pytest.warns(UserWarning, match=r"guidance scales from 0.5 to 2, got some from 3 to 3"):
+        bj.solve(bj.guided(flow(), 3.0), own, jnp.zeros((5, 2)))

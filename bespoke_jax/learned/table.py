@@ -141,6 +141,10 @@ class LearnedTable(LearnedSolver):
         """As those of the table."""
         return self.reference.network_calls(flow)
 
+    def check_flow(self, flow: Flow) -> None:
+        """As that of the table."""
+        self.reference.check_flow(flow)
+
     def suited(self, flow: Flow) -> Self:
         """The general table that begins as this one: its first time, first state and the factors of an image are learned too.
 

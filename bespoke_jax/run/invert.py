@@ -187,7 +187,7 @@ def _newton(
 
 
 def _corrected(
-    flow: Flow, solver: Solver, x: jax.Array, x1: jax.Array, residual: np.ndarray, allowed: np.ndarray
+    flow: Flow, solver: Solver, x: jax.Array, x1: Array, residual: np.ndarray, allowed: np.ndarray
 ) -> tuple[jax.Array, np.ndarray, int]:
     """(x, residual, velocity evaluations) after corrections by the flow: x + R(x1) - R(F(x)), R the flow backwards.
 

@@ -44,7 +44,7 @@ def solve(
         0.25
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    check_solver_arrays("solver", solver, needs_table=False)
+    check_solver_arrays("solver", solver, needs_table=False).check_flow(flow)
     check_size(flow, math.prod(flow.batch_shape(x0, "x0")), "x0")
     return (_solve_outside if _runs_outside(flow, solver, x0) else _solve)(flow, solver, x0, return_path)
 
@@ -111,7 +111,7 @@ def sample(
     if num_samples is not None:
         num_samples = check_count("num_samples", num_samples)
     check_type("params", params, Flow, "a bespoke_jax.Flow (its leaves are the parameters)")
-    check_solver_arrays("theta", theta, needs_table=False)
+    check_solver_arrays("theta", theta, needs_table=False).check_flow(params)
     flow = in_turn(params, num_samples or 1)
     x0 = flow.noise(key, () if num_samples is None else (num_samples,), dtype)
     x0 = x0 if num_samples is None else spread(params, x0)
