@@ -1,4 +1,4 @@
-"""diffrax: a solver as a diffrax solver, for libraries that sample by `diffrax.diffeqsolve` (CellFlow, GenSBI, OTT-JAX).
+"""diffrax: a solver as a diffrax solver, for libraries that sample by `diffrax.diffeqsolve` (CellFlow, GenSBI).
 
 A table is one step of an explicit method with m stages, so one step covers the whole time from noise to data.
 """
