@@ -188,6 +188,11 @@ def test_equal_flows_share_compiled_programs_and_weights_may_change():
     after = jax.jit(bj.solve)(one, bj.classic.euler(2), X)
     assert float(jnp.min(jnp.abs(after - before))) > 0.1
     close(after, bj.solve(ported(net), bj.classic.euler(2), X))
+    gradient = jax.jit(lambda x: jax.vjp(one, T, x)[1](x)[1])  # leaves out the velocity itself
+    before = gradient(X)
+    net.first.bias.data = net.first.bias.data + 1  # which PyTorch does not notice in a graph
+    assert float(jnp.max(jnp.abs(gradient(X) - before))) > 0.1
+    close(gradient(X), jax.vjp(ported(net), T, X)[1](X)[1])
 
 
 def test_precisions_of_states_and_of_weights():

@@ -68,7 +68,11 @@ def _called_back(*args: Any, kind: str, model: Any) -> Any:
 
 
 def _call_numpy(*args: Any, kind: str, model: Any) -> list[np.ndarray]:
-    """The call with arrays of NumPy: work for JAX would wait for the program that waits for this call."""
+    """The call with arrays of NumPy: work for JAX would wait for the program that waits for this call.
+
+    A program may leave out the call that was to be linearised, so no earlier graph serves a pullback.
+    """
+    model.forget()
     return _call(*map(np.asarray, args), kind=kind, model=model)
 
 
