@@ -50,8 +50,8 @@ class TorchModel:
     Its methods are the kinds of call of the primitive, which says what they take and give. Axes before the batch, from `vmap`,
     become one batch, so that the model is called once.
 
-    The graph of the last call that was linearised is kept until the next call, for pullbacks at the same point. Elsewhere a
-    pullback runs the model again.
+    The graph of the last call that was linearised is kept until the next call, for pullbacks at the same point. Elsewhere, and
+    in compiled programs, a pullback runs the model again.
 
     Attributes:
         function: `function(t, x)` or `function(t, x, condition)`, of tensors.
@@ -71,6 +71,11 @@ class TorchModel:
     def num_inputs(self) -> int:
         """t, x and the leaves of the condition."""
         return 2 + (0 if self.condition is None else self.condition.num_leaves)
+
+    def forget(self) -> None:
+        """Give back the memory of the graph that is kept."""
+        with self.memory.lock:
+            self.memory.last = None
 
     def velocity(self, *point: Array) -> list[Array]:
         """u, without a graph."""

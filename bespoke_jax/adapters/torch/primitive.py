@@ -68,11 +68,27 @@ def _called_back(*args: Any, kind: str, model: Any) -> Any:
 
 
 def _call_numpy(*args: Any, kind: str, model: Any) -> list[np.ndarray]:
-    """The call with arrays of NumPy: work for JAX would wait for the program that waits for this call."""
+    """The call with arrays of NumPy: work for JAX would wait for the program that waits for this call.
+
+    A program may leave out the call that was to be linearised, so no earlier graph serves a pullback.
+    """
+    model.forget()
     return _call(*map(np.asarray, args), kind=kind, model=model)
 
 
-mlir.register_lowering(_torch, mlir.lower_fun(_called_back, multiple_results=True))
+def _lowered(context: Any, *args: Any, **params: Any) -> Any:
+    """The call in a program on one device. In one on several, a callback may wait for ever for threads that wait for it."""
+    axes = context.module_context.axis_context
+    number = getattr(axes, "num_devices", None) or getattr(getattr(axes, "mesh", None), "size", 1)
+    if number > 1:
+        raise ValueError(
+            f"flow: wanted one device for a compiled program that calls PyTorch, got {number}; give the flow and its samples on "
+            "one device, or call it outside jit."
+        )
+    return mlir.lower_fun(_called_back, multiple_results=True)(context, *args, **params)
+
+
+mlir.register_lowering(_torch, _lowered)
 
 
 def _jvp(primals: Any, tangents: Any, *, kind: str, model: Any) -> tuple[Any, Any]:
