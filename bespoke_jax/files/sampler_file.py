@@ -56,9 +56,8 @@ def save_sampler(
             unless the flow has none.
 
     Raises:
-        TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity is computed outside
-            JAX (`adapters.torch`), or cannot be traced with a symbolic batch size; if the parameters' tree has nodes that
-            `jax.export` cannot write.
+        TypeError, ValueError: for arguments of the wrong kind, before anything is traced; if the velocity is not JAX's, or cannot
+            be traced with a symbolic batch size; if the parameters' tree has nodes that `jax.export` cannot write.
         OSError: if the folder is missing, or the file cannot be written. The velocity's own errors pass unchanged.
         ImportError: if flatbuffers is missing, which `jax.export` needs (`pip install 'bespoke_jax[export]'`).
 
@@ -72,13 +71,8 @@ def save_sampler(
         (5, 2)
     """
     path = check_target(path)
-    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    _check_in_jax(check_type("flow", flow, Flow, "a bespoke_jax.Flow"))
     check_solver_arrays("solver", solver)
-    if flow.outside_jax:
-        raise ValueError(
-            "flow: wanted a velocity of JAX, which a file can hold, got one that is computed outside JAX; save the solver alone, "
-            "by save_solver."
-        )
     bake_params, dtype = check_flag("bake_params", bake_params), check_float_dtype("dtype", dtype)
     batch_size, platforms = _checked_batch_size(flow, batch_size), _checked_platforms(platforms)
     noise_std = _noise_std(flow)
@@ -98,6 +92,14 @@ def save_sampler(
     about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
     content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
     write_whole(path, content + hashlib.sha256(content).digest())
+
+
+def _check_in_jax(flow: Flow) -> None:
+    if flow.outside_jax:
+        raise ValueError(
+            "flow: wanted a velocity of JAX, which a file can hold, got one that is computed outside JAX; save the solver alone, "
+            "by save_solver."
+        )
 
 
 def _checked_batch_size(flow: Flow, batch_size: int | None) -> int | None:

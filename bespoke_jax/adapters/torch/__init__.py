@@ -70,10 +70,7 @@ def flow(
     event_shape = check_shape("event_shape", event_shape)
     modules = modules_of(model)
     check_modules(modules)
-    params, structure = None, None
-    if condition is not None:
-        params = {CONDITION: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), condition)}
-        structure = jax.tree.structure(params[CONDITION])
+    params, structure = _params_of(condition)
     per_sample_time = check_flag("per_sample_time", per_sample_time)
     called = TorchModel(model, structure, per_sample_time, *device_and_dtype(modules, device, dtype))
     velocity = TorchVelocity(called)
@@ -84,6 +81,14 @@ def flow(
         found = Flow.from_prediction(velocity, params, event_shape, wanted, prediction, **options)
     check_calls(found, called)
     return found
+
+
+def _params_of(condition: PyTree) -> tuple[Any, Any]:
+    """(the flow's parameters, the structure of its condition), both None without a condition."""
+    if condition is None:
+        return None, None
+    params = {CONDITION: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), condition)}
+    return params, jax.tree.structure(params[CONDITION])
 
 
 @dataclasses.dataclass(frozen=True)
