@@ -11,7 +11,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.files.export_code import LANGUAGES, export_code
-from bespoke_jax.flow.guidance import of_call
+from bespoke_jax.flow.guided import of_call
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
