@@ -70,10 +70,9 @@ def save_sampler(
         >>> sampler(flow.params, flow.noise(jax.random.key(0), (5,))).shape
         (5, 2)
     """
-    path = check_target(path)
+    path, dtype = check_target(path), check_float_dtype("dtype", dtype)
     _check_in_jax(check_type("flow", flow, Flow, "a bespoke_jax.Flow"))
     check_solver_arrays("solver", solver)
-    bake_params, dtype = check_flag("bake_params", bake_params), check_float_dtype("dtype", dtype)
     batch_size, platforms = _checked_batch_size(flow, batch_size), _checked_platforms(platforms)
     noise_std = _noise_std(flow)
     solver, params = jax.device_get((solver, flow.params))  # so that the program is tied to no device
@@ -81,7 +80,7 @@ def save_sampler(
     def sampler(params: PyTree, x0: jax.Array) -> jax.Array:
         return solve(flow.replace(params=params), solver, x0)
 
-    bake_params = bake_params or not jax.tree.leaves(params)
+    bake_params = check_flag("bake_params", bake_params) or not jax.tree.leaves(params)
     function, known = (lambda x0: sampler(params, x0), ()) if bake_params else (sampler, (params,))
     known = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), known)
 
@@ -89,9 +88,13 @@ def save_sampler(
         return *known, jax.ShapeDtypeStruct((size, *flow.event_shape), dtype)
 
     program = _serialized(_exported(function, arguments, batch_size, platforms))
-    about = dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)
+    write_whole(path, _content(program, dict(nfe=int(solver.nfe), noise_std=noise_std, baked=bake_params)))
+
+
+def _content(program: bytes, about: dict[str, Any]) -> bytes:
+    """A file: the program, what is said of it, and their digest."""
     content = program + json.dumps(about).encode() + len(program).to_bytes(8, "little") + _FORMAT
-    write_whole(path, content + hashlib.sha256(content).digest())
+    return content + hashlib.sha256(content).digest()
 
 
 def _check_in_jax(flow: Flow) -> None:

@@ -42,7 +42,8 @@ def write(
         if thetas:
             figures.append(_knots(base, thetas))
         is_image = len(flow.event_shape) == 3 and flow.event_shape[-1] in (1, 3)
-        figures.append((_samples if is_image else _points)(base, jobs, truth, measured.samples))
+        if measured.samples:
+            figures.append((_samples if is_image else _points)(base, jobs, truth, measured.samples))
         if thetas and math.prod(flow.event_shape) > 1:
             figures.append(_paths(base, thetas, flow, truth))
     for name, heading, figure, caption in figures:

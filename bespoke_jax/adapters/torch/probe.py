@@ -14,12 +14,7 @@ __all__ = ["check_calls", "check_modules", "device_and_dtype", "modules_of"]
 
 
 def modules_of(function: Callable) -> list[Any]:
-    """The modules that a function is, belongs to, or refers to by name.
-
-    Examples:
-        >>> modules_of(lambda t, x: x)
-        []
-    """
+    """The modules that a function is, belongs to, or refers to by name."""
     module = import_torch().nn.Module
     if isinstance(function, functools.partial):
         return [
