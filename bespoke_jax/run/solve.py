@@ -57,12 +57,12 @@ def _runs_outside(*args: Any) -> bool:
 def _solve_outside(flow: Flow, solver: Solver, x0: Array, return_path: bool = False) -> jax.Array:
     """`_run` as a loop in Python, for a velocity that runs outside JAX."""
     start = jnp.asarray(x0)
-    (x, other), step, num_steps = solver.program(flow, start)
+    carry, step, num_steps = solver.program(flow, start)
     path = [start]
     for i in range(num_steps):
-        x, other = step(jnp.asarray(i), (x, other))
-        path.append(x)
-    return jnp.stack(path) if return_path else x
+        carry = step(jnp.asarray(i), carry)
+        path.append(carry[0])
+    return jnp.stack(path) if return_path else path[-1]
 
 
 def _run(flow: Flow, solver: Solver, x0: jax.Array, return_path: bool = False) -> jax.Array:
