@@ -83,7 +83,7 @@ def check_params(params: PyTree) -> None:
         if callable(leaf) or isinstance(leaf, str | bytes):
             what = f"the function {getattr(leaf, '__name__', leaf)!r}" if callable(leaf) else repr(leaf)
             raise TypeError(
-                f"params: wanted a tree of arrays, got {what} at params{jax.tree_util.keystr(path)}. Split an Equinox module: "
-                "arrays, static = eqx.partition(module, eqx.is_array); give the arrays, and call eqx.combine(params, static) in "
-                "the velocity."
+                f"params: wanted a tree of arrays, got {what} at params{jax.tree_util.keystr(path)}. For a module of "
+                "Equinox, Flax or PyTorch, bespoke_jax.adapters.equinox.flow(module, event_shape), .nnx, .linen and .torch make the "
+                "flow."
             )
