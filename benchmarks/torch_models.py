@@ -170,7 +170,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
-    print("| network | velocity, apart | updates | theta, apart | cost, PyTorch | cost, Flax | PSNR, PyTorch | PSNR, Flax |")
+    print(
+        "| network | velocity, apart | updates | theta, apart | cost, PyTorch | cost, Flax | PSNR, PyTorch | PSNR, Flax |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     made = {}
     for name, of in NETWORKS.items():

@@ -73,6 +73,7 @@ def test_every_number_of_a_learned_table_moves_an_entry_that_may_be_used():
 
 
 @pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is")
+@pytest.mark.slow
 def test_a_fit_gains_by_calls_that_wait_for_nothing():
     with jax.enable_x64(False):
         flow = mixture()

@@ -128,6 +128,7 @@ def test_calls_are_counted_as_they_are_made():
     assert bj.classic.euler(4).network_calls(flow) == 8 and bj.classic.euler(4).evaluations(flow) == 4
 
 
+@pytest.mark.slow
 def test_a_fit_by_calls_beats_the_fit_in_pairs():
     with jax.enable_x64(False):
         data = jnp.array([[1.0, -1.0], [-1.0, 0.5], [0.3, 1.2], [-0.4, -1.0]])

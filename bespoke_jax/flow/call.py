@@ -84,6 +84,6 @@ def check_params(params: PyTree) -> None:
             what = f"the function {getattr(leaf, '__name__', leaf)!r}" if callable(leaf) else repr(leaf)
             raise TypeError(
                 f"params: wanted a tree of arrays, got {what} at params{jax.tree_util.keystr(path)}. For a module of "
-                "Equinox, Flax or PyTorch, bespoke_jax.adapters.equinox.flow(module, event_shape), .nnx, .linen and .torch make the "
-                "flow."
+                "Equinox, Flax or PyTorch use bespoke_jax.adapters.equinox.flow(module, event_shape), .nnx.flow, .linen.flow, "
+                ".torch.flow."
             )
