@@ -133,6 +133,10 @@ class LearnedSolver(Solver):
         """
         return self, 0
 
+    def most_per_sample(self, flow: Flow) -> int:
+        """The most velocity evaluations that `with_samples` spends on a sample."""
+        return 0
+
     def starts(self, flow: Flow) -> dict[str, Self]:
         """Solvers of the same family and size, by name, that a fit for `flow` may begin from."""
         return {}

@@ -199,3 +199,16 @@ def test_the_last_loss_says_which_figure_decides(loss, figure):
     assert bj.Recipe(stages=stages).figure == figure
     for asked in ("psnr", "mean_psnr"):
         assert bj.Recipe(stages=stages, best_by=asked).figure == asked
+
+
+def test_the_image_of_a_guided_flow_is_within_the_budget():
+    def velocity(params, t, x):
+        return bj.analytic.gaussian(params["condition"], 0.3)(t, x)
+
+    classes = bj.given(bj.Flow(velocity, {"condition": jnp.zeros(2)}, (2,), bj.schedulers.CondOT()), jnp.eye(2))
+    flow = bj.guided(classes, 0.5)
+    theta = bj.init_theta("table", 2)
+    assert (theta.most_per_sample(flow), theta.suited(flow).most_per_sample(flow)) == (0, 1)
+    assert theta.suited(classes).most_per_sample(classes) == 0
+    result = bj.fit(flow, theta, jax.random.key(0), bj.frugal(8000))
+    assert 6000 < result.cost <= 8000 and result.network_calls == 2 * result.cost

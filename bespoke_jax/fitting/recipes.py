@@ -247,6 +247,7 @@ class _Costs(NamedTuple):
         recipe, solver: those of the fit.
         evaluations: the solver's, per sample.
         truth: the reference that solves the ends.
+        others: evaluations of each path for what the solver takes from it.
         finer: the solver that checks a few of them.
         choice: the cost of choosing the start.
         racers: how many starts make the first updates.
@@ -256,6 +257,7 @@ class _Costs(NamedTuple):
     solver: LearnedSolver
     evaluations: int
     truth: SolverTable
+    others: int
     finer: SolverTable
     choice: int
     racers: int
@@ -269,7 +271,8 @@ class _Costs(NamedTuple):
         for group in groups:
             choice += cost_of_choice(len(group), evaluations, recipe.num_start_paths)
         finer = _of_evaluations(flow, 2 * truth.nfe)
-        return cls(recipe, solver, evaluations, truth, finer, choice, max(1, len(groups)))
+        others = solver.most_per_sample(flow)
+        return cls(recipe, solver, evaluations, truth, others, finer, choice, max(1, len(groups)))
 
     def num_paths(self, iterations: int) -> int:
         """Paths to fit to, each of them seen a few times."""
@@ -284,7 +287,7 @@ class _Costs(NamedTuple):
         updates = iterations + (self.racers - 1) * num_raced(iterations, -(-iterations // _LOOKS))
         race = self.racers * recipe.num_start_paths * nfe if self.racers > 1 else 0
         fitting = updates * stage.batch_size * nfe * (stage.passes(self.solver) + stage.optimizer.tries)
-        return self.choice + held_out + self.num_paths(iterations) * truth + race + fitting
+        return self.choice + held_out + self.num_paths(iterations) * (truth + self.others) + race + fitting
 
     def most_iterations(self, budget: int) -> int:
         """The most iterations that the budget allows, by bisection: the cost grows with their number."""

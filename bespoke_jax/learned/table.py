@@ -183,6 +183,10 @@ class LearnedTable(LearnedSolver):
         xi = _rounded(np.asarray(gather(flow, _means(images, weights)), np.float64)).astype(self.reference.t.dtype)
         return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jnp.asarray(xi))), spent
 
+    def most_per_sample(self, flow: Flow) -> int:
+        """One for an image of a guided flow."""
+        return int(self.reference.xi is not None and is_guided(flow))
+
     def starts(self, flow: Flow) -> dict[str, Self]:
         """Every dedicated solver with as many evaluations, on every grid; with one for each block, if there are blocks."""
         tables = dedicated(self.dedicated_nfe, flow.scheduler, self.raw.dtype)
