@@ -180,8 +180,7 @@ def check_shape(name: str, value: Any) -> tuple[int, ...]:
     """
     if isinstance(value, dict):
         raise TypeError(
-            f"{name}: wanted a tuple of integers, got a dict. A state is one array: flatten a tree into one with "
-            "jax.flatten_util.ravel_pytree, and unravel it in the velocity."
+            f"{name}: wanted a tuple of integers, got a dict. Trees of shapes are for the event_shape of bespoke_jax.Flow."
         )
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         remedy = f"; did you mean ({value!r},)?" if _is_integer(value) else ""

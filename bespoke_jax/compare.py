@@ -125,7 +125,7 @@ def check_solver(
 def _samples(flow: Flow, key: KeyArray, count: int) -> tuple[Flow, jax.Array]:
     """(the flow of fresh samples, their x0)."""
     some = dealt(flow, jax.random.fold_in(key, 0), count)
-    return some, some.noise(key, (count,))
+    return some, some.ravel(some.noise(key, (count,)))
 
 
 def _compared(

@@ -19,6 +19,7 @@ __all__ = [
     "ArrayLike",
     "DTypeLike",
     "Device",
+    "EventShape",
     "GridLike",
     "KeyArray",
     "Labels",
@@ -28,7 +29,9 @@ __all__ = [
     "PyTree",
     "Scalar",
     "SourceFunction",
+    "State",
     "VelocityFunction",
+    "Weights",
 ]
 
 Array: TypeAlias = jax.Array | np.ndarray
@@ -55,6 +58,9 @@ GridLike: TypeAlias = str | Real[Array, "_"] | Sequence[Number]
 KeyArray: TypeAlias = Key[jax.Array, ""] | UInt32[Array, "_"]
 """One random key: typed, or raw."""
 
+EventShape: TypeAlias = Any
+"""The shape of a sample, integers in a tuple; or a tree of shapes, of samples that are trees of arrays."""
+
 Labels: TypeAlias = str | Number | Int[Array, "..."] | Real[Array, "..."] | Sequence[Any]
 """Class labels: a class, classes, or weights of classes; "all" for every class once."""
 
@@ -64,5 +70,11 @@ PathLike: TypeAlias = str | os.PathLike[str]
 SourceFunction: TypeAlias = Callable[[Any, Any], Any]
 """`f(params, key) -> x0` of one sample."""
 
+State: TypeAlias = Any
+"""States of a flow: an array [*batch, *event_shape]; of a flow of trees also a tree of arrays [*batch, *leaf]."""
+
 VelocityFunction: TypeAlias = Callable[[Any, Any, Any], Any]
 """`f(params, t, x) -> array of x's shape`: a velocity, or another prediction."""
+
+Weights: TypeAlias = Any
+"""The weights of a sample's numbers: `f(params) -> weights`, or numbers, or a tree of numbers."""

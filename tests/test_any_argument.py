@@ -43,7 +43,7 @@ def paths():
 
 # Public function -> (the function, arguments that are fine). A name in an error may be another's that says the same.
 CALLS = {
-    "Flow": (bj.Flow, dict(velocity=conditional, params={}, event_shape=(2,), scheduler=None, source=None)),
+    "Flow": (bj.Flow, dict(velocity=conditional, params={}, event_shape=(2,), scheduler=None, source=None, weights=None)),
     "from_prediction": (
         bj.Flow.from_prediction,
         dict(
@@ -56,6 +56,7 @@ CALLS = {
             time="noise_at_1",
             per_sample_time=False,
             source=None,
+            weights=None,
         ),
     ),
     "call": (FLOW, dict(t=0.5, x=X0)),

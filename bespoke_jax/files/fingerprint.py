@@ -150,7 +150,7 @@ def _scheduler(flow: Flow, times: Iterable[float]) -> tuple[list[float] | None, 
 def _of_source(flow: Flow) -> list[float]:
     """Mean and standard deviation of x0 from a flow's source."""
     count = max(NUM_SAMPLES, min(_DRAWS, _DRAWN // math.prod(flow.event_shape)))
-    x0 = np.asarray(flow.noise(jax.random.key(0), (count,)), np.float64)
+    x0 = np.asarray(flow.ravel(flow.noise(jax.random.key(0), (count,))), np.float64)
     return _short([np.mean(x0), np.std(x0)])
 
 

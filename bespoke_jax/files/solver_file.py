@@ -78,7 +78,7 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     content = _content(theta, table)
     if flow is not None:
         probed = like_any(flow) if is_given(flow) else flow
-        check_velocity(probed, probed.noise(jax.random.key(0), (fingerprint.NUM_SAMPLES,)))
+        check_velocity(probed, probed.ravel(probed.noise(jax.random.key(0), (fingerprint.NUM_SAMPLES,))))
         content["flow"] = fingerprint.fingerprint(flow)
         if flow.time_range != (0.0, 1.0):
             content |= dict(t=_within(table.t, flow.time_range), time_range=_numbers(flow.time_range))

@@ -59,7 +59,7 @@ def prepare(
     stage, spent = recipe.stages[0], 0
     count = max(2, min(stage.chunk_size, recipe.num_validation))  # dependence on the batch takes two samples to see
     probed = _dealt(flow, key, _VALIDATION, count)
-    check_velocity(probed, probed.noise(jax.random.fold_in(key, _VALIDATION), (count,)))
+    check_velocity(probed, probed.ravel(probed.noise(jax.random.fold_in(key, _VALIDATION), (count,))))
     to_fit, held_out = paths, validation
     if to_fit is None:
         to_fit = _solved(flow, key, recipe, _PATHS, recipe.num_paths)
@@ -94,7 +94,7 @@ def _ends_only(recipe) -> bool:
 def _solved(flow, key, recipe, purpose, count) -> Paths:
     """Paths from fresh noise, by Dopri5 or by the recipe's reference."""
     some = _dealt(flow, key, purpose, count)
-    x0 = some.noise(jax.random.fold_in(key, purpose), (count,))
+    x0 = some.ravel(some.noise(jax.random.fold_in(key, purpose), (count,)))
     if recipe.reference is None:
         return ground_truth(some, x0, recipe.rtol, recipe.atol, ends_only=_ends_only(recipe))
     ends = adjoint.end_points(some, recipe.reference, x0, recipe.stages[0].chunk_size)

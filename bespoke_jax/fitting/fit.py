@@ -208,11 +208,11 @@ class _Watch(NamedTuple):
 
     def look(self, stage: str, state: FitState, loss: float, evaluations: int) -> FitState:
         """The state after a look."""
-        error, ends, x1 = _held_out(self.flow, state.theta, self.validation, self.batch_size)
+        error, some, ends, x1 = _held_out(self.flow, state.theta, self.validation, self.batch_size)
         mean, mean_log, held_out = np.mean(error, dtype=np.float32), np.mean(np.log(error)), np.nan
         if self.recipe.figure == BY_LOSS:
             last: Any = self.recipe.stages[-1].loss  # a Loss of ends, as Recipe has checked
-            held_out = evaluate_ends(last, self.flow, ends, x1, self.batch_size)
+            held_out = evaluate_ends(last, some, ends, x1, self.batch_size)
         errors = {"psnr": mean, "mean_psnr": mean_log, BY_LOSS: held_out}
         better = bool(errors[self.recipe.figure] < state.best_figure(self.recipe.figure))
         row = dict(iteration=state.iteration, loss=loss, rmse=mean, mean_log_rmse=mean_log, held_out_loss=held_out)
@@ -275,20 +275,20 @@ def _check_finite(flow, stage, state, solver, losses, first, paths):
     )
 
 
-def _held_out(flow, solver, validation, batch_size) -> tuple[np.ndarray, Array, Array]:
-    """(RMSE of the solver's end point, the end points, the true ones) of the held-out paths."""
+def _held_out(flow, solver, validation, batch_size) -> tuple[np.ndarray, Flow, Array, Array]:
+    """(RMSE of the solver's end point, the flow, the end points, the true ones) of the held-out paths."""
     some, x0, x1 = samples(flow, validation)
     ends = end_points(some, solver, x0, batch_size)
-    return distances(flow, ends, x1), ends, x1
+    return distances(some, ends, x1), some, ends, x1
 
 
 def _check_same_flow(flow, state, validation, stages):
     """Raise ValueError unless the state's best solver has the recorded error here; for another flow it would not."""
     if not np.isfinite(state.best_rmse):
         return
-    error, _, _ = _held_out(flow, state.best, validation, stages[0].chunk_size)
+    error, some, _, x1 = _held_out(flow, state.best, validation, stages[0].chunk_size)
     found = np.mean(error, dtype=np.float32)
-    rounding = _ROUNDING * size(flow, validation.states[:, -1])
+    rounding = _ROUNDING * size(some, x1)
     if not np.allclose(found, state.best_rmse, rtol=_SAME, atol=rounding):
         raise ValueError(
             f"state: wanted one of a fit to this flow and these paths, got one whose best theta had RMSE "

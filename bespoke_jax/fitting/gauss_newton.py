@@ -21,7 +21,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from bespoke_jax.fitting.loss import Loss
-from bespoke_jax.fitting.losses_of_steps import step_error
+from bespoke_jax.fitting.losses_of_steps import weighted_error
+from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
@@ -87,7 +88,9 @@ def linearise(
     parts = []
     for number, (some, x0, x1) in enumerate(paths.chunks(flow, batch_size)):
         trace = adjoint.run(some, table, x0, keep_activations)
-        squares, cotangents = _cotangents(loss, trace.x1, x1, jax.random.fold_in(key, number), probes)
+        squares, cotangents = _cotangents(
+            loss, trace.x1, x1, jax.random.fold_in(key, number), probes, some.error_scale(len(x0))
+        )
         rows = _chain(adjoint.table_gradients(some, table, trace, cotangents), jacobian)
         squares, values, slopes = jax.device_get(gather(flow, (squares, *_phi_and_slope(loss.phi, squares))))
         parts.append(_sums(squares, values, slopes, rows))
@@ -103,7 +106,9 @@ def evaluate(
         return gather(flow, _value(loss, flow, solver, spread(flow, paths)))
     parts = []
     for some, x0, x1 in paths.chunks(flow, batch_size):
-        parts.append(jax.device_get(gather(flow, _phi_of_distance(loss, solver.end(some, x0), x1))))
+        parts.append(
+            jax.device_get(gather(flow, _phi_of_distance(loss, solver.end(some, x0), x1, some.error_scale(len(x0)))))
+        )
     return np.asarray(np.mean(np.concatenate(parts)))
 
 
@@ -111,7 +116,10 @@ def evaluate_ends(
     loss: Loss, flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"], batch_size: int | None = None
 ) -> float:
     """The value of a loss of ends for samples x of the flow and their true ends x1."""
-    parts = [_phi_of_distance(loss, x[part], x1[part]) for part in slices(len(x), batch_size)]
+    parts = [
+        _phi_of_distance(loss, x[part], x1[part], of_samples(flow, part).error_scale(len(x1[part])))
+        for part in slices(len(x), batch_size)
+    ]
     return float(np.mean(np.concatenate(jax.device_get(gather(flow, parts)))))
 
 
@@ -121,8 +129,8 @@ def _value(loss, flow, solver, paths):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _phi_of_distance(loss, x, x1):
-    return loss.phi(loss.between(x, x1))
+def _phi_of_distance(loss, x, x1, scale):
+    return loss.phi(loss.between(x, x1, scale))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -138,16 +146,16 @@ def _table_and_jacobian(solver):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _cotangents(loss, x, x1, key, probes):
+def _cotangents(loss, x, x1, key, probes, scale=None):
     """Distances [B] and cotangents of x [1 + K, B, *event]: half the gradient of the distances, and K random ones.
 
     With d errors e per sample they are e / d, and random signs over sqrt(d) without their part along e, pulled back from the
     features to x. K is `probes`, or 0 for a distance without features.
     """
     if loss.features is None:
-        squares, pullback = jax.vjp(lambda x: loss.between(x, x1), x)
+        squares, pullback = jax.vjp(lambda x: loss.between(x, x1, scale), x)
         return squares, pullback(jnp.full_like(squares, 0.5))[0][None]
-    error, pullback = jax.vjp(lambda x: loss.difference(x, x1), x)
+    error, pullback = jax.vjp(lambda x: loss.difference(x, x1, scale), x)
     size, of_sample = error[0].size, range(-error.ndim + 1, 0)
     draws = _signs(key, (probes, *error.shape), error.dtype) / size**0.5
     squared_norms = jnp.sum(error**2, of_sample, keepdims=True)
@@ -200,7 +208,7 @@ def _per_step(loss, flow, theta, paths):
 
     def local_squares(z):
         def error(z):
-            e = step_error(flow, theta, unravel_window(z[:-1]), paths)
+            e = weighted_error(flow, theta, unravel_window(z[:-1]), paths)
             return z[-1].astype(e.dtype) * e
 
         errors, columns = _tangents(error, z)

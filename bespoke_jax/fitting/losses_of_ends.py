@@ -10,6 +10,7 @@ from jaxtyping import Float
 from bespoke_jax.checks import check_choice, check_type
 from bespoke_jax.fitting.loss import AVERAGES, Loss
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.states import weighted
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.solve import solve
@@ -52,7 +53,8 @@ class Distance(Loss):
       sample's error; the first steps are then too long, the damping has to grow, and a fit gains less per step.
 
     Both functions take samples [B, *event], must treat them independently and be differentiable by JAX. Define them once, at
-    module level: equal distances share compiled programs.
+    module level: equal distances share compiled programs. Samples of a flow of trees are arrays [B, D] here, see `Flow.unravel`;
+    the weights of a flow are no part of a distance of your own.
 
     Args:
         function, features: exactly one of them.
@@ -91,12 +93,18 @@ class Distance(Loss):
     def __call__(self, flow: Flow, solver: Solver, paths: Paths) -> Float[jax.Array, ""]:
         """The loss: E phi(distance), []."""
         flow, x0, x1 = samples(flow, paths)
-        return jnp.mean(self.phi(self.between(solve(flow, to_table(solver), x0), x1)))
+        scale = flow.error_scale(len(x0))
+        return jnp.mean(self.phi(self.between(solve(flow, to_table(solver), x0), x1, scale)))
 
-    def between(self, x: Float[Array, "batch *event"], x1: Float[Array, "batch *event"]) -> Float[jax.Array, "batch"]:
-        """The distances, [B], of samples [B, *event]."""
+    def between(
+        self,
+        x: Float[Array, "batch *event"],
+        x1: Float[Array, "batch *event"],
+        scale: Float[Array, "..."] | None = None,
+    ) -> Float[jax.Array, "batch"]:
+        """The distances, [B], of samples [B, *event]; `scale` is `Flow.error_scale`."""
         if self.features is not None:
-            difference = self.difference(x, x1)
+            difference = self.difference(x, x1, scale)
             return mean_square(difference, difference.ndim - 1)
         assert self.function is not None  # one of the two is there
         found = _floating("function", self.function(x, x1))
@@ -104,13 +112,18 @@ class Distance(Loss):
             raise ValueError(f"Distance.function: wanted shape ({len(x)},), one per sample, got {jnp.shape(found)}.")
         return found
 
-    def difference(self, x: Float[Array, "batch *event"], x1: Float[Array, "batch *event"]) -> jax.Array:
-        """features(x) - features(x1), [B, ...]."""
+    def difference(
+        self,
+        x: Float[Array, "batch *event"],
+        x1: Float[Array, "batch *event"],
+        scale: Float[Array, "..."] | None = None,
+    ) -> jax.Array:
+        """features(x) - features(x1), [B, ...]; weighted, if the features are x itself."""
         assert self.features is not None
         found, wanted = (_floating("features", self.features(sample)) for sample in (x, x1))
         if jnp.ndim(found) < 1 or len(found) != len(x):
             raise ValueError(f"Distance.features: wanted shape [{len(x)}, ...], samples first, got {jnp.shape(found)}.")
-        return found - wanted
+        return weighted(found - wanted, scale if self.features is _itself else None)
 
 
 def _floating(name, found):

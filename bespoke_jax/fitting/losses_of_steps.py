@@ -10,6 +10,7 @@ from bespoke_jax.checks import check_number, check_type
 from bespoke_jax.fitting.loss import AVERAGES, Loss
 from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.states import weighted
 from bespoke_jax.learned.knots import Knots
 from bespoke_jax.learned.step_theta import step_lipschitz
 from bespoke_jax.learned.steps import table_from_knots
@@ -20,7 +21,17 @@ from bespoke_jax.run.solve import solve
 from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array, Scalar
 
-__all__ = ["Local", "RmseBound", "auxiliary_path", "bound_weights", "local", "rmse_bound", "step_error", "step_errors"]
+__all__ = [
+    "Local",
+    "RmseBound",
+    "auxiliary_path",
+    "bound_weights",
+    "local",
+    "rmse_bound",
+    "step_error",
+    "step_errors",
+    "weighted_error",
+]
 
 
 def auxiliary_path(paths: Paths, t: Scalar | Float[Array, "m"]) -> Float[jax.Array, "..."]:
@@ -47,6 +58,12 @@ def step_error(flow: Flow, theta: Theta, window: Knots, paths: Paths) -> Float[j
     flow, step = of_paths(flow, paths), table_from_knots(theta.base, window, 1.0 / theta.num_steps)
     error = auxiliary_path(paths, window.t[-1]) - solve(flow, step, auxiliary_path(paths, window.t[0]))
     return error.reshape(-1, *flow.event_shape)
+
+
+def weighted_error(flow: Flow, theta: Theta, window: Knots, paths: Paths) -> Float[jax.Array, "batch *event"]:
+    """`step_error`, of which the plain mean square is that of the flow's norm."""
+    error = step_error(flow, theta, window, paths)
+    return weighted(error, of_paths(flow, paths).error_scale(len(error)))
 
 
 def step_errors(flow: Flow, theta: Theta, paths: Paths) -> Float[jax.Array, "n batch *event"]:
@@ -93,7 +110,7 @@ def _sum_of_steps(flow, theta, paths, weights):
     @jax.checkpoint
     def distances(window_and_weight):
         window, weight = window_and_weight
-        error = step_error(flow, theta, window, paths)
+        error = weighted_error(flow, theta, window, paths)
         return AVERAGES["root"](mean_square(weight.astype(error.dtype) * error, len(flow.event_shape)))
 
     windows = theta.knots().of_steps(theta.num_steps)

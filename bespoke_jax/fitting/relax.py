@@ -54,7 +54,7 @@ def _moved(
     radius: float,
 ) -> Float[jax.Array, "B *event"]:
     def total(x0):
-        distances = loss.between(solve(flow, table, x0), x1)
+        distances = loss.between(solve(flow, table, x0), x1, flow.error_scale(len(x1)))
         return jnp.sum(distances), distances
 
     slopes, distances = jax.grad(total, has_aux=True)(x0)

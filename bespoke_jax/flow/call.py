@@ -9,7 +9,7 @@ from jaxtyping import Float
 from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array, PyTree, VelocityFunction
 
-__all__ = ["call", "check_params"]
+__all__ = ["call", "check_params", "like"]
 
 
 def call(
@@ -47,7 +47,7 @@ def call(
                 f"scalar). Give it as lambda params, t, x: {name}(params, jnp.full(x.shape[0], t), x)."
             ) from error
         out = function(params, _times(t, x), x)
-    return _like(x, out, name, what)
+    return like(x, out, name, what)
 
 
 def _times(t: Array, x: Array) -> jax.Array:
@@ -64,7 +64,7 @@ def _takes_times(function: VelocityFunction, params: PyTree, t: Array, x: Array)
     return getattr(out, "shape", None) == x.shape and jnp.issubdtype(out.dtype, jnp.floating)
 
 
-def _like(x: Array, out: Any, name: str, what: str) -> Array:
+def like(x: Array, out: Any, name: str, what: str) -> Array:
     """`out`, returned by the function called `name`, in x's dtype, after checking that it is one array like x."""
     if not hasattr(out, "shape") or not hasattr(out, "dtype"):
         raise TypeError(f"{name}: wanted one array of shape {x.shape}, {what}, got {type(out).__name__}.")

@@ -6,22 +6,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from bespoke_jax.checks import check_float_dtype, check_key, check_numeric, check_shape
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.call import call, check_params
+from bespoke_jax.flow.norm import check_weights
 from bespoke_jax.flow.prediction import velocity_of_prediction
-from bespoke_jax.flow.source import check_source, draw
+from bespoke_jax.flow.source import check_source, draw, same_params
+from bespoke_jax.flow.states import States
 from bespoke_jax.flow.times import scheduler_of
+from bespoke_jax.flow.trees import event_of, of_arrays
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import Array, DTypeLike, KeyArray, Numbers, PyTree, Scalar, SourceFunction, VelocityFunction
+from bespoke_jax.types import (
+    DTypeLike,
+    EventShape,
+    KeyArray,
+    Numbers,
+    PyTree,
+    Scalar,
+    SourceFunction,
+    State,
+    VelocityFunction,
+    Weights,
+)
 
 __all__ = ["Flow"]
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class Flow:
+class Flow(States):
     """A pre-trained flow: `x'(t) = u_t(x)` carries noise x0 (t = 0) to data x1 (t = 1).
 
     A flow is a pytree whose leaves are the network's parameters; everything else is static. Like any tree of arrays, it can be
@@ -32,17 +45,22 @@ class Flow:
             at least float32; x is [B, *event_shape] with exactly one batch axis, whatever batch shape the caller used. The
             samples of a batch must not affect each other. A result in lower precision (bfloat16) is cast to x's dtype.
         params: the network's parameters, any pytree of arrays.
-        event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars.
+        event_shape: shape of one sample, e.g. (32, 32, 3); () for scalars. Or a tree of shapes, for samples that are trees of
+            arrays: {"positions": (9, 3), "features": (9, 5)}. The velocity then gets and returns such a tree of [B, *leaf], and
+            so do `solve`, `sample` and a source; `flow.event_shape` is (D,), that of all numbers as one array, see `ravel`.
         scheduler: the scheduler that the flow was trained with, if known. It sets the scale of the noise (for `EDM`) and gives
             `fit` more start curves to choose from; everything works without it.
         source: `source(params, key) -> x0` of one sample, [*event_shape], traceable by JAX, also under `vmap`: where the flow was
             trained to start from, if that is not Gaussian noise. Under `given` its `params["condition"]` is the sample's own.
             None for N(0, sigma_0^2), with sigma_0 = 1 without a scheduler.
+        weights: of a sample's numbers in its norm, >= 0: numbers that broadcast to event_shape, or a tree of them; or a function
+            `weights(params)` of one sample, which under `given` sees its own condition, such as a padding mask. Errors, losses
+            and the tolerances of true paths are then sum_j w_j e_j^2 / sum_j w_j; numbers of weight 0 have no part in them.
 
     Raises:
         TypeError: if `velocity` is not a function, `scheduler` not a `Scheduler`, `source` not a function, or `params` hold a
             function or text.
-        TypeError, ValueError: if `event_shape` is not a tuple of positive integers.
+        TypeError, ValueError: if `event_shape` is not a tuple of positive integers, or a tree of them; for bad weights.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -61,10 +79,11 @@ class Flow:
         self,
         velocity: VelocityFunction,
         params: PyTree,
-        event_shape: Sequence[int],
+        event_shape: EventShape,
         scheduler: Scheduler | None = None,
         *,
         source: SourceFunction | None = None,
+        weights: Weights | None = None,
     ):
         if not callable(velocity):
             raise TypeError(f"velocity: wanted a function of (params, t, x), got {type(velocity).__name__}.")
@@ -72,15 +91,17 @@ class Flow:
             raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
         check_source(source)
         check_params(params)
-        self.velocity = velocity
+        event = event_of(event_shape)
+        self.event_shape = check_shape("event_shape", event_shape) if event is None else (event.size,)
+        self.velocity = of_arrays("velocity", velocity, event, self.event_shape)
         self.params = params
-        self.event_shape = check_shape("event_shape", event_shape)
         self.scheduler = scheduler
         self.source = source
+        self.weights = check_weights(weights, self.event, self.event_shape)
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         """For JAX: (the parameters with their key, everything static)."""
-        static = self.velocity, self.event_shape, self.scheduler, self.source
+        static = self.velocity, self.event_shape, self.scheduler, self.source, self.weights
         return ((jax.tree_util.GetAttrKey("params"), self.params),), static
 
     @classmethod
@@ -88,26 +109,23 @@ class Flow:
         """For JAX: the flow without checks, as `params` may hold anything during transformations."""
         flow = object.__new__(cls)
         (flow.params,) = children
-        flow.velocity, flow.event_shape, flow.scheduler, flow.source = static
+        flow.velocity, flow.event_shape, flow.scheduler, flow.source, flow.weights = static
         return flow
 
     def __repr__(self) -> str:
-        name = getattr(self.velocity, "__name__", type(self.velocity).__name__)
-        source = (
-            "" if self.source is None else f", source={getattr(self.source, '__name__', type(self.source).__name__)}"
-        )
-        return f"Flow({name}, event_shape={self.event_shape}, scheduler={self.scheduler}{source})"
+        source = "" if self.source is None else f", source={_name_of(self.source)}"
+        return f"Flow({_name_of(self.velocity)}, event_shape={self._shapes}, scheduler={self.scheduler}{source})"
 
     def replace(self, **changes: Any) -> "Flow":
-        """The flow with other `velocity`, `params`, `event_shape`, `scheduler` or `source`, and the rest as it is.
+        """The flow with other `velocity`, `params`, `event_shape`, `scheduler`, `source` or `weights`, and the rest as it is.
 
         Examples:
             >>> flow = Flow(lambda params, t, x: -params * x, 2.0, event_shape=(3,))
             >>> flow.replace(params=1.0)(0.5, jnp.ones(3)).tolist()
             [-1.0, -1.0, -1.0]
         """
-        names = ("velocity", "params", "event_shape", "scheduler", "source")
-        return Flow(**({name: getattr(self, name) for name in names} | changes))
+        names = ("velocity", "params", "scheduler", "source", "weights")
+        return Flow(**({name: getattr(self, name) for name in names} | {"event_shape": self._shapes} | changes))
 
     @property
     def calls_per_evaluation(self) -> int:
@@ -150,39 +168,22 @@ class Flow:
         """
         return getattr(self.velocity, "outside_jax", False)
 
-    def batch_shape(self, x: Float[Array, "..."], name: str = "x") -> tuple[Any, ...]:
-        """The leading axes of `x`, after checking that it is a floating array of trailing shape `event_shape`.
-
-        Args:
-            x: [*batch, *event_shape].
-            name: of the argument, in errors.
-
-        Raises:
-            TypeError: if `x` is not a floating array.
-            ValueError: if its shape does not end in `event_shape`.
-        """
-        (shape, dtype), ndim = check_numeric(name, x), len(self.event_shape)
-        if shape[len(shape) - ndim :] != self.event_shape or len(shape) < ndim:
-            raise ValueError(f"{name}: wanted shape [*batch, {', '.join(map(str, self.event_shape))}], got {shape}.")
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{name}: wanted a floating dtype, got {dtype}.")
-        return shape[: len(shape) - ndim]
-
-    def __call__(self, t: Scalar, x: Float[Array, "*shape"]) -> Float[jax.Array, "*shape"]:
+    def __call__(self, t: Scalar, x: State) -> State:
         """The velocity u_t(x).
 
         Args:
             t: the time, a scalar.
-            x: [*batch, *event_shape].
+            x: [*batch, *event_shape]; or a tree of arrays [*batch, *leaf].
 
         Returns:
-            An array of x's shape and dtype.
+            An array of x's shape and dtype, or such a tree.
 
         Raises:
             ValueError: if x does not end in the event shape, t is no scalar, or the velocity returns another shape.
             TypeError: if x or t are of the wrong kind, or the velocity returns something other than one floating array no wider
                 than x.
         """
+        x, as_given = self.as_array("x", x)
         batch = self.batch_shape(x)
         shape, dtype = check_numeric("t", t)
         if shape:
@@ -192,11 +193,10 @@ class Flow:
         flat = jnp.reshape(x, (-1, *self.event_shape))
         # A time wider than the state would widen the network's result; one narrower than float32 is too coarse.
         t = jnp.asarray(t, promote(flat.dtype, jnp.float32))
-        return jnp.reshape(call("velocity", self.velocity, self.params, t, flat), (*batch, *self.event_shape))
+        u = call("velocity", self.velocity, self.params, t, flat)
+        return as_given(jnp.reshape(u, (*batch, *self.event_shape)))
 
-    def noise(
-        self, key: KeyArray, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
-    ) -> Float[jax.Array, "..."]:
+    def noise(self, key: KeyArray, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> State:
         """Draw x0: from the flow's `source`, or else from N(0, sigma_0^2), with sigma_0 = 1 without a scheduler.
 
         Args:
@@ -206,7 +206,7 @@ class Flow:
             dtype: of the noise.
 
         Returns:
-            An array [*batch_shape, *event_shape].
+            An array [*batch_shape, *event_shape], or a tree of [*batch_shape, *leaf].
 
         Raises:
             TypeError: if `key` is not one key, or `dtype` not floating.
@@ -223,20 +223,21 @@ class Flow:
         check_float_dtype("dtype", dtype)
         batch_shape = check_shape("batch_shape", batch_shape)
         if self.source is not None:
-            params_of = getattr(self.velocity, "params_of_samples", lambda params, count: _same_params)
+            params_of = getattr(self.velocity, "params_of_samples", lambda params, count: same_params)
             of_sample = params_of(self.params, math.prod(batch_shape))
-            return draw(self.source, of_sample, self.params, key, batch_shape, self.event_shape, dtype)
+            x0 = draw(self.source, of_sample, self.params, key, batch_shape, self.event_shape, dtype, self.event)
+            return self.unravel(x0)
         x0 = jax.random.normal(key, (*batch_shape, *self.event_shape), dtype)
-        if self.scheduler is None:
-            return x0
-        return x0 * jnp.asarray(self.scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
+        if self.scheduler is not None:
+            x0 = x0 * jnp.asarray(self.scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
+        return self.unravel(x0)
 
     @classmethod
     def from_prediction(
         cls,
         network: VelocityFunction,
         params: PyTree,
-        event_shape: Sequence[int],
+        event_shape: EventShape,
         scheduler: Scheduler | Any,
         prediction: str = "noise",
         time_margin: float | None = None,
@@ -244,12 +245,13 @@ class Flow:
         time: str | Numbers = "noise_at_0",
         per_sample_time: bool | None = None,
         source: SourceFunction | None = None,
+        weights: Weights | None = None,
     ) -> "Flow":
         """A flow from a network that predicts noise, data, score, v or velocity (Sec. 2.2; Salimans & Ho 2022 for "v").
 
         Args:
             network: `network(params, its time, x) -> prediction`, of x's shape.
-            params, event_shape, source: as for `Flow`.
+            params, event_shape, source, weights: as for `Flow`.
             scheduler: the scheduler it was trained with, in this library's time; or another library's schedule, any object with
                 functions `alpha(s)` and `sigma(s)` of its own time in [0, 1]. Required.
             prediction: "noise" (E[x0|x]), "data" (E[x1|x]), "score" (grad log p_t), "v" (alpha x0 - sigma x1) or "velocity".
@@ -286,10 +288,10 @@ class Flow:
             [-0.25, -0.25]
         """
         scheduler = scheduler_of(scheduler)
+        network = of_arrays("network", network, event_of(event_shape))
         velocity = velocity_of_prediction(network, scheduler, prediction, time_margin, time, per_sample_time)
-        return cls(velocity, params, event_shape, scheduler, source=source)
+        return cls(velocity, params, event_shape, scheduler, source=source, weights=weights)
 
 
-def _same_params(params: PyTree, i: Any) -> Any:
-    """The parameters of sample i of a flow whose samples have nothing of their own."""
-    return params
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)

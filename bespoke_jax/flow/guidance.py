@@ -84,8 +84,9 @@ def guided(flow: Flow, guidance_scale: Scalar | Numbers | Callable[[Any], Any], 
     else:
         params["guidance_scale"] = _check_scale(guidance_scale)
     function = _add_unconditional(params, condition, unconditional)
-    source = None if flow.source is None else OfNetwork(flow.source)
-    found = flow.replace(velocity=Guided(velocity_of_one(flow), function, scale), params=params, source=source)
+    source, weights = (None if each is None else OfNetwork(each) for each in (flow.source, flow.weights))
+    velocity = Guided(velocity_of_one(flow), function, scale)
+    found = flow.replace(velocity=velocity, params=params, source=source, weights=weights)
     return with_conditions(found, conditions) if is_given(flow) else found
 
 

@@ -13,7 +13,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.matching import cast
 from bespoke_jax.flow.per_sample import batched_velocity
 from bespoke_jax.flow.wrapper import Wrapper
-from bespoke_jax.types import Array, KeyArray, Scalar, SourceFunction, VelocityFunction
+from bespoke_jax.types import Array, KeyArray, Scalar, VelocityFunction
 
 __all__ = ["Guided", "OfNetwork", "Scaled", "is_guided", "of_call", "of_network", "own_scale", "scale_of", "scales_of"]
 
@@ -55,9 +55,9 @@ def of_call(flow: Flow, field: int | jax.Array) -> Flow:
     else:
         none = jax.tree.map(lambda other, c: jnp.broadcast_to(other, c.shape), flow.params["unconditional"], own)
     condition = jax.tree.map(lambda c, other: jnp.where(jnp.asarray(field) == 1, other, c), own, none)
-    source = flow.source.source if isinstance(flow.source, OfNetwork) else flow.source
+    source, weights = (each.function if isinstance(each, OfNetwork) else each for each in (flow.source, flow.weights))
     params = {**flow.params["network"], CONDITION: of_network(condition_of_one(flow))}
-    network = flow.replace(velocity=velocity.velocity, params=params, source=source)
+    network = flow.replace(velocity=velocity.velocity, params=params, source=source, weights=weights)
     return given(network, condition) if is_given(flow) else network.replace(params={**params, CONDITION: condition})
 
 
@@ -111,12 +111,12 @@ def of_network(condition: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class OfNetwork:
-    """The source of a guided flow: the network's, which sees the network's parameters. Frozen: equal by value."""
+    """The source or the weights of a guided flow: the network's, which see its parameters. Frozen: equal by value."""
 
-    source: SourceFunction
+    function: Callable[..., Any]
 
-    def __call__(self, params: dict, key: KeyArray) -> Any:
-        return self.source({**params["network"], CONDITION: of_network(params[CONDITION])}, key)
+    def __call__(self, params: dict, *key: KeyArray) -> Any:
+        return self.function({**params["network"], CONDITION: of_network(params[CONDITION])}, *key)
 
 
 @dataclasses.dataclass(frozen=True)

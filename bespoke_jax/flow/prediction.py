@@ -5,6 +5,7 @@ With X1 = E[x1 | x] and X0 = E[x0 | x] read off a prediction, u = alphadot X1 + 
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,11 @@ class PredictionVelocity:
     def outside_jax(self) -> bool:
         """The network's."""
         return getattr(self.network, "outside_jax", False)
+
+    @property
+    def event(self) -> Any:
+        """The network's."""
+        return getattr(self.network, "event", None)
 
     @property
     def slope_at_noise(self) -> float:

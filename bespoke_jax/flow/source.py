@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from bespoke_jax.flow.trees import Event
 from bespoke_jax.types import DTypeLike, KeyArray, PyTree, SourceFunction
 
-__all__ = ["check_source", "draw"]
+__all__ = ["check_source", "draw", "same_params"]
 
 
 def check_source(source: Any) -> None:
@@ -28,6 +29,11 @@ def check_source(source: Any) -> None:
         raise TypeError(f"source: wanted a function that can be hashed, got {type(source).__name__}.")
 
 
+def same_params(params: PyTree, i: Any) -> Any:
+    """The parameters of sample i of a flow whose samples have nothing of their own."""
+    return params
+
+
 def draw(
     source: SourceFunction,
     params_of: Callable[[Any, Any], PyTree],
@@ -36,6 +42,7 @@ def draw(
     batch_shape: tuple[int, ...],
     event_shape: tuple[int, ...],
     dtype: DTypeLike,
+    event: Event | None = None,
 ) -> Float[jax.Array, "..."]:
     """x0 of a batch, each sample from a key of its own; a single sample, without batch axes, from `key` itself.
 
@@ -46,10 +53,11 @@ def draw(
         key: a random key.
         batch_shape, event_shape: of x0, [*batch, *event].
         dtype: of x0, to which the source's numbers are cast.
+        event: the structure of a sample, if the source returns a tree.
 
     Raises:
-        TypeError: if the source returns something other than one floating array.
-        ValueError: if it returns one of another shape than `event_shape`.
+        TypeError: if the source returns something other than one floating array, or a tree of them.
+        ValueError: if it returns one of another shape than `event_shape`, or another tree.
 
     Examples:
         >>> x0 = draw(lambda params, key: 3.0 + jax.random.normal(key, (2,)), lambda params, i: params, None,
@@ -58,14 +66,15 @@ def draw(
         ((5, 2), True)
     """
     keys = jax.random.split(key, math.prod(batch_shape)) if batch_shape else key[None]
-    x0 = _draw(source, params_of, event_shape, jnp.dtype(dtype), params, keys)
+    x0 = _draw(source, params_of, event_shape, jnp.dtype(dtype), event, params, keys)
     return x0.reshape(*batch_shape, *event_shape)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(source, params_of, event_shape, dtype, params, keys):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _draw(source, params_of, event_shape, dtype, event, params, keys):
     def one(i, key):
-        return _checked(source(params_of(params, i), key), event_shape).astype(dtype)
+        x0 = source(params_of(params, i), key)
+        return _checked(x0 if event is None else event.ravel("source", x0), event_shape).astype(dtype)
 
     return jax.vmap(one)(jnp.arange(len(keys)), keys)
 

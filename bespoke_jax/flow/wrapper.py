@@ -1,5 +1,7 @@
 """Velocities made of other velocities."""
 
+from typing import Any
+
 from bespoke_jax.types import VelocityFunction
 
 __all__ = ["Wrapper"]
@@ -24,3 +26,8 @@ class Wrapper:
     def outside_jax(self) -> bool:
         """The wrapped velocity's."""
         return getattr(self.velocity, "outside_jax", False)
+
+    @property
+    def event(self) -> Any:
+        """The wrapped velocity's: the structure of samples that are trees, or None."""
+        return getattr(self.velocity, "event", None)

@@ -95,6 +95,11 @@ class _WithVolume(Wrapper):
     event_shape: tuple[int, ...]
     exact: bool
 
+    @property
+    def event(self) -> None:
+        """None: its states are arrays."""
+        return None
+
     def __call__(self, params: dict, t: Scalar, state: Float[Array, "1 N"]) -> Float[jax.Array, "1 N"]:
         own, probes = params[CONDITION]["own"], params[CONDITION]["probes"]
         inner = params["flow"] if own is None else {**params["flow"], CONDITION: own}

@@ -23,11 +23,12 @@ from bespoke_jax.flow.conditions import check_size, of_samples, stored_condition
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
+from bespoke_jax.flow.states import weighted
 from bespoke_jax.run.controller import DOPRI5, first_step
 from bespoke_jax.run.interpolation import padded
 from bespoke_jax.run.paths import Paths, check_finite, slices
 from bespoke_jax.run.tolerance import Attempt, Tolerance
-from bespoke_jax.types import Array, Number
+from bespoke_jax.types import Array, Number, State
 
 __all__ = ["finer_ends", "ground_truth"]
 
@@ -36,7 +37,7 @@ _MAX_STEPS = 1000
 
 def ground_truth(
     flow: Flow,
-    x0: Float[Array, "*shape"],
+    x0: State,
     rtol: Number = 1e-5,
     atol: Number | None = None,
     *,
@@ -51,7 +52,7 @@ def ground_truth(
 
     Args:
         flow: the velocity field.
-        x0: noises, [*batch, *event_shape]; as many as a `given` flow has conditions.
+        x0: noises, [*batch, *event_shape], or a tree of [*batch, *leaf]; as many as a `given` flow has conditions.
         rtol: relative tolerance per step, > 0. float32 allows about 1e-6.
         atol: absolute tolerance per step, > 0, in the units of the state. None for `rtol` times the current scale of each state
             (its RMS, or 1 % of the way it has still to go), so that data of any scale is solved alike.
@@ -61,7 +62,7 @@ def ground_truth(
 
     Returns:
         `Paths` with three states per accepted step: 220 MB for 256 images of 32 x 32 x 3 and 23 steps; two states with
-        `ends_only`.
+        `ends_only`. They hold arrays, also for a flow of trees: `flow.unravel(paths.x1)`.
 
     Raises:
         TypeError: if `flow` is not a Flow, or x0 or the flow is traced.
@@ -82,7 +83,7 @@ def ground_truth(
         True
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in (x0, *jax.tree.leaves(flow))):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((x0, flow))):
         raise TypeError(
             "ground_truth: wanted concrete arrays, got a traced x0 or flow; call it outside jit, vmap and grad."
         )
@@ -96,14 +97,16 @@ def ground_truth(
     return Paths(*fields, batch_shape=batch_shape, condition=stored_conditions(flow))
 
 
-def _checked_noises(flow: Flow, x0: Array) -> tuple[tuple[int, ...], jax.Array]:
+def _checked_noises(flow: Flow, x0: State) -> tuple[tuple[int, ...], jax.Array]:
     """(the batch shape, the noises [B, *event]) of x0, if they are finite and as many as the flow has conditions."""
+    x0, _ = flow.as_array("x0", x0)
     batch_shape = flow.batch_shape(x0, "x0")
     flat = jnp.reshape(x0, (-1, *flow.event_shape))
     if flat.shape[0] == 0:
         raise ValueError(f"x0: wanted at least one noise, got shape {jnp.shape(x0)}.")
     check_size(flow, len(flat), "x0")
     check_finite("x0", gather(flow, flat))
+    flow.check_weights(len(flat))
     return batch_shape, flat
 
 
@@ -154,9 +157,10 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
     x = x0 = spread(flow, x0)
     start, end = (np.asarray(t, promote(x.dtype, jnp.float32))[()] for t in (0, 1))
     velocity = kernels.velocity(flow, start, x)
-    asked = tolerance.numbers(x, velocity)
+    scale = flow.error_scale(len(x))
+    asked = tolerance.numbers(weighted(x, scale), weighted(velocity, scale))
     others = 1 + tolerance.raise_to_rounding(flow, start, x, velocity, asked)
-    width, controller_state = first_step(x, velocity, *asked)
+    width, controller_state = first_step(weighted(x, scale), weighted(velocity, scale), *asked)
     stop, attempts, knots = start + np.asarray(width), 0, []
     while start < end:
         if not np.isfinite(stop):
@@ -170,7 +174,7 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
         attempts += 1
         # Stretched to the end if it stops within rounding of it: a further step would have no width to divide by.
         attempt = _attempt(flow, start, end if stop > end - 4 * np.finfo(end.dtype).eps else stop, end, x, velocity)
-        verdict = tolerance.judge(attempt, controller_state, asked)
+        verdict = tolerance.judge(attempt.weighted(scale), controller_state, asked)
         if not verdict.finite:
             _blame(flow, attempt, attempts)
             others += 2 * (attempt.stop == end)

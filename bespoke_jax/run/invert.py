@@ -18,7 +18,7 @@ from bespoke_jax.run.krylov import solution
 from bespoke_jax.run.paths import check_finite, slices
 from bespoke_jax.run.solve import solve
 from bespoke_jax.solver import Solver, check_solver_arrays
-from bespoke_jax.types import Array, Number
+from bespoke_jax.types import Array, Number, State
 from bespoke_jax.warn import warn
 
 __all__ = ["Inverse", "checked_samples", "invert", "together"]
@@ -35,7 +35,7 @@ class Inverse(NamedTuple):
     """What `invert` returns.
 
     Attributes:
-        x0: the noises, [*batch, *event].
+        x0: the noises, [*batch, *event], or a tree if the samples are one.
         residual: the RMS of solve(flow, solver, x0) - x1 of each sample, [*batch]; None for the flow itself.
         converged: whether it is within the tolerance, [*batch]; None for the flow itself.
         evaluations: velocity evaluations for a sample, the most of any; a derivative in one direction counts as two.
@@ -50,7 +50,7 @@ class Inverse(NamedTuple):
 def invert(
     flow: Flow,
     solver: Solver | None,
-    x1: Float[Array, "*shape"],
+    x1: State,
     rtol: Number = 1e-5,
     *,
     max_iterations: int = 30,
@@ -66,7 +66,7 @@ def invert(
     Args:
         flow: the velocity field.
         solver: a theta, a table or a `classic.TaylorSolver`; None for the flow itself, solved backwards by Dopri5.
-        x1: samples, [*batch, *event_shape], float32 or float64; as many as a `given` flow has conditions.
+        x1: samples, [*batch, *event_shape] or a tree, float32 or float64; as many as a `given` flow has conditions.
         rtol: the largest residual, relative to the RMS of all of x1; for the flow itself, the tolerance per step.
         max_iterations: Newton steps after which to give up.
         batch_size: how many samples are solved together; None for a number that fits into memory.
@@ -89,15 +89,17 @@ def invert(
         >>> bool(abs(found.x0 - x0).max() < 1e-3), bool(found.converged.all())
         (True, True)
     """
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    x1, as_given = flow.as_array("x1", x1)
     batch, flat = checked_samples(flow, solver, x1)
     rtol, max_iterations = check_positive("rtol", rtol), check_count("max_iterations", max_iterations)
     batch_size = together(flow, batch_size)
     if solver is None:
         x0, evaluations = noise_of(flow, flat, rtol, batch_size)
-        return Inverse(x0.reshape(*batch, *flow.event_shape), None, None, evaluations)
+        return Inverse(as_given(x0.reshape(*batch, *flow.event_shape)), None, None, evaluations)
     found = _of_solver(flow, solver, flat, rtol, max_iterations, batch_size)
     return Inverse(
-        found.x0.reshape(*batch, *flow.event_shape),
+        as_given(found.x0.reshape(*batch, *flow.event_shape)),
         found.residual.reshape(batch),
         found.converged.reshape(batch),
         found.evaluations,

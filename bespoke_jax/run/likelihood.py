@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from bespoke_jax.checks import check_count, check_key, check_positive
+from bespoke_jax.checks import check_count, check_key, check_positive, check_type
 from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
@@ -26,7 +25,7 @@ from bespoke_jax.run.krylov import arnoldi, log_trace
 from bespoke_jax.run.paths import slices
 from bespoke_jax.run.solve import solve
 from bespoke_jax.solver import Solver
-from bespoke_jax.types import Array, KeyArray, Number
+from bespoke_jax.types import KeyArray, Number, State
 from bespoke_jax.warn import warn
 
 __all__ = ["Likelihood", "log_likelihood"]
@@ -44,7 +43,7 @@ class Likelihood(NamedTuple):
         log_p: the log-density in nats; NaN where no noise was found.
         log_det: log|det dx1/dx0|.
         standard_error: that of `log_det` over the probes; None without probes, and NaN with one.
-        x0: the noises, [*batch, *event].
+        x0: the noises, [*batch, *event]; [*batch, D] for a flow of trees.
         residual: the RMS of solve(flow, solver, x0) - x1; None for the flow itself.
         evaluations: velocity evaluations for a sample, the most of any; a derivative in one direction counts as two.
     """
@@ -66,7 +65,7 @@ class Likelihood(NamedTuple):
 def log_likelihood(
     flow: Flow,
     solver: Solver | None,
-    x1: Float[Array, "*shape"],
+    x1: State,
     key: KeyArray | None = None,
     *,
     num_probes: int | None = None,
@@ -82,7 +81,7 @@ def log_likelihood(
     Args:
         flow: the velocity field. Its noise is that of `flow.noise`, N(0, sigma_0^2).
         solver: a theta, a table or a `classic.TaylorSolver`; None for the flow itself, by Dopri5 backwards with the divergence.
-        x1: samples, [*batch, *event_shape], float32 or float64; as many as a `given` flow has conditions.
+        x1: samples, [*batch, *event_shape] or a tree, float32 or float64; as many as a `given` flow has conditions.
         key: one JAX random key, for the probes.
         num_probes: probes of each sample; None for the exact determinant, of samples of at most 1024 numbers.
         rtol: as for `invert`.
@@ -107,7 +106,8 @@ def log_likelihood(
         >>> bool(abs(found.log_p - (-jax.numpy.log(2 * jax.numpy.pi * 0.5**2))) < 0.01)
         True
     """
-    batch, flat = checked_samples(flow, solver, x1)
+    check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    batch, flat = checked_samples(flow, solver, flow.as_array("x1", x1)[0])
     rtol = check_positive("rtol", rtol)
     if getattr(flow, "source", None) is not None:
         raise ValueError(

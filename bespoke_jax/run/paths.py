@@ -19,7 +19,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.per_sample import Indexed, rows_of, take
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.run.interpolation import quartic
-from bespoke_jax.types import Array, Numbers, Scalar
+from bespoke_jax.types import Array, Numbers, Scalar, State
 
 __all__ = ["Paths", "check_finite", "samples", "slices"]
 
@@ -42,6 +42,7 @@ class Paths:
         condition: the condition of each path, a pytree of [B, ...], if the flow was `given` conditions; else None. Large ones,
             which paths share, are kept once, with the number of each path's: `flow.per_sample.Indexed`.
 
+    Paths of a flow of trees hold arrays, event = (D,): `flow.unravel(paths.x1)` is a tree.
     Paths made by `of_ends` are known only at their ends: velocities and middles are None, `at` and `velocity` raise ValueError.
 
     Examples:
@@ -61,14 +62,12 @@ class Paths:
     condition: Any = None
 
     @classmethod
-    def of_ends(
-        cls, flow: Flow, x0: Float[Array, "*shape"], x1: Float[Array, "*shape"], evaluations: int = 0
-    ) -> "Paths":
+    def of_ends(cls, flow: Flow, x0: State, x1: State, evaluations: int = 0) -> "Paths":
         """Paths known only at their ends, from noises and samples that you have. Losses of end points need no more.
 
         Args:
             flow: the flow of these paths; `given` their conditions, if it is conditional.
-            x0, x1: noises and the samples that the flow takes them to, each [*batch, *event_shape]. The solver that made the
+            x0, x1: noises and the samples that the flow takes them to, [*batch, *event_shape] or trees. The solver that made the
                 samples should be much better than the one to learn, with a tenth of its error.
             evaluations: velocity evaluations spent on each.
 
@@ -87,6 +86,7 @@ class Paths:
         """
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
         evaluations = check_count("evaluations", evaluations, 0)
+        (x0, _), (x1, _) = flow.as_array("x0", x0), flow.as_array("x1", x1)
         batch_shape = flow.batch_shape(x0, "x0")
         if flow.batch_shape(x1, "x1") != batch_shape:
             raise ValueError(f"x1: wanted one for each noise, {jnp.shape(x0)}, got shape {jnp.shape(x1)}.")

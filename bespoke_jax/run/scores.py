@@ -10,6 +10,7 @@ from jaxtyping import Float
 from bespoke_jax import metrics
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
+from bespoke_jax.flow.states import weighted
 from bespoke_jax.types import Array
 
 __all__ = ["Score", "distances", "score", "size"]
@@ -38,7 +39,7 @@ class Score(NamedTuple):
 
 
 def distances(flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"]) -> Float[np.ndarray, "B"]:
-    """The RMSE of each sample; infinite where x is not finite.
+    """The RMSE of each sample, in the flow's norm; infinite where x is not finite.
 
     Args:
         flow: the flow of the samples, which may lie on its devices.
@@ -51,20 +52,21 @@ def distances(flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *even
         >>> distances(flow, jnp.array([[1.0, 1.0], [jnp.nan, 0.0]]), jnp.zeros((2, 2))).tolist()
         [1.0, inf]
     """
-    found, scale = (np.asarray(value) for value in gather(flow, _rmse_and_scale(x, x1)))
+    weights = flow.error_scale(len(x))
+    found, scale = (np.asarray(value) for value in gather(flow, _rmse_and_scale(x, x1, weights)))
     found = found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
     return np.where(np.isfinite(found), np.maximum(found, _LEAST * max(scale, np.finfo(found.dtype).tiny)), np.inf)
 
 
 def size(flow: Flow, x: Float[Array, "B *event"]) -> float:
-    """The RMS of samples x [B, *event] of the flow, over all their numbers.
+    """The RMS of samples x [B, *event] of the flow, over all their numbers, in the flow's norm.
 
     Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
         >>> size(bj.analytic.gaussian(mean=[0.0, 0.0], std=1.0), jnp.full((3, 2), -2.0))
         2.0
     """
-    return float(np.sqrt(gather(flow, _mean_square(x, x.ndim))))
+    return float(np.sqrt(gather(flow, _mean_square(weighted(x, flow.error_scale(len(x))), x.ndim))))
 
 
 def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
@@ -95,5 +97,6 @@ _mean_square = jax.jit(metrics.mean_square, static_argnums=1)
 
 
 @jax.jit
-def _rmse_and_scale(x: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _rmse_and_scale(x: jax.Array, x1: jax.Array, weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    x, x1 = weighted(x, weights), weighted(x1, weights)
     return metrics.rmse(x, x1, x.ndim - 1), jnp.sqrt(metrics.mean_square(x1, x1.ndim))

@@ -6,21 +6,18 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_key, check_type
 from bespoke_jax.flow.conditions import check_size, in_turn
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.solver import Solver, check_solver_arrays
-from bespoke_jax.types import Array, DTypeLike, KeyArray
+from bespoke_jax.types import Array, DTypeLike, KeyArray, State
 
 __all__ = ["sample", "solve"]
 
 
-def solve(
-    flow: Flow, solver: Solver, x0: Float[Array, "*shape"], *, return_path: bool = False
-) -> Float[jax.Array, "..."]:
+def solve(flow: Flow, solver: Solver, x0: State, *, return_path: bool = False) -> State:
     """x1 from given noise x0, by `solver.nfe` velocity evaluations.
 
     Differentiable in the flow's parameters, the solver and x0; works under jit, vmap and pmap.
@@ -28,11 +25,12 @@ def solve(
     Args:
         flow: the velocity field.
         solver: a theta, a table or a `classic.TaylorSolver`.
-        x0: noise, [*batch, *event_shape]; as many samples as a `given` flow has conditions. States keep its dtype.
+        x0: noise, [*batch, *event_shape], or a tree of [*batch, *leaf]; as many samples as a `given` flow has conditions. States
+            keep its dtype.
         return_path: return all states, x0 included, instead of the last one.
 
     Returns:
-        x1, [*batch, *event_shape]; with `return_path` the states, [steps + 1, *batch, *event_shape].
+        x1, [*batch, *event_shape]; with `return_path` the states, [steps + 1, *batch, *event_shape]. A tree, if x0 is one.
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, shape or dtype.
@@ -45,8 +43,9 @@ def solve(
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_solver_arrays("solver", solver, needs_table=False).check_flow(flow)
+    x0, as_given = flow.as_array("x0", x0)
     check_size(flow, math.prod(flow.batch_shape(x0, "x0")), "x0")
-    return (_solve_outside if _runs_outside(flow, solver, x0) else _solve)(flow, solver, x0, return_path)
+    return as_given((_solve_outside if _runs_outside(flow, solver, x0) else _solve)(flow, solver, x0, return_path))
 
 
 def _runs_outside(*args: Any) -> bool:
@@ -85,7 +84,7 @@ _solve_in_place = jax.jit(_run, donate_argnums=2)  # reuses the noise's memory
 
 def sample(
     params: Flow, theta: Solver, key: KeyArray, *, num_samples: int | None = None, dtype: DTypeLike = jnp.float32
-) -> Float[jax.Array, "..."]:
+) -> State:
     """Draw noise and solve.
 
     Args:
@@ -96,7 +95,8 @@ def sample(
         dtype: of the states.
 
     Returns:
-        [num_samples, *event_shape], or [*event_shape] for one sample. A `given` flow's conditions are used in turn.
+        [num_samples, *event_shape], or [*event_shape] for one sample; a tree of such arrays for a flow of trees. A `given` flow's
+        conditions are used in turn.
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, or a dtype that is not floating.
@@ -113,6 +113,7 @@ def sample(
     check_type("params", params, Flow, "a bespoke_jax.Flow (its leaves are the parameters)")
     check_solver_arrays("theta", theta, needs_table=False).check_flow(params)
     flow = in_turn(params, num_samples or 1)
-    x0 = flow.noise(key, () if num_samples is None else (num_samples,), dtype)
+    x0 = flow.ravel(flow.noise(key, () if num_samples is None else (num_samples,), dtype))
     x0 = x0 if num_samples is None else spread(params, x0)
-    return (_solve_outside if _runs_outside(flow, theta, x0) else _solve_in_place)(flow, theta, x0)
+    x1 = (_solve_outside if _runs_outside(flow, theta, x0) else _solve_in_place)(flow, theta, x0)
+    return flow.unravel(x1)

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
+from bespoke_jax.flow.states import weighted
 from bespoke_jax.run.controller import DOPRI5, following_atol, judge, over_tolerance
 from bespoke_jax.types import Array, Scalar
 from bespoke_jax.warn import warn
@@ -53,6 +55,14 @@ class Attempt(NamedTuple):
     def width(self) -> np.floating | np.ndarray:
         """stop - start."""
         return self.stop - self.start
+
+    def weighted(self, scale: Float[jax.Array, "..."] | None) -> "Attempt":
+        """The step as the norm of a flow with weights sees it; of the slopes only the first and the last."""
+        if scale is None:
+            return self
+        slopes = [weighted(slope, scale) for slope in (self.slopes[0], self.slopes[-1])]
+        x, x1, error = (weighted(value, scale) for value in (self.x, self.x1, self.error))
+        return self._replace(x=x, x1=x1, slopes=slopes, error=error)
 
 
 class Verdict(NamedTuple):
@@ -188,7 +198,9 @@ def _second_difference(
     shift = _nudge(x, nudge)
     up, down = (kernels.velocity(flow, t, combine([1.0, sign], [x, shift])) for sign in (1.0, -1.0))
     weight = _USUAL_WIDTH * math.sqrt(np.sum(np.square(DOPRI5.tableau.b_error)) / 6)
-    return float(over_tolerance(combine([weight, -2 * weight, weight], [up, velocity, down]), (x,), rtol, atol))
+    scale = flow.error_scale(len(x))
+    error = weighted(combine([weight, -2 * weight, weight], [up, velocity, down]), scale)
+    return float(over_tolerance(error, (weighted(x, scale),), rtol, atol))
 
 
 @jax.jit

@@ -162,7 +162,7 @@ def samples(
             fresh, size = jax.random.fold_in(key, number), part.stop - part.start
             stopping.stop_if_asked()
             some = conditions.dealt(flow, jax.random.fold_in(fresh, 0), size)
-            found = ends(some, some.noise(fresh, (size,)))
+            found = ends(some, some.ravel(some.noise(fresh, (size,))))
             if not np.all(np.isfinite(found)):  # rounding to 8 bits would hide it
                 raise FloatingPointError(
                     f"{label}: wanted finite samples, got others among {part.start} to {part.stop - 1}."

@@ -89,7 +89,7 @@ def dealt(flow: bj.Flow, plan: Plan, purpose: str) -> bj.Flow:
 
 
 def _noises(flow, plan, purpose):
-    return dealt(flow, plan, purpose).noise(plan.key(purpose), (plan.num_paths[purpose],))
+    return flow.ravel(dealt(flow, plan, purpose).noise(plan.key(purpose), (plan.num_paths[purpose],)))
 
 
 _ENDS = ("times", "states", "evaluations")
