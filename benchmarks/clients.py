@@ -1,0 +1,127 @@
+"""Learned tables in the samplers of other libraries: `python -m benchmarks.clients [--default] [client ...]`.
+
+Each client is a small model, trained as its library trains models. One Markdown table for each: the library's own sampler at few
+calls and at its default, and tables of a few calls learned by a frugal fit (`--default`: by the default one), called through the
+library's own sampling function. The columns, of 10,000 samples from the same noise:
+
+- RMSE to the exact ends of the flow's paths, of the first 2,000: mean and median over samples, in the units of the data;
+- the client's figure of merit, where it has one, which `exact paths` has too: no sampler is expected to pass it;
+- seconds, the least of three runs, and their ratio to the default's.
+
+A client whose library is missing is skipped, with a line that says what to install. `benchmarks.client_models` has the models.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import bespoke_jax as bj
+
+NUM_SAMPLES, NUM_EXACT, ROUNDS = 10_000, 2000, 3
+
+Sample = Callable[[], Any]  # draws NUM_SAMPLES samples from the client's noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+    """A trained model, and how its library samples.
+
+    Attributes:
+        model: what it is, in words.
+        flow: to fit to.
+        test: the flow of the first NUM_EXACT samples, with their conditions; the same as `flow` without conditions.
+        x0: the noise of the samples, [NUM_SAMPLES, *event_shape].
+        own: the library's samplers: the name, the network calls, the function.
+        default: the name of the library's default.
+        with_table: the library's sampling function with a solver of ours.
+        calls: of our tables.
+        merit: the name of the client's figure of merit and its function of samples, or None.
+    """
+
+    model: str
+    flow: bj.Flow
+    test: bj.Flow
+    x0: Any
+    own: dict[str, tuple[int, Sample]]
+    default: str
+    with_table: Callable[[Any], Sample]
+    calls: tuple[int, ...] = (4, 6, 8)
+    merit: tuple[str, Callable[[np.ndarray], float]] | None = None
+
+
+def seconds(sample: Sample) -> float:
+    """The least seconds of a few runs, after one that compiles."""
+    jax.block_until_ready(sample())
+    found = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        jax.block_until_ready(sample())
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def table_of(client: Client, recipe: bj.Recipe) -> str:
+    """The client's table, and what the fits cost."""
+    paths = bj.ground_truth(client.test, client.x0[:NUM_EXACT], batch_size=NUM_EXACT, ends_only=True)
+    exact = np.asarray(paths.x1).reshape(NUM_EXACT, -1)
+    merit, merit_of = client.merit or ("", None)
+    reference = seconds(client.own[client.default][1])
+
+    def row(name: str, calls: object, sample: Sample | None) -> str:
+        found = exact if sample is None else np.asarray(sample()).reshape(NUM_SAMPLES, -1)[:NUM_EXACT]
+        errors = np.sqrt(np.mean((found - exact) ** 2, axis=1))
+        figure = f" {merit_of(found):.3f} |" if merit_of else ""
+        if sample is None:
+            return f"| {name} | {calls} | | |{figure} | |"
+        took = seconds(sample)
+        times = f"{1e3 * took:.1f} | {took / reference:.3f}"
+        return f"| {name} | {calls} | {errors.mean():.4f} | {np.median(errors):.4f} |{figure} {times} |"
+
+    head = ["sampler", "calls", "RMSE", "median", *([merit] if merit else []), "ms", "of the default"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, (calls, sample) in client.own.items():
+        lines.append(row(name + (" (default)" if name == client.default else ""), calls, sample))
+    costs = []
+    for calls in client.calls:
+        start = time.perf_counter()
+        fitted = bj.fit(client.flow, bj.init_theta("table", calls), jax.random.key(1), recipe)
+        costs.append(f"{time.perf_counter() - start:.0f} s")
+        lines.append(row("learned table", calls, client.with_table(fitted.theta)))
+    lines.append(row("exact paths", f"{float(np.mean(np.asarray(paths.nfe))):.0f}", None))
+    return "\n".join(lines) + f"\n\nThe fits took {', '.join(costs)}."
+
+
+def main() -> None:
+    """Print the table of each client."""
+    from benchmarks.client_models import CLIENTS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clients", nargs="*", metavar="client", help=f"of {', '.join(CLIENTS)}; all if none is named")
+    parser.add_argument("--default", action="store_true", help="fit by the default recipe, not the frugal one")
+    options = parser.parse_args()
+    for name in options.clients:
+        if name not in CLIENTS:
+            parser.error(f"client: wanted one of {', '.join(CLIENTS)}, got {name!r}.")
+    warnings.filterwarnings("ignore")  # of the libraries, and of heavy tails
+    for name in options.clients or CLIENTS:
+        needs, install, make = CLIENTS[name]
+        missing = [module for module in needs if importlib.util.find_spec(module) is None]
+        if missing:
+            print(f"\n{name}: skipped, {', '.join(missing)} missing; pip install {install}", flush=True)
+            continue
+        start = time.perf_counter()
+        client = make()
+        print(f"\n### {name}: {client.model}\n", flush=True)
+        trained = time.perf_counter() - start
+        print(table_of(client, bj.Recipe() if options.default else bj.frugal()), f"Training took {trained:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()
