@@ -12,48 +12,18 @@ A client whose library is missing is skipped, with a line that says what to inst
 """
 
 import argparse
-import dataclasses
 import importlib.util
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 import bespoke_jax as bj
+from benchmarks.client_models import CLIENTS
+from benchmarks.client_models.client import NUM_EXACT, NUM_SAMPLES, Client, Sample
 
-NUM_SAMPLES, NUM_EXACT, ROUNDS = 10_000, 2000, 3
-
-Sample = Callable[[], Any]  # draws NUM_SAMPLES samples from the client's noise
-
-
-@dataclasses.dataclass(frozen=True)
-class Client:
-    """A trained model, and how its library samples.
-
-    Attributes:
-        model: what it is, in words.
-        flow: to fit to.
-        test: the flow of the first NUM_EXACT samples, with their conditions; the same as `flow` without conditions.
-        x0: the noise of the samples, [NUM_SAMPLES, *event_shape].
-        own: the library's samplers: the name, the network calls, the function.
-        default: the name of the library's default.
-        with_table: the library's sampling function with a solver of ours.
-        calls: of our tables.
-        merit: the name of the client's figure of merit and its function of samples, or None.
-    """
-
-    model: str
-    flow: bj.Flow
-    test: bj.Flow
-    x0: Any
-    own: dict[str, tuple[int, Sample]]
-    default: str
-    with_table: Callable[[Any], Sample]
-    calls: tuple[int, ...] = (4, 6, 8)
-    merit: tuple[str, Callable[[np.ndarray], float]] | None = None
+ROUNDS = 3
 
 
 def seconds(sample: Sample) -> float:
@@ -100,8 +70,6 @@ def table_of(client: Client, recipe: bj.Recipe) -> str:
 
 def main() -> None:
     """Print the table of each client."""
-    from benchmarks.client_models import CLIENTS
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clients", nargs="*", metavar="client", help=f"of {', '.join(CLIENTS)}; all if none is named")
     parser.add_argument("--default", action="store_true", help="fit by the default recipe, not the frugal one")
