@@ -137,6 +137,9 @@ def test_diffusionlab(solver, name):
     process = getattr(gaussian, name)(data_shape=(3,))
     found = sample(jax.random.key(0), sampler(solver, process), predictor, 6, schedule(solver, 6))
     np.testing.assert_allclose(found, bj.solve(flow, solver, begun[0]), rtol=1e-4, atol=1e-4)
+    times = schedule(solver, 6)
+    compiled = jax.jit(lambda key: sample(key, sampler(solver, process), predictor, 6, times))
+    np.testing.assert_allclose(compiled(jax.random.key(0)), found, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="time_schedule: wanted"):
         sample(jax.random.key(0), sampler(solver, process), predictor, 6, uniform_schedule(3, 6))
     with pytest.raises(ValueError, match="solver: wanted one that evaluates one velocity"):

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bespoke_jax.checks import check_count
+from bespoke_jax.checks import check_count, known
 from bespoke_jax.solver import Solver, check_solver_arrays, to_table
 
 __all__ = ["sampler", "schedule"]
@@ -56,7 +57,10 @@ def sampler(solver: Solver, process: Any) -> Any:
         return table.step(i, step.aux["carry"], -velocity)[0], i + 1
 
     def check_time(time, i):
-        given = float(jnp.ravel(time)[0])
+        numbers = known(time)  # under jit too, unless the schedule was made there
+        if numbers is None:
+            return
+        given = float(np.ravel(numbers)[0])
         if i >= len(times) or abs(given - times[i]) > 1e-4:
             raise ValueError(
                 f"time_schedule: wanted schedule(solver, batch_size), the times {times}, got {given} in step {i}."
@@ -75,7 +79,7 @@ def sampler(solver: Solver, process: Any) -> Any:
 
         def finalize(self, key, prediction, current_step, t_final=None):
             carry, count = after(prediction, current_step)
-            check_time(0.0 if t_final is None else t_final, count)
+            check_time(np.zeros(1) if t_final is None else t_final, count)
             return carry.x
 
     return TableSampler(process=process)
