@@ -25,7 +25,6 @@ from bespoke_jax.fitting.progress import progress_bar
 from bespoke_jax.fitting.recipes import Recipe, frugal
 from bespoke_jax.learned.families import FAMILIES, init_theta
 from bespoke_jax.models.diffusers.noise import preconditioning_of
-from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 
 __all__ = ["bespoke"]
@@ -175,9 +174,9 @@ def _evaluate(
       bespoke evaluate fashion_fmot solver.json
       bespoke evaluate my_module:make_flow rk2-n5.json table-n10.json --noises 128
 
-    All are measured on fresh noises of FLOW. For each NFE it shows the PSNR of the mean RMSE and the mean PSNR of the files, of the three best dedicated solvers with
-    their time grids, and of Euler and midpoint. There are about 100 dedicated solvers; all are tried on the first 16 noises, and
-    the best of these measured on all.
+    All are measured on fresh noises of FLOW. For each NFE the PSNR of the mean RMSE and the mean PSNR are shown: of the files, of
+    the three best dedicated solvers with their time grids, and of Euler and midpoint. There are about 100 dedicated solvers; all
+    are tried on the first 16 noises, and the best of these measured on all.
     """
     found = find_flow(flow, labels, guidance_scale)
     loaded: dict[str, Any] = {str(path): load_solver(path, flow=found) for path in solvers}
