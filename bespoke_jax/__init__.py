@@ -15,6 +15,7 @@ Each subpackage or module, a "room", imports only from its own line and the line
     files/                       solver files, sampler files
     models/                      networks, importers, the shipped flows
     adapters/                    bridges to other libraries
+    cli/                         the console command
 """
 
 import importlib

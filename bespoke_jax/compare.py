@@ -1,14 +1,14 @@
 """Does a learned solver serve this flow? Its error on a few true paths, next to those of the usual solvers."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 
 from bespoke_jax import classic
 from bespoke_jax.checks import check_count, check_key, check_positive, check_type
-from bespoke_jax.flow.conditions import dealt
+from bespoke_jax.flow.conditions import dealt, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
@@ -18,7 +18,7 @@ from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth
 from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import KeyArray, Number
 
-__all__ = ["Score", "SolverCheck", "check_solver"]
+__all__ = ["Score", "SolverCheck", "Yardstick", "check_solver", "yardstick"]
 
 
 class SolverCheck(NamedTuple):
@@ -107,19 +107,65 @@ def check_solver(
     _check_arguments(flow, solver, key, others)
     num_paths, batch_size = check_count("num_paths", num_paths), check_count("batch_size", batch_size)
     data_range = check_positive("data_range", data_range)
+    ruler = yardstick(flow, key, num_paths, rtol=rtol, atol=atol, data_range=data_range, batch_size=batch_size)
+    found = _compared(ruler, solver, others)
+    warn_of_truth("check_solver", found.solver.mean_psnr, ruler.truth.mean_psnr, ruler.truth)
+    return found
+
+
+class Yardstick(NamedTuple):
+    """Fresh noises of a flow and their true ends, by which any solver is scored.
+
+    Attributes:
+        flow: the flow of these samples.
+        x0, x1: noises and true ends, [N, *event].
+        truth: the accuracy of the true ends.
+        data_range: peak of the PSNR.
+        batch_size: samples per evaluation of the velocity.
+    """
+
+    flow: Flow
+    x0: jax.Array
+    x1: jax.Array
+    truth: Truth
+    data_range: float
+    batch_size: int
+
+    def score(self, name: str, solver: Solver) -> Score:
+        """The score of a solver on these noises."""
+        ends = adjoint.end_points(self.flow, solver, self.x0, self.batch_size)
+        return score(name, distances(self.flow, ends, self.x1), self.data_range)
+
+    def first(self, count: int) -> "Yardstick":
+        """The first `count` noises alone."""
+        part = slice(count)
+        return self._replace(flow=of_samples(self.flow, part), x0=self.x0[part], x1=self.x1[part])
+
+
+def yardstick(
+    flow: Flow,
+    key: KeyArray,
+    num_paths: int,
+    *,
+    rtol: Number = 1e-5,
+    atol: Number | None = None,
+    data_range: float = 2.0,
+    batch_size: int = 64,
+) -> Yardstick:
+    """True paths of fresh noise, after a look at the velocity; arguments, errors and warnings as for `check_solver`.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> ruler = yardstick(bj.analytic.gaussian(mean=[1.0, -1.0], std=0.3), jax.random.key(0), num_paths=4)
+        >>> ruler.score("heun", bj.classic.heun(20)).psnr > ruler.score("euler", bj.classic.euler(20)).psnr
+        True
+    """
     probed = max(2, min(batch_size, num_paths))  # a single sample cannot show whether it depends on its batch
     check_velocity(*_samples(flow, key, probed))
     flow, x0 = _samples(flow, key, num_paths)
     paths = ground_truth(flow, x0, rtol, atol, batch_size=batch_size, ends_only=True)
     truth, _ = truth_of(paths, flow, rtol, atol, batch_size=batch_size, data_range=data_range)
-
-    def score_of(name: str, solver: Solver) -> Score:
-        ends = adjoint.end_points(flow, solver, x0, batch_size)
-        return score(name, distances(flow, ends, paths.x1), data_range)
-
-    found = _compared(score_of, flow, solver, others, truth, num_paths)
-    warn_of_truth("check_solver", found.solver.mean_psnr, truth.mean_psnr, truth)
-    return found
+    return Yardstick(flow, x0, paths.x1, truth, data_range, batch_size)
 
 
 def _samples(flow: Flow, key: KeyArray, count: int) -> tuple[Flow, jax.Array]:
@@ -128,15 +174,9 @@ def _samples(flow: Flow, key: KeyArray, count: int) -> tuple[Flow, jax.Array]:
     return some, some.ravel(some.noise(key, (count,)))
 
 
-def _compared(
-    score_of: Callable[[str, Solver], Score],
-    flow: Flow,
-    solver: Solver,
-    others: Mapping[str, Solver] | None,
-    truth: Truth,
-    num_paths: int,
-) -> SolverCheck:
-    """The result, from the score of any solver on the same paths."""
+def _compared(ruler: Yardstick, solver: Solver, others: Mapping[str, Solver] | None) -> SolverCheck:
+    """The solver and all others, scored."""
+    flow, score_of, num_paths = ruler.flow, ruler.score, len(ruler.x0)
     nfe = math.ceil(solver.evaluations(flow))
     if others is None:
         others = classic.dedicated(nfe, flow.scheduler)
@@ -145,7 +185,7 @@ def _compared(
     dedicated = max((score_of(*item) for item in others.items()), key=_mean_psnr, default=None)
     gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
     calls = solver.network_calls(flow)
-    return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, truth)
+    return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, ruler.truth)
 
 
 def _mean_psnr(score: Score) -> float:

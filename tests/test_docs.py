@@ -170,6 +170,11 @@ def test_solver_file_has_the_fields_of_the_table(tmp_path):
     assert sorted(fields) == sorted(written)
 
 
+def test_the_index_for_language_models_lists_every_page():
+    listed = re.findall(r"^- \[.+\]\((\w+\.md)\): \S", text("docs/llms.txt"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
 def test_reference_lists_the_public_names():
     listed = re.findall(r"^::: bespoke_jax\.(\w+)$", text("docs/api.md"), re.MULTILINE)
     assert sorted(listed) == sorted(bj.__all__)

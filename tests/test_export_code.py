@@ -289,24 +289,29 @@ def test_every_language_is_tested():
     assert set(LANGUAGES) == {"numpy", "torch", "jax", "diffusers"}
 
 
-# --- The launcher ---
+# --- The command ---
 
 
-def test_launcher_writes_the_file_or_says_what_is_wrong(tmp_path, capsys):
-    from experiments import export
+def test_the_command_writes_the_file(tmp_path):
+    from click.testing import CliRunner
+
+    from bespoke_jax.cli.commands import bespoke
+
+    def export(*arguments):
+        found = CliRunner().invoke(bespoke, ["export", str(tmp_path / "s.json"), *map(str, arguments)])
+        assert found.exit_code == 0, found.output
+        return found.stdout
 
     bj.save_solver(tmp_path / "s.json", SOLVERS["general"])
-    assert export.main([str(tmp_path / "s.json"), "--to", "numpy", "--out", str(tmp_path / "s.py")]) == 0
+    assert export("--to", "numpy", "--out", tmp_path / "s.py") == ""
     text = (tmp_path / "s.py").read_text()
     np.testing.assert_allclose(run(text)["sample"](own, X0), bj.solve(FLOW, GENERAL, X0), rtol=1e-5, atol=1e-5)
-    assert export.main([str(tmp_path / "s.json"), "--to", "numpy"]) == 0 and capsys.readouterr().out == text
-    assert export.main([str(tmp_path / "none.json"), "--to", "jax"]) == 1
-    assert "none.json" in capsys.readouterr().err
+    assert export("--to", "numpy") == text
 
     network = dict(_class_name="DDIMScheduler", beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction")
     (tmp_path / "scheduler_config.json").write_text(json.dumps(network))
-    command = [str(tmp_path / "s.json"), "--to", "diffusers", "--network", str(tmp_path / "scheduler_config.json")]
-    assert export.main(command) == 0
+    found = export("--to", "diffusers", "--network", tmp_path / "scheduler_config.json")
     nearest = bj.schedulers.VariancePreserving(0.1, 20.0)
-    wanted = export_code(GENERAL, "diffusers", scheduler=nearest, prediction="v", betas=np.linspace(1e-4, 0.02, 1000))
-    assert capsys.readouterr().out == wanted
+    assert found == export_code(
+        GENERAL, "diffusers", scheduler=nearest, prediction="v", betas=np.linspace(1e-4, 0.02, 1000)
+    )

@@ -11,7 +11,7 @@ from bespoke_jax.flow.conditions import CONDITION, given
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.types import Labels
 
-__all__ = ["check_labels_given", "labelled", "with_labels"]
+__all__ = ["check_labels_given", "labelled", "labels_of_text", "with_labels"]
 
 
 def with_labels(variables: dict[str, Any], labels: Labels | None, num_classes: int) -> dict[str, Any]:
@@ -80,3 +80,22 @@ def check_labels_given(labels: Labels | None, num_classes: int, source: str) -> 
     """
     if num_classes and labels is None:
         raise ValueError(f"{source}: this network needs one of {num_classes} classes; give labels=.")
+
+
+def labels_of_text(text: str, name: str = "labels") -> int | list[int] | str:
+    """The labels of a command line as the importers want them: "3" is a class, "0,3,5" are several, "all" stays.
+
+    Raises:
+        ValueError: for other text; calls it `name`.
+
+    Examples:
+        >>> labels_of_text("3"), labels_of_text("0,3,5"), labels_of_text("all")
+        (3, [0, 3, 5], 'all')
+    """
+    if text == "all":
+        return text
+    try:
+        classes = [int(label) for label in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name}: wanted a class, several with commas, or 'all', got {text!r}.") from None
+    return classes if len(classes) > 1 else classes[0]

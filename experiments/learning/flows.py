@@ -11,6 +11,7 @@ import numpy as np
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_choice, check_count, check_number, check_positive
+from bespoke_jax.models.labels import labels_of_text
 from experiments.learning import own_flow
 from experiments.run.checks import check_file_name, check_section, check_seed
 from experiments.run.config import ConfigDict
@@ -111,15 +112,9 @@ def load(section: ConfigDict) -> bj.Flow:
 
 def _labels(labels):
     """The labels as the importers want them. The command line can only give text."""
-    if not isinstance(labels, str) or labels == "all":
-        return list(labels) if isinstance(labels, tuple) else labels
-    try:
-        classes = [int(label) for label in labels.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"config.flow.labels: wanted a class, several with commas, or 'all', got {labels!r}."
-        ) from None
-    return classes if len(classes) > 1 else classes[0]
+    if isinstance(labels, str):
+        return labels_of_text(labels, "config.flow.labels")
+    return list(labels) if isinstance(labels, tuple) else labels
 
 
 def fingerprint(flow: bj.Flow) -> str:

@@ -1,0 +1,42 @@
+"""The argument FLOW: a shipped flow, a file of `save_flow`, or a function that returns a flow."""
+
+import pathlib
+
+from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.guidance import guided
+from bespoke_jax.models.flow_file import SHIPPED, load_flow
+from bespoke_jax.models.labels import labels_of_text
+from bespoke_jax.models.own_code import flow_of_code
+
+__all__ = ["find_flow"]
+
+
+def find_flow(name: str, labels: str | None = None, guidance_scale: float = 0.0) -> Flow:
+    """The flow that a command is about.
+
+    Args:
+        name: a name in `SHIPPED`, a *.safetensors file, or "my_module:make_flow".
+        labels: for a conditional network from a file: "3", "0,3,5" or "all".
+        guidance_scale: the w of `guided`; 0 for none.
+
+    Raises:
+        ValueError: if there is no such flow, or it cannot be loaded; the message has the traceback of the user's own code.
+        TypeError: if the user's function returns something other than a Flow.
+
+    Examples:
+        >>> find_flow("fashion_fmot").event_shape
+        (28, 28, 1)
+    """
+    is_file = name in SHIPPED or pathlib.Path(name).suffix == ".safetensors"
+    if is_file:
+        flow = load_flow(name, labels=None if labels is None else labels_of_text(labels, "--labels"))
+    elif ":" not in name:
+        raise ValueError(
+            f"FLOW: wanted one of {', '.join(SHIPPED)}, a *.safetensors file of save_flow, or a function that returns a flow, "
+            f"'my_module:make_flow', got {name!r}."
+        )
+    elif labels is not None:
+        raise ValueError("--labels: wanted a flow from a file; let your function choose the classes of its own.")
+    else:
+        flow = flow_of_code(name, name="FLOW")
+    return guided(flow, guidance_scale) if guidance_scale else flow
