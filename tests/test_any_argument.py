@@ -43,7 +43,10 @@ def paths():
 
 # Public function -> (the function, arguments that are fine). A name in an error may be another's that says the same.
 CALLS = {
-    "Flow": (bj.Flow, dict(velocity=conditional, params={}, event_shape=(2,), scheduler=None, source=None, weights=None)),
+    "Flow": (
+        bj.Flow,
+        dict(velocity=conditional, params={}, event_shape=(2,), scheduler=None, source=None, weights=None),
+    ),
     "from_prediction": (
         bj.Flow.from_prediction,
         dict(
