@@ -110,6 +110,6 @@ def error_scale(
 
     def one(params):
         w = _as_one(weights(params), event, shape)
-        return jnp.sqrt(w * (w.size / jnp.sum(w)))
+        return jnp.sqrt(w) * jnp.sqrt(w.size / jnp.sum(w))  # NaN also if all are negative
 
     return one(params) if params_of is None else jax.vmap(lambda i: one(params_of(params, i)))(jnp.arange(count))
