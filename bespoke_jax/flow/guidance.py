@@ -72,9 +72,20 @@ def guided(flow: Flow, guidance_scale: Scalar | Numbers | Callable[[Any], Any], 
         [[1.0, 2.0], [1.5, 3.0]]
     """
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    condition, conditions = condition_of_one(flow), stored_conditions(flow)
+    condition = condition_of_one(flow)
     network = {name: value for name, value in flow.params.items() if name != CONDITION}
     params: dict[str, Any] = {"network": network, CONDITION: condition}
+    scale, conditions = _add_scale(params, flow, guidance_scale)
+    function = _add_unconditional(params, condition, unconditional)
+    source, weights = (None if each is None else OfNetwork(each) for each in (flow.source, flow.weights))
+    velocity = Guided(velocity_of_one(flow), function, scale)
+    found = flow.replace(velocity=velocity, params=params, source=source, weights=weights)
+    return with_conditions(found, conditions) if is_given(flow) else found
+
+
+def _add_scale(params: dict, flow: Flow, guidance_scale: Any) -> tuple[Any, Any]:
+    """Add the scale to the parameters; returns it as a function of a sample's condition, or None, and the conditions."""
+    condition, conditions = params[CONDITION], stored_conditions(flow)
     scale = _hashable("guidance_scale", guidance_scale)
     if scale is not None:
         _check_scale_of(jax.eval_shape(scale, condition))
@@ -83,11 +94,7 @@ def guided(flow: Flow, guidance_scale: Scalar | Numbers | Callable[[Any], Any], 
         params[CONDITION], conditions = Scaled(condition, scales[0]), Scaled(condition_of(flow), scales)
     else:
         params["guidance_scale"] = _check_scale(guidance_scale)
-    function = _add_unconditional(params, condition, unconditional)
-    source, weights = (None if each is None else OfNetwork(each) for each in (flow.source, flow.weights))
-    velocity = Guided(velocity_of_one(flow), function, scale)
-    found = flow.replace(velocity=velocity, params=params, source=source, weights=weights)
-    return with_conditions(found, conditions) if is_given(flow) else found
+    return scale, conditions
 
 
 def _add_unconditional(params: dict, condition: PyTree, unconditional: Any) -> Any:

@@ -129,7 +129,7 @@ class States:
 
 
 @jax.jit
-def weighted(x: Float[Array, "*shape"], scale: Float[Array, "..."] | None) -> Float[jax.Array, "*shape"]:
+def weighted(x: Float[Array, "*shape"], scale: Float[Array, "..."] | None) -> Float[Array, "*shape"]:
     """x times `Flow.error_scale`, in its dtype; x itself for None."""
     return x if scale is None else x * scale.astype(x.dtype)
 
