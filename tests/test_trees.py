@@ -38,7 +38,7 @@ def test_a_tree_is_the_same_as_one_array():
     np.testing.assert_array_equal(TREE(0.5, flat), ARRAY(0.5, flat))  # an array comes back as one
     np.testing.assert_array_equal(TREE.ravel(bj.solve(TREE, SOLVER, x0)), bj.solve(ARRAY, SOLVER, flat))
     states = bj.solve(TREE, SOLVER, x0, return_path=True)
-    assert states["positions"].shape == (5, 8, 3)
+    assert states["positions"].shape == (5, 8, 3)  # a step of a table is an evaluation
     paths, wanted = bj.ground_truth(TREE, x0), bj.ground_truth(ARRAY, flat)
     np.testing.assert_array_equal(paths.states, wanted.states)
     np.testing.assert_array_equal(bj.Paths.of_ends(TREE, x0, TREE.unravel(paths.x1)).x1, wanted.x1)
