@@ -17,6 +17,10 @@ ERROR = 2
 _EXPECTED = (ValueError, TypeError, OSError, ArithmeticError, RuntimeError, ImportError)
 
 
+class _Told(click.ClickException):
+    exit_code = ERROR
+
+
 class Group(click.Group):
     """A group of commands whose errors are told by `one_line`, unless the option --traceback is given."""
 
@@ -37,9 +41,7 @@ def one_line() -> Iterator[None]:
         own = own_traceback(error)
         if not own and not isinstance(error, _EXPECTED):
             raise
-        told = click.ClickException(f"in your own code.\n\n{own}" if own else str(error) or type(error).__name__)
-        told.exit_code = ERROR
-        raise told from None
+        raise _Told(f"in your own code.\n\n{own}" if own else str(error) or type(error).__name__) from None
 
 
 def show_warnings_in_one_line() -> None:
