@@ -184,7 +184,7 @@ def test_the_true_paths_of_a_padded_sample_take_about_the_steps_of_the_sample_al
     x0 = small.noise(KEY, (1,))
     found, wanted = bj.ground_truth(small, x0), bj.ground_truth(alone, x0["positions"][:, :2])
     assert abs(found.nfe - wanted.nfe) <= 6  # one step
-    np.testing.assert_allclose(small.unravel(found.x1)["positions"][:, :2], wanted.x1, atol=1e-5)
+    np.testing.assert_allclose(small.unravel(found.x1)["positions"][:, :2], wanted.x1, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["endpoint", "rmse", "rmse_bound", "local"])
