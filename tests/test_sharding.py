@@ -152,7 +152,7 @@ def test_the_programs_of_a_second_order_update_say_nothing(flow):
         (adjoint._unstacked, cotangents),
         (gauss_newton._cotangents, loss, x, 2 * x, key, 4),
         (gauss_newton._phi_and_slope, loss.phi, squares),
-        (gauss_newton._phi_of_distance, loss, x, 2 * x),
+        (gauss_newton._phi_of_distance, loss, x, 2 * x, None),
     ):
         assert said(function, *args) == [], function
 

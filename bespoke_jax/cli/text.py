@@ -34,11 +34,9 @@ def describe(path: PathLike, all_numbers: bool = False) -> str:
         >>> import tempfile, bespoke_jax as bj
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     bj.save_solver(f"{folder}/euler.json", bj.classic.euler(4))
-        ...     print(describe(f"{folder}/euler.json").split("times")[1].split("coefficients")[0])
-        <BLANKLINE>
-          solver  0 |o---------------o---------------o---------------o---------------| 1
-          equal   0 |o---------------o---------------o---------------o---------------| 1
-        <BLANKLINE>
+        ...     print(describe(f"{folder}/euler.json").split("times\\n")[1].split("\\n\\n")[0])
+          solver  0 |o---------------o---------------o---------------o----------------| 1
+          equal   0 |o---------------o---------------o---------------o----------------| 1
     """
     solver = load_solver(path)
     with open(path, "rb") as file:
