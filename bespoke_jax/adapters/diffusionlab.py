@@ -43,12 +43,13 @@ def sampler(solver: Solver, process: Any) -> Any:
     """
     from diffusionlab.sampling import Sampler, SamplerStep  # pyright: ignore[reportMissingImports]
 
-    table = to_table(check_solver_arrays("solver", solver))
+    with jax.ensure_compile_time_eval():  # the sampler may be made under jit
+        table = to_table(check_solver_arrays("solver", solver))
+        times = [float(time) for time in (*table.times("noise_at_1"), 0.0)]
     if table.fields is not None:
         raise ValueError(
             "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
         )
-    times = [float(time) for time in (*table.times("noise_at_1"), 0.0)]
 
     def after(prediction, step):
         """The carry and the number of evaluations after the one at `step`."""
