@@ -81,7 +81,7 @@ class Corrections:
         if table.block > 1:
             raise ValueError(f"{name}: wanted none for a table in blocks, got some.")
         num_features = 2 if self.of == "scale" else jnp.shape(self.a)[0]
-        for (field, own), value in zip(self._named(), _factors(table), strict=True):
+        for field, own, value in zip(_NAMES, _factors(self), _factors(table), strict=True):
             if (own is None) != (value is None):
                 raise ValueError(f"{name}.{field}: wanted it where the table has {field}, and only there.")
             if own is not None:
@@ -89,11 +89,9 @@ class Corrections:
 
     def saved(self) -> dict[str, Any]:
         """The entries of a solver file."""
-        numbers = {name: np.asarray(value, np.float64).tolist() for name, value in self._named() if value is not None}
+        named = zip(_NAMES, _factors(self), strict=True)
+        numbers = {name: np.asarray(value, np.float64).tolist() for name, value in named if value is not None}
         return dict(of=self.of) | ({} if self.span is None else dict(span=list(self.span))) | numbers
-
-    def _named(self) -> list[tuple[str, Any]]:
-        return [("a", self.a), ("b", self.b), ("first", self.first), ("c", self.c)]
 
     def features(self, flow: Flow) -> jax.Array:
         """[R] for all samples of the flow, or [B, R].
@@ -129,7 +127,7 @@ class Corrections:
 
     def of_samples(self, table: Any, flow: Flow) -> Any:
         """The table of the flow's samples, without corrections: its factors have one more axis [B] where features have."""
-        own = _corrected(_factors(table), [value for _, value in self._named()], self.features(flow))
+        own = _corrected(_factors(table), _factors(self), self.features(flow))
         return dataclasses.replace(table, **dict(zip(_NAMES, own, strict=True)), corrections=None)
 
     def of_gradients(self, gradients: Any, flow: Flow) -> "Corrections":
@@ -152,6 +150,7 @@ _NAMES = ("a", "b", "first", "c")
 
 
 def _factors(table: Any) -> list[Any]:
+    """What is corrected, of a table or of its corrections."""
     return [getattr(table, name) for name in _NAMES]
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from bespoke_jax.checks import check_choice, check_count, check_numeric, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
+from bespoke_jax.flow.times import TIMES
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.types import Array
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONVENTIONS", "Carry", "begin", "step", "time_dtype", "times", "walk_calls"]
 
-CONVENTIONS = ("noise_at_0", "noise_at_1", "sigma", "steps_of_1000")
+CONVENTIONS = TIMES
 """How times may be written."""
 
 

@@ -83,8 +83,11 @@ def _image(theta, flow, x1):
     return found.reference.xi
 
 
-def test_the_image_of_a_guided_flow_is_what_its_velocities_are_affine_in():
-    scheduler, means, w = bj.schedulers.Cosine(), jnp.array([0.5, -1.0, 2.0]), 1.5
+@pytest.mark.parametrize(
+    "scheduler", [bj.schedulers.Cosine(), bj.schedulers.CondOT()]
+)  # of slopes 0 and -1 in the noise
+def test_the_image_of_a_guided_flow_is_what_its_velocities_are_affine_in(scheduler):
+    means, w = jnp.array([0.5, -1.0, 2.0]), 1.5
 
     def velocity(params, t, x):  # of Gaussian data; class 0 stands for no class
         return bj.analytic.gaussian(means[params["condition"]][None], 0.1, scheduler)(t, x)

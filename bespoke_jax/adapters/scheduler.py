@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from bespoke_jax.checks import check_choice, check_count, known
 from bespoke_jax.flow.prediction import PREDICTIONS, velocity_of_prediction
+from bespoke_jax.flow.source import noise_std
 from bespoke_jax.flow.times import scheduler_of
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Solver, check_solver_arrays, to_table
@@ -88,7 +89,7 @@ class TableScheduler:
         self._velocity = None
         if prediction != "velocity":
             self._velocity = velocity_of_prediction(_output, scheduler_of(scheduler), prediction, None)
-        self.init_noise_sigma = 1.0 if scheduler is None else float(scheduler.sigma(jnp.zeros(())))
+        self.init_noise_sigma = noise_std(scheduler)
         self.set_timesteps()
 
     def set_timesteps(self, num_inference_steps: int | None = None) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_choice, check_numbers
 from bespoke_jax.flow.prediction import velocity_of_prediction
+from bespoke_jax.flow.source import noise_std
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Solver, check_solver_arrays, unrolled
 from bespoke_jax.table import SolverTable
@@ -87,9 +88,8 @@ def export_code(
     elif to == "diffusers":
         network = _ddpm(times, scheduler, prediction, betas)
     steps = 1000 if betas is None else len(check_numbers("betas", betas, ("N",)))
-    noise_std = 1.0 if scheduler is None else float(scheduler.sigma(jnp.zeros((), jnp.float32)))
     text = _numbers(table, times) + "".join(f"\n{name} = {_list(values)}" for name, values in network.items())
-    return _filled(to, table, text, noise_std, prediction, steps)
+    return _filled(to, table, text, noise_std(scheduler), prediction, steps)
 
 
 def _filled(to: str, table: SolverTable, numbers: str, noise_std: float, prediction: str, steps: int) -> str:

@@ -22,6 +22,7 @@ from bespoke_jax.files.atomic import check_target, write_whole
 from bespoke_jax.files.json_text import parse_json
 from bespoke_jax.flow.conditions import check_size, num_conditions
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.source import noise_std
 from bespoke_jax.run.solve import solve
 from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import DTypeLike, PathLike, PyTree
@@ -125,8 +126,7 @@ def _noise_std(flow: Flow) -> float | None:
     """The standard deviation of Gaussian x0; None for a source of the flow's own."""
     if flow.source is not None:
         return None
-    noise_std = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
-    return check_number("flow.scheduler.sigma(0)", noise_std, 0)
+    return check_number("flow.scheduler.sigma(0)", noise_std(flow.scheduler), 0)
 
 
 def _exported(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from bespoke_jax.flow.trees import Event
+from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.types import DTypeLike, KeyArray, PyTree, SourceFunction
 
 __all__ = ["check_source", "draw", "same_params"]
@@ -91,3 +92,14 @@ def _checked(x0: Any, event_shape: tuple[int, ...]) -> jax.Array:
     if not jnp.issubdtype(x0.dtype, jnp.floating):
         raise TypeError(f"source: wanted a floating dtype, got {x0.dtype}; cast with .astype(jnp.float32).")
     return jnp.asarray(x0)
+
+
+def noise_std(scheduler: Scheduler | None) -> float:
+    """sigma_0, the standard deviation of x0 where it is Gaussian noise; 1 without a scheduler.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> noise_std(None), noise_std(bj.schedulers.CondOT())
+        (1.0, 1.0)
+    """
+    return 1.0 if scheduler is None else float(scheduler.sigma(jnp.zeros((), jnp.float32)))

@@ -19,6 +19,7 @@ from bespoke_jax.checks import check_count, check_key, check_positive, check_typ
 from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
+from bespoke_jax.flow.source import noise_std
 from bespoke_jax.run.backwards import noise_and_volume
 from bespoke_jax.run.invert import checked_samples, invert, together
 from bespoke_jax.run.krylov import arnoldi, log_trace
@@ -151,7 +152,7 @@ def _probes(x1, key, num_probes) -> jax.Array | None:
 
 def _log_noise(flow: Flow, x0: np.ndarray) -> np.ndarray:
     """The log-density of noises [B, *event] under N(0, sigma_0^2), in float64."""
-    sigma = 1.0 if flow.scheduler is None else float(flow.scheduler.sigma(jnp.zeros((), jnp.float32)))
+    sigma = noise_std(flow.scheduler)
     flat = np.asarray(x0, np.float64).reshape(len(x0), -1) / sigma
     return -0.5 * np.sum(flat**2, axis=1) - flat.shape[1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
 
