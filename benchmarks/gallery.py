@@ -27,7 +27,7 @@ from bespoke_jax.run.scores import score
 CALLS = (4, 6, 8, 10)
 KEY = jax.random.key(20_260_101)
 NUM, SHOWN = 70, 7  # noises, seven of each class; and those in a picture
-DOTS = 70  # an inch: a pixel of a sample is two of the picture
+DOTS, FILM_DOTS = 70, 90  # an inch: a pixel of a sample is two of the picture
 
 
 def load(name: str, num: int) -> bj.Flow:
@@ -99,7 +99,7 @@ def gallery(name: str, folder: pathlib.Path):
 
 def film(states: dict, path: pathlib.Path, seconds: float):
     """Write a GIF of solves, of sixteen colours: those of its last frame."""
-    bj.plots.animation(states, seconds=seconds).save(path, writer="pillow", dpi=DOTS)
+    bj.plots.animation(states, seconds=seconds).save(path, writer="pillow", dpi=FILM_DOTS)
     with Image.open(path) as moving:
         frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(moving)]
         times = [frame.info["duration"] for frame in ImageSequence.Iterator(moving)]
