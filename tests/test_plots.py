@@ -156,6 +156,12 @@ class TestPlane:
         axes = bj.plots.paths(states)
         np.testing.assert_allclose(axes.lines[3].get_xydata(), flat[1].reshape(5, 2, 2)[:, 1])
 
+    def test_a_solver_that_diverged_does_not_move_the_plane(self):
+        points, broken = RANDOM.normal(size=(5, 3)), np.full((2, 3), np.nan)
+        alone, (beside, nothing) = bj.plots.principal_plane(points)[0], bj.plots.principal_plane(points, broken)
+        np.testing.assert_array_equal(alone, beside)
+        assert np.isnan(nothing).all()
+
     def test_points_of_one_number_stand_over_the_true_ones(self):
         true, found = RANDOM.normal(size=(6, 1)), RANDOM.normal(size=(6, 1))
         (axes,) = bj.plots.points({"mine": found}, true).axes

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_positive
 from bespoke_jax.plots.pictures import tiled
@@ -28,7 +28,7 @@ Update: TypeAlias = Callable[[float], None]
 
 
 def animation(
-    states: Mapping[str, Float[Array, "points B *event"]], figure: FigureBase | None = None, *, seconds: float = 4.0
+    states: Mapping[str, Float[Array, "_ B *event"]], figure: Figure | None = None, *, seconds: float = 4.0
 ) -> FuncAnimation:
     """A film of solves of the same noises, a panel for each solver: images in a grid, other events as points in a plane.
 
@@ -76,9 +76,7 @@ def animation(
         return ()
 
     show(0.0)
-    return FuncAnimation(
-        figure.figure, show, frames=places, interval=1000 / _FRAMES_A_SECOND, init_func=lambda: show(0.0)
-    )
+    return FuncAnimation(figure, show, frames=places, interval=1000 / _FRAMES_A_SECOND, init_func=lambda: show(0.0))
 
 
 def _are_images(states: dict[str, np.ndarray]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax import metrics
 from bespoke_jax.checks import check_positive
@@ -46,10 +46,10 @@ def images(rows: Mapping[str, Float[Array, "K H W C"]], axes: Axes | None = None
 def image_errors(
     rows: Mapping[str, Float[Array, "K H W C"]],
     truth: Float[Array, "K H W C"],
-    figure: FigureBase | None = None,
+    figure: Figure | None = None,
     *,
     limit: float | None = None,
-) -> FigureBase:
+) -> Figure:
     """Images in a grid, a row for each solver below the exact samples, and beside each its difference to the exact one.
 
     All differences have one scale: red where the solver is too bright, blue where it is too dark, white where it is exact. Of
@@ -72,9 +72,12 @@ def image_errors(
     found = check_images("rows", rows)
     true = check_like("truth", truth, next(iter(found.values())))
     differences = [(x - true).mean(axis=-1, keepdims=True) for x in found.values()]
-    if limit is None:
-        limit = float(np.nanpercentile(np.abs(differences), 99)) or 1.0
-    limit = check_positive("limit", limit)
+    sizes = np.abs(differences)
+    if limit is not None:
+        check_positive("limit", limit)
+    else:
+        limit = float(np.percentile(sizes[np.isfinite(sizes)], 99)) if np.isfinite(sizes).any() else 0.0
+        limit = limit or 1.0  # no solver errs
     errors = (np.sqrt(np.square(x - true).mean(axis=(1, 2, 3))).mean() for x in found.values())
     with style():
         count, height, width = true.shape[:3]

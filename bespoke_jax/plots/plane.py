@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_numeric
 from bespoke_jax.plots.style import POINTS, axes_or_new, check_names, figure_or_new, looks_of, style
@@ -19,7 +19,7 @@ _PANELS_IN_A_ROW = 4
 _PANEL = 2.9  # inches
 
 
-def paths(states: Mapping[str, Float[Array, "points B *event"]], axes: Axes | None = None) -> Axes:
+def paths(states: Mapping[str, Float[Array, "_ B *event"]], axes: Axes | None = None) -> Axes:
     """Sampling paths in a plane: a line for each solver and sample, with a mark at each state.
 
     For events of two numbers it is their plane, for larger ones that of the first two principal components of all states.
@@ -67,8 +67,8 @@ def paths(states: Mapping[str, Float[Array, "points B *event"]], axes: Axes | No
 def points(
     ends: Mapping[str, Float[Array, "N *event"]],
     truth: Float[Array, "N *event"],
-    figure: FigureBase | None = None,
-) -> FigureBase:
+    figure: Figure | None = None,
+) -> Figure:
     """Samples as points, a panel for each solver, over the true ends in grey.
 
     Events of two numbers are drawn in their plane, larger ones in that of their first two principal components. Of events of one
@@ -136,14 +136,18 @@ def principal_plane(
     """
     named = {"points": points} | {str(i): x for i, x in enumerate(others)}
     flat = [x.reshape(len(x), -1).astype(np.float64) for x in check_alike("points", named, 1).values()]
-    mean = np.mean([x.mean(axis=0) for x in flat], axis=0)
-    spread = np.concatenate([(x - mean) / len(x) ** 0.5 for x in flat])
+    known = [x[np.isfinite(x).all(axis=1)] for x in flat]  # a solver that diverged has no say
+    known = [x for x in known if len(x)]
+    if not known:
+        raise ValueError("points: wanted at least one whose numbers are finite, got none.")
+    mean = np.mean([x.mean(axis=0) for x in known], axis=0)
+    spread = np.concatenate([(x - mean) / len(x) ** 0.5 for x in known])
     plane = np.linalg.svd(spread, full_matrices=False)[2][:2]
     if len(plane) < 2:  # a single point spans no plane
         plane = np.concatenate([plane, np.zeros_like(plane)])
     largest = np.take_along_axis(plane, np.abs(plane).argmax(axis=1)[:, None], axis=1)
     plane = plane * np.where(largest < 0, -1.0, 1.0)
-    return [(x - mean) @ plane.T for x in flat]
+    return [np.where(np.isfinite(x), x - mean, np.nan) @ plane.T for x in flat]
 
 
 def in_plane(batch_ndim: int, *arrays: np.ndarray) -> list[np.ndarray]:
@@ -151,13 +155,14 @@ def in_plane(batch_ndim: int, *arrays: np.ndarray) -> list[np.ndarray]:
     batches = [x.shape[:batch_ndim] for x in arrays]
     flat = [x.reshape(math.prod(batch), -1) for x, batch in zip(arrays, batches, strict=True)]
     flat = flat if flat[0].shape[1] == 2 else principal_plane(*flat)
-    return [x.reshape(*batch, 2) for x, batch in zip(flat, batches, strict=True)]
+    return [np.where(np.isfinite(x), x, np.nan).reshape(*batch, 2) for x, batch in zip(flat, batches, strict=True)]
 
 
 def limits(*points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
     """(xlim, ylim) around points [*batch, 2], with a margin; neither is much longer than the other."""
     everything = np.concatenate([x.reshape(-1, 2) for x in points])
-    low, high = np.nanmin(everything, axis=0), np.nanmax(everything, axis=0)
+    everything = everything[np.isfinite(everything).all(axis=1)]
+    low, high = (everything.min(axis=0), everything.max(axis=0)) if len(everything) else (np.zeros(2), np.ones(2))
     length = high - low
     length = 1.12 * np.maximum(length, length.max() / 3 or 1.0)
     start = (low + high - length) / 2

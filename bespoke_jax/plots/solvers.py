@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_type
 from bespoke_jax.learned.knots import Knots
@@ -19,7 +19,7 @@ __all__ = ["coefficients", "knots"]
 _MOST_WITH_NUMBERS = 10  # calls, up to which the matrix shows its numbers
 
 
-def coefficients(solver: Solver, figure: FigureBase | None = None) -> FigureBase:
+def coefficients(solver: Solver, figure: Figure | None = None) -> Figure:
     """The numbers of any solver, as its table has them: x_i = a_i x_0 + c_i xi + sum_j b_ij u_j, with u_j at time t_j.
 
     Panels: the times t, beside equal ones in grey; the factors a of the noise, from the state of the first evaluation on, and
@@ -116,7 +116,7 @@ _KNOTS = {
 }
 
 
-def knots(thetas: Mapping[str, Theta | Knots], figure: FigureBase | None = None) -> FigureBase:
+def knots(thetas: Mapping[str, Theta | Knots], figure: Figure | None = None) -> Figure:
     """Learned scale-time transformations: times, scales and their derivatives at the knots, over the identity in black.
 
     Args:
