@@ -12,7 +12,7 @@ from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.call import call, check_params
 from bespoke_jax.flow.norm import check_weights
 from bespoke_jax.flow.prediction import velocity_of_prediction
-from bespoke_jax.flow.source import check_source, draw, same_params
+from bespoke_jax.flow.source import check_source, draw, gaussian, same_params
 from bespoke_jax.flow.states import States
 from bespoke_jax.flow.times import scheduler_of
 from bespoke_jax.flow.trees import event_of, of_arrays
@@ -227,10 +227,7 @@ class Flow(States):
             of_sample = params_of(self.params, math.prod(batch_shape))
             x0 = draw(self.source, of_sample, self.params, key, batch_shape, self.event_shape, dtype, self.event)
             return self.unravel(x0)
-        x0 = jax.random.normal(key, (*batch_shape, *self.event_shape), dtype)
-        if self.scheduler is not None:
-            x0 = x0 * jnp.asarray(self.scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
-        return self.unravel(x0)
+        return self.unravel(gaussian(key, (*batch_shape, *self.event_shape), dtype, self.scheduler))
 
     @classmethod
     def from_prediction(
