@@ -1,6 +1,6 @@
 """What the first fit of a process costs on a small flow: the programs it compiles, and its CPU time over the second fit's.
 
-    python -m benchmarks.first_fit
+python -m benchmarks.first_fit
 """
 
 import resource
