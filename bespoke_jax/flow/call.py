@@ -35,8 +35,8 @@ def call(
 
     Raises:
         TypeError: if it returns something other than one floating array no wider than x.
-        ValueError: if it returns another shape, takes a time for each sample instead of one, or wants as many samples as there are
-            rows in its condition.
+        ValueError: if it returns another shape, takes a time for each sample instead of one, or wants as many samples as its
+            condition has rows.
     """
     try:
         out = function(params, _times(t, x) if per_sample_time else t, x)
@@ -44,8 +44,8 @@ def call(
         if _takes_rows(function, params, _times(t, x)[:1] if per_sample_time else t, x):
             raise ValueError(
                 f"{name}: wanted one of one condition for the whole batch, got one that takes a batch of as many samples as "
-                f"params[{CONDITION!r}] has rows, and no other ({type(error).__name__} on {len(x)}). Use bespoke_jax.given(flow, "
-                f"conditions, batched=True), with a flow whose params have no {CONDITION!r}."
+                f"params[{CONDITION!r}] has rows, and no other ({type(error).__name__} on {x.shape[0]}). Use "
+                f"bespoke_jax.given(flow, conditions, batched=True), with a flow whose params have no {CONDITION!r}."
             ) from error
         if per_sample_time or not _takes_times(function, params, t, x):
             raise
@@ -69,7 +69,7 @@ def _takes_rows(function: VelocityFunction, params: PyTree, t: Array, x: Array) 
     ):  # of a `given` flow, whose errors are its own
         return False
     rows = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params.get(CONDITION))}
-    if len(rows) != 1 or rows & {(), (len(x),)}:
+    if len(rows) != 1 or rows & {(), x.shape[:1]}:
         return False
     ((count,),) = rows
     times = jax.ShapeDtypeStruct((count,) if jnp.ndim(t) else (), t.dtype)
