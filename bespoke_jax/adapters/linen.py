@@ -64,11 +64,10 @@ def flow(
 
     if not isinstance(module, linen.Module):
         raise TypeError(f"module: wanted a flax.linen.Module, got {type(module).__name__}.")
-    velocity = _Velocity(
-        module, call_of(call, type(module).__call__, condition, one_sample=False), condition is not None
-    )
-    options = {"source": source, "weights": weights}
+    call = call_of(call, type(module).__call__, condition, one_sample=False)
+    velocity = _Velocity(module, call, condition is not None)
     try:
+        options = {"source": source, "weights": weights}
         return flow_of(velocity, variables, event_shape, scheduler, prediction, condition, time, options)
     except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
         raise ValueError(

@@ -74,8 +74,7 @@ def flow(
     per_sample_time = check_flag("per_sample_time", per_sample_time)
     called = TorchModel(model, structure, per_sample_time, *device_and_dtype(modules, device, dtype))
     velocity = TorchVelocity(called)
-    if scheduler is None and prediction == "velocity" and options.get("time", "noise_at_0") == "noise_at_0":
-        options.pop("time", None)
+    if scheduler is None and prediction == "velocity" and "time" not in options:
         found = Flow(velocity, params, event_shape, None, **options)
     else:
         wanted: Any = scheduler  # from_prediction refuses None
