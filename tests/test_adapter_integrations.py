@@ -6,7 +6,6 @@ import pytest
 
 import bespoke_jax as bj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 pytest.importorskip("equinox")
 
 FLOW = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3)

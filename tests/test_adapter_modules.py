@@ -12,8 +12,6 @@ import bespoke_jax as bj
 from bespoke_jax.adapters import equinox, linen
 from bespoke_jax.adapters import nnx as adapter_nnx
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 X0 = jax.random.normal(KEY, (4, 6))
 

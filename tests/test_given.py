@@ -10,8 +10,6 @@ from bespoke_jax.flow import conditions, kernels, per_sample
 from bespoke_jax.flow.guided import of_call, scale_of
 from bespoke_jax.run.probe import check_velocity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 CENTRES = jnp.array([[1.0, 0.0], [-0.5, 2.0], [0.0, -1.5]])
 X = jax.random.normal(KEY, (3, 2))

@@ -23,7 +23,7 @@ from experiments.report import page, plots
 from experiments.run import runs, stopping
 from tests.small_run import small_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "two_devices")
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 ROOT = pathlib.Path(__file__).parents[1]
 # One optimiser: two are not equal, and share nothing compiled.

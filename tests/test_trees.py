@@ -12,8 +12,6 @@ from bespoke_jax.fitting.gauss_newton import evaluate, linearise
 from bespoke_jax.flow.conditions import in_turn
 from bespoke_jax.run.scores import distances
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 SHAPES = {"features": (3, 2), "positions": (3,)}  # leaves in the order of the one array
 SOLVER = bj.classic.midpoint(4)
