@@ -13,10 +13,11 @@ from experiments.run.launch import launch
 def train(plan: settings.Plan, flow: bj.Flow, run: runs.Run) -> int:
     """Solve the paths, learn the solvers, measure them, report. Returns the number of solvers that failed."""
     paths = truth.solve(flow, plan, run)
-    learned, failed = learn.learn_all(flow, plan, paths, run)
-    thetas = {job: result.theta for job, result in learned.items()}
-    flow = truth.dealt(flow, plan, "test")
-    measured = measure.measure(flow, plan.jobs, thetas, paths.test.x0, paths.test.x1, keep=plan.num_samples)
+    fresh = measure.FreshNoise(truth.dealt(flow, plan, "test"), paths.test.x0, paths.test.x1, keep=plan.num_samples)
+    learned, failed = learn.learn_all(
+        flow, plan, paths, run, then=lambda job, result: processes.say(fresh.gain(job, result.theta))
+    )
+    measured = fresh.measure(plan.jobs, {job: result.theta for job, result in learned.items()})
 
     def publish():
         run.write_table("results.csv", measure.Row._fields[:4], (row[:4] for row in measured.rows))

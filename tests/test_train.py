@@ -325,6 +325,35 @@ class TestParts:
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
 
 
+def test_tables_are_learned_first_and_told_at_once(config, monkeypatch):
+    config.solvers = dict(rk1=(2,), rk2=(2,), table=(2, 3))
+    plan, happened = settings.read(config), []
+    monkeypatch.setattr(learn, "learn", lambda flow, job, *_, label: happened.append(label) or job)
+    learned, failed = learn.learn_all(None, plan, None, None, then=lambda job, _: happened.append(job.name))
+    names = ["table-n2", "table-n3", "rk1-bespoke-n2", "rk2-bespoke-n2"]
+    assert happened == [text for i, name in enumerate(names, 1) for text in (f"{name} [{i}/4]", name)]
+    assert list(learned) == list(plan.jobs) and not failed
+
+
+def test_a_gain_is_told_and_nothing_is_measured_twice(monkeypatch):
+    flow = bj.analytic.gaussian([1.0, -1.0], 0.1)
+    x0 = flow.noise(jax.random.key(0), (4,))
+    x1, solved = flow.params["means"] + 0.1 * x0, []
+    end_points = measure.end_points
+    monkeypatch.setattr(measure, "end_points", lambda *args: solved.append(args[1]) or end_points(*args))
+    fresh, job = measure.FreshNoise(flow, x0, x1, keep=2), settings.Job("table", 3)
+    theta = bj.classic.euler(3)
+    assert ", +0.0 dB over rk1 without learning (" in fresh.gain(job, theta)
+    rows, samples = fresh.measure([job], {job: theta})
+    assert [(row.solver, row.nfe) for row in rows] == [("rk1", 3), ("table", 3)] and len(solved) == 2
+    assert rows[0][2:] == rows[1][2:] and len(samples["rk1", 3]) == 2
+    assert [measure.plain_solver(settings.Job(*of)) for of in (("table", 4), ("rk1", 4), ("rk2", 3))] == [
+        "rk2",
+        "rk1",
+        "rk2",
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is")
 @pytest.mark.usefixtures("no_pictures")
 def test_a_budget_is_kept_without_paths_of_the_run_and_after_an_interruption(tmp_path, config):

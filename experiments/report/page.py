@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import of_samples
-from bespoke_jax.learned.steps import BASES
 from experiments.learning.learn import Learned
-from experiments.learning.measure import Measured
+from experiments.learning.measure import Measured, plain_solver
 from experiments.learning.settings import Job, Plan
 from experiments.learning.truth import Truth
 from experiments.report import plots
@@ -102,7 +101,7 @@ def _knots(base, thetas):
 
 def _samples(base, jobs, truth, samples):
     rows = {"truth": truth.test.x1[: len(next(iter(samples.values())))]}
-    rows |= _beside_plain(base, jobs, samples)
+    rows |= _beside_plain(jobs, samples)
     caption = (
         "Each column starts from the same noise. Truth: Dopri5 to the config's tolerance, "
         f"{truth.test.evaluations.mean():.0f} evaluations."
@@ -110,20 +109,18 @@ def _samples(base, jobs, truth, samples):
     return f"samples_{base}", f"Samples, {base}", plots.image_grid(rows), caption
 
 
-def _beside_plain(base, jobs, samples):
+def _beside_plain(jobs, samples):
     """Label -> samples of each learned solver, and of its base solver at the same NFE."""
     rows = {}
     for job in jobs:
-        # A learned table has no base solver: it is shown with midpoint, or with Euler at an odd NFE.
-        plain = base if base in BASES else ("rk1" if job.nfe % 2 else "rk2")
-        for solver in (job.solver, plain):
+        for solver in (job.solver, plain_solver(job)):
             rows[f"{solver}, NFE {job.nfe}"] = samples[solver, job.nfe]
     return rows
 
 
 def _points(base, jobs, truth, samples):
     """The samples of a flow that is not one of images, as points in a plane."""
-    rows = _beside_plain(base, jobs, samples)
+    rows = _beside_plain(jobs, samples)
     true = truth.test.x1[: len(next(iter(samples.values())))]
     size = math.prod(true.shape[1:])
     if size == 1:
