@@ -19,8 +19,8 @@ __all__ = [
     "check_names",
     "figure_or_new",
     "hues",
+    "in_style",
     "looks_of",
-    "style",
 ]
 
 DIFFERENCES = "RdBu_r"
@@ -75,8 +75,15 @@ _LINES = ("-", "--", "-.", ":")  # where there are more solvers than colours
 
 
 @contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Draw in this library's style within the `with`, whatever the caller's is."""
+def in_style() -> Iterator[None]:
+    """A `with` in which matplotlib draws in this library's style, whatever the caller's is: for axes of your own.
+
+    Examples:
+        >>> with in_style():
+        ...     left, right = Figure(figsize=(9, 4)).subplots(1, 2)
+        >>> left.spines["top"].get_visible()
+        False
+    """
     with matplotlib.rc_context(_STYLE):
         yield
 
@@ -111,7 +118,7 @@ def hues(count: int) -> np.ndarray:
 def axes_or_new(
     axes: Axes | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Axes:
-    """`axes`, or those of a new figure, as `figure_or_new` makes it. Within `style`."""
+    """`axes`, or those of a new figure, as `figure_or_new` makes it. Within `in_style`."""
     if axes is None:
         return figure_or_new(None, width, height, layout).subplots()
     return check_type("axes", axes, Axes, "matplotlib Axes")
@@ -120,7 +127,7 @@ def axes_or_new(
 def figure_or_new(
     figure: Figure | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Figure:
-    """`figure`, or a new one of this size in inches; a "compressed" layout is for images. Within `style`."""
+    """`figure`, or a new one of this size in inches; a "compressed" layout is for images. Within `in_style`."""
     if figure is None:
         return Figure(figsize=(width, height), layout=layout)
     return check_type("figure", figure, Figure, "a matplotlib Figure")

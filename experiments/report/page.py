@@ -112,11 +112,11 @@ def _image_errors(learned, truth, samples, rivals):
     nfe = min((job.nfe for job in learned), key=lambda nfe: (abs(nfe - _SHOWN_NFE), nfe))
     rows = {solver: ends for (solver, n), ends in samples.items() if n == nfe}
     rows |= {row.solver: rivals.samples[nfe] for row in rivals.rows if row.nfe == nfe}
+    rows = {solver: ends[:_SHOWN_COLUMNS] for solver, ends in rows.items()}
     true = truth.test.x1[: len(next(iter(rows.values())))]
-    errors = {solver: float(np.square(ends - true).mean()) for solver, ends in rows.items()}
-    worst_first = sorted(rows, key=lambda solver: -errors[solver])
-    rows = {solver: rows[solver][:_SHOWN_COLUMNS] for solver in worst_first}
-    figure = bj.plots.image_errors(rows, true[:_SHOWN_COLUMNS])
+    errors = {solver: float(bj.metrics.rmse(ends, true, 3).mean()) for solver, ends in rows.items()}
+    rows = {solver: rows[solver] for solver in sorted(rows, key=lambda solver: -errors[solver])}
+    figure = bj.plots.image_errors(rows, true)
     caption = (
         "Left: each column starts from the same noise. Right: what the solver adds to the true sample (red) or takes from it "
         "(blue), all on one scale, with the PSNR over these samples. The best is at the bottom."
