@@ -190,10 +190,12 @@ def _results(rows, best, truth):
     body = []
     for nfe in sorted({row.nfe for row in rows}):
         here = [row for row in (*rows, *filter(None, [best.get(nfe)])) if row.nfe == nfe]
+        others = [row for row in here if row not in learned]
         for i, row in enumerate(sorted(here, key=lambda row: row.rmse)):
             gain = ""
-            if row in learned and nfe in best:
-                gain = f"{row.psnr - best[nfe].psnr:+.1f} ({row.mean_psnr - best[nfe].mean_psnr:+.1f}) dB"
+            if row in learned:
+                psnr, mean_psnr = (max(getattr(other, name) for other in others) for name in ("psnr", "mean_psnr"))
+                gain = f"{row.psnr - psnr:+.1f} ({row.mean_psnr - mean_psnr:+.1f}) dB"
             cells = (
                 row.solver, f"{row.rmse:.4f} \u00b1 {row.standard_error:.4f}", f"{row.psnr:.2f}",
                 f"{row.mean_psnr:.2f} \u00b1 {row.mean_psnr_standard_error:.2f}", gain,
@@ -201,7 +203,7 @@ def _results(rows, best, truth):
             mark = ' class="best"' if row in learned else ""
             line = f"<th>{'' if i else nfe}</th>" + "".join(f"<td{mark}>{cell}</td>" for cell in cells)
             body.append(line)
-    head = ["NFE", "solver", "RMSE", "PSNR", "mean PSNR", "over the best dedicated"]
+    head = ["NFE", "solver", "RMSE", "PSNR", "mean PSNR", "over the best not learned"]
     return (
         f"{_table([''.join(f'<th>{cell}</th>' for cell in head)], body)}\n"
         f"<p>Means over {len(truth.test.x0)} fresh noises \u00b1 one standard error, the best first; learned solvers bold. PSNR: "
