@@ -76,7 +76,7 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
 
 
 def _row(row: measure.Row, found: tuple[learn.Learned, dict] | None) -> Row:
-    measured = row._asdict()
+    measured = {name: getattr(row, name) for name in Row._fields[:6]}
     if found is None:
         return Row(**measured)
     result, cost = found

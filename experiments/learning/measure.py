@@ -1,5 +1,6 @@
 """The error of solvers on noise that no fit has seen."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -50,6 +51,7 @@ class Row(NamedTuple):
         psnr: of `rmse`, in dB.
         mean_psnr: the mean of the samples' own PSNR, which the few worst samples do not dominate.
         standard_error: of `rmse`.
+        mean_psnr_standard_error: of `mean_psnr`, in dB.
     """
 
     solver: str
@@ -58,6 +60,7 @@ class Row(NamedTuple):
     psnr: float
     mean_psnr: float
     standard_error: float
+    mean_psnr_standard_error: float = math.nan
 
 
 class Measured(NamedTuple):
@@ -136,7 +139,7 @@ def row_of(name: str, nfe: int, ends: Float[Array, "N *event"], x1: Float[Array,
     found = scores.score(name, bj.metrics.rmse(ends, x1, event_ndim=x1.ndim - 1), data_range=2.0)
     # The score's own PSNR is of float64: its last digits are not those of the results published so far.
     psnr, mean_psnr = (float(bj.metrics.psnr(error)) for error in (found.rmse, found.geometric_mean))
-    return Row(name, nfe, found.rmse, psnr, mean_psnr, found.standard_error)
+    return Row(name, nfe, found.rmse, psnr, mean_psnr, found.standard_error, found.mean_psnr_standard_error)
 
 
 def as_text(rows: list[Row]) -> str:
