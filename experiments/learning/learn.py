@@ -64,7 +64,11 @@ def learn_all(
         else:
             then(job, learned[job])
         stopping.stop_if_asked()
-    return tuple({job: found[job] for job in plan.jobs if job in found} for found in (learned, failed))
+    return _in_order(plan, learned), _in_order(plan, failed)
+
+
+def _in_order(plan: Plan, found: dict[Job, Any]) -> dict[Job, Any]:
+    return {job: found[job] for job in plan.jobs if job in found}
 
 
 def _data_once(flow, plan, truth) -> Callable[[], Data]:
