@@ -64,9 +64,8 @@ def _times(t: Array, x: Array) -> jax.Array:
 
 def _takes_rows(function: VelocityFunction, params: PyTree, t: Array, x: Array) -> bool:
     """Whether a function that failed on this batch accepts one of as many samples as its condition has rows."""
-    if not isinstance(params, dict) or hasattr(
-        function, "params_of_samples"
-    ):  # of a `given` flow, whose errors are its own
+    is_given = hasattr(function, "params_of_samples")  # whose errors are its own
+    if is_given or not isinstance(params, dict):
         return False
     rows = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params.get(CONDITION))}
     if len(rows) != 1 or rows & {(), x.shape[:1]}:
