@@ -53,8 +53,8 @@ def error_against_calls(
     }
     check_choice("measure", measure, _MEASURES)
     check_looks("looks", looks)
-    if bands is not None:
-        check_type("bands", bands, Collection, "names of solvers, or None")
+    if bands is not None and not (isinstance(bands, Collection) and all(isinstance(name, str) for name in bands)):
+        raise TypeError(f"bands: wanted names of solvers, or None, got {bands!r:.80}.")
     with in_style():
         axes = axes_or_new(axes, 5.4, 3.8)
         for name, look in looks_of(scores, looks).items():

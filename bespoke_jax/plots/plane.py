@@ -47,8 +47,8 @@ def paths(states: Mapping[str, Float[Array, "_ B *event"]], axes: Axes | None = 
     with in_style():
         axes = axes_or_new(axes, 4.6, 4.2)
         for look, (name, lines) in zip(looks_of(states).values(), zip(states, flat, strict=True), strict=True):
+            options: dict[str, Any] = dict(markersize=4) | look
             for i, line in enumerate(np.moveaxis(lines, 1, 0)):
-                options: dict[str, Any] = dict(markersize=4) | look
                 axes.plot(*line.T, label=name if i == 0 else None, **options)
         first = flat[0]
         if first.shape[1] == 1:

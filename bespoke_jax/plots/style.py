@@ -1,7 +1,7 @@
 """How figures look: sizes, lines and colours, in one place."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import matplotlib
@@ -74,8 +74,7 @@ _OTHERS: list[dict[str, Any]] = [
 _LINES = ("-", "--", "-.", ":")  # where there are more solvers than colours
 
 
-@contextlib.contextmanager
-def in_style() -> Iterator[None]:
+def in_style() -> AbstractContextManager[None]:
     """A `with` in which matplotlib draws in this library's style, whatever the caller's is: for axes of your own.
 
     Examples:
@@ -84,8 +83,7 @@ def in_style() -> Iterator[None]:
         >>> left.spines["top"].get_visible()
         False
     """
-    with matplotlib.rc_context(_STYLE):
-        yield
+    return matplotlib.rc_context(_STYLE)
 
 
 def looks_of(names: Iterable[str], given: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
