@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -322,14 +323,20 @@ class TestParts:
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
 
 
-def test_tables_are_learned_first_and_told_at_once(config, monkeypatch):
+def test_tables_are_learned_first_and_told_at_once(config, monkeypatch, tmp_path):
     config.solvers = dict(rk1=(2,), rk2=(2,), table=(2, 3))
-    plan, happened = settings.read(config), []
-    monkeypatch.setattr(learn, "learn", lambda flow, job, *_, label: happened.append(label) or job)
-    learned, failed = learn.learn_all(None, plan, None, None, then=lambda job, _: happened.append(job.name))
+    plan, happened, run = settings.read(config), [], types.SimpleNamespace(folder=tmp_path)
+
+    def of_job(flow, job, *_, label):
+        happened.append(label)
+        return learn.Learned(job, [], 0)
+
+    monkeypatch.setattr(learn, "learn", of_job)
+    learned, failed = learn.learn_all(None, plan, None, run, then=lambda job, _: happened.append(job.name))
     names = ["table-n2", "table-n3", "rk1-bespoke-n2", "rk2-bespoke-n2"]
     assert happened == [text for i, name in enumerate(names, 1) for text in (f"{name} [{i}/4]", name)]
     assert list(learned) == list(plan.jobs) and not failed
+    assert all(result.theta == job and result.seconds >= 0 for job, result in learned.items())
 
 
 def test_a_gain_is_told_and_nothing_is_measured_twice(monkeypatch):
