@@ -17,7 +17,7 @@ from bespoke_jax.types import Array
 if TYPE_CHECKING:
     from bespoke_jax.table import SolverTable
 
-__all__ = ["LearnedSolver", "Program", "Solver", "check_solver_arrays", "to_table", "unrolled"]
+__all__ = ["LearnedSolver", "Program", "Solver", "check_solver_arrays", "to_table"]
 
 
 class Program(NamedTuple):
@@ -83,6 +83,10 @@ class Solver:
         """The solver as a table."""
         raise TypeError(f"solver: wanted one with a table, got {type(self).__name__}.")
 
+    def unrolled(self) -> "SolverTable":
+        """`table()` compiled: rounded as wherever solvers run, and quicker than one operation after the other."""
+        return _table(self)
+
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
         """The solve of noise x0 as a loop: that of the table, unless there is a cheaper one."""
         return self.table().program(flow, x0)
@@ -92,7 +96,7 @@ class Solver:
 
         Nothing is compiled for this solver. `solve` compiles one program for the whole solver, which runs faster.
         """
-        return unrolled(self).end(flow, x0)
+        return self.unrolled().end(flow, x0)
 
     def saved(self) -> dict[str, Any]:
         """The entries of its file beside the table: what `load_solver` needs to return more than a table."""
@@ -190,5 +194,4 @@ def to_table(solver: Solver) -> "SolverTable":
     return check_solver_arrays("solver", solver).table()
 
 
-unrolled = jax.jit(to_table)
-"""`to_table` compiled: rounded as wherever solvers run, and quicker than one operation after the other."""
+_table = jax.jit(to_table)

@@ -163,6 +163,8 @@ class SolverTable(Solver):
         """Itself."""
         return self
 
+    unrolled = table
+
     def network_calls(self, flow: Flow) -> int:
         """Network calls per sample: one for an evaluation with a field, else as many as the flow's velocity takes."""
         return self.nfe * (flow if self.fields is None else of_call(flow, 0)).calls_per_evaluation
@@ -215,11 +217,9 @@ class SolverTable(Solver):
             states, indices = jnp.concatenate([x[None], others.astype(x.dtype)]), first + jnp.arange(size)
             velocities = jax.vmap(velocity)(indices, states).astype(coming.dtype)
             coming = coming + jnp.tensordot(self.b[:, indices].astype(coming.dtype), velocities, axes=1)
-            last = jax.lax.dynamic_index_in_dim(coming, first + size - 1, keepdims=False)
-            return stepping.Carry(last.astype(x.dtype), coming)
+            return stepping.Carry(coming[first + size - 1].astype(x.dtype), coming)
 
-        start = stepping.begin(table, x0, self.image(flow))
-        return Program(start, step if size == 1 else step_of_block, self.latency)
+        return Program(stepping.begin(table, x0, self.image(flow)), step if size == 1 else step_of_block, self.latency)
 
     def begin(self, x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None) -> stepping.Carry:
         """Before the first evaluation: a carry whose `x` is the state to evaluate the velocity at.
@@ -258,9 +258,9 @@ class SolverTable(Solver):
         """The times of the evaluations as another library writes them, at least float32.
 
         Args:
-            convention: "noise_at_0" for t itself, "noise_at_1" for 1 - t, "steps_of_1000" for 1000 (1 - t) as flow matching
-                has it, "sigma" for sigma_t / alpha_t.
-            scheduler: for "sigma".
+            convention: as `Flow.from_prediction(time=)` for a velocity: "noise_at_0" for t itself, "noise_at_1" for 1 - t,
+                "steps_of_1000" for 1000 (1 - t), "sigma" for sigma_t, "noise_to_signal" for sigma_t / alpha_t.
+            scheduler: for "sigma" and "noise_to_signal".
         """
         return stepping.times(self, convention, scheduler)
 

@@ -13,11 +13,13 @@ from experiments.run.launch import launch
 def train(plan: settings.Plan, flow: bj.Flow, run: runs.Run) -> int:
     """Solve the paths, learn the solvers, measure them, report. Returns the number of solvers that failed."""
     paths = truth.solve(flow, plan, run)
-    learned, failed = learn.learn_all(flow, plan, paths, run)
-    thetas = {job: result.theta for job, result in learned.items()}
-    flow, test = truth.dealt(flow, plan, "test"), paths.test
-    measured = measure.measure(flow, plan.jobs, thetas, test.x0, test.x1, keep=plan.num_samples)
-    best = rivals.find(flow, {job.nfe for job in plan.jobs}, test.x0, test.x1, keep=plan.num_samples)
+    noises = truth.dealt(flow, plan, "test"), paths.test.x0, paths.test.x1
+    fresh = measure.FreshNoise(*noises, keep=plan.num_samples)
+    learned, failed = learn.learn_all(
+        flow, plan, paths, run, then=lambda job, result: processes.say(fresh.gain(job, result.theta))
+    )
+    measured = fresh.measure(plan.jobs, {job: result.theta for job, result in learned.items()})
+    best = rivals.find(noises[0], {job.nfe for job in plan.jobs}, *noises[1:], keep=plan.num_samples)
 
     def publish():
         seconds = _seconds(run, learned)

@@ -17,8 +17,6 @@ from hypothesis import strategies
 import bespoke_jax as bj
 from bespoke_jax.run.scores import score
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
 X0 = jax.random.normal(KEY, (4, 2))

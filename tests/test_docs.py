@@ -20,7 +20,6 @@ import bespoke_jax as bj
 from bespoke_jax.learned.families import FAMILIES
 
 ROOT = pathlib.Path(__file__).parents[1]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PAGES = ("README.md", "benchmarks/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 

@@ -27,7 +27,6 @@ class TestLaziness:
     def test_matplotlib_is_imported_by_the_first_plot(self):
         code = (
             "import sys, bespoke_jax as bj; bj.plots; assert 'matplotlib' not in sys.modules;"
-            "from bespoke_jax import *; assert 'matplotlib' not in sys.modules;"
             "bj.plots.images; assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
@@ -70,6 +69,12 @@ class TestErrorAgainstCalls:
         decibels = np.array([bj.metrics.psnr(error) for error in errors])
         assert found.mean_psnr_standard_error == pytest.approx(decibels.std() / 50**0.5, rel=1e-5)
         assert score("mine", np.array([1.0, np.nan]), 2.0).mean_psnr_standard_error == np.inf
+
+    def test_a_single_point_has_a_bar(self):
+        one = scores(4)
+        (bar,) = bj.plots.error_against_calls({"mine": one}, measure="rmse").collections
+        wanted = one[4].rmse + one[4].standard_error * np.array([-1, 1])
+        np.testing.assert_allclose(bar.get_segments()[0], [[4, wanted[0]], [4, wanted[1]]])
 
     def test_a_solver_that_diverged_leaves_a_gap(self):
         found = scores(4, 8) | {6: score("mine", np.array([np.nan, 1.0]), 2.0)}

@@ -11,8 +11,6 @@ from flax import nnx
 import bespoke_jax as bj
 from bespoke_jax.run.probe import EVALUATIONS, check_velocity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 MIXTURE = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.1)
 

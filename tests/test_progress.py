@@ -7,8 +7,6 @@ import pytest
 
 import bespoke_jax as bj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FLOW = bj.analytic.gaussian([1.0, -1.0], 0.3)
 STAGES = (
     bj.Stage("endpoint", 2, batch_size=8, validate_every=1),

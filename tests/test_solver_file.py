@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.files import solver_file
 from bespoke_jax.files.fingerprint import TOLERANCE, differences, fingerprint
 from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
@@ -313,7 +312,7 @@ def test_a_hostile_file_costs_no_more_than_its_length(tmp_path, monkeypatch):
     path = edited(
         tmp_path / "s.json", bj.init_theta("rk1", 3), **many | dict(num_steps=10_000, nfe=10_000, raw=[0] * 39_999)
     )
-    monkeypatch.setattr(solver_file, "unrolled", None)  # nothing is unrolled
+    monkeypatch.setattr(bj.solver.Solver, "unrolled", None)  # nothing is unrolled
     assert bj.load_solver(path).nfe == 10_000
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(t=[0] * 10_000)))
     with pytest.raises(ValueError, match="a: wanted finite numbers"):

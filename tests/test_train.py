@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from experiments.report import page
 from experiments.run import runs, stopping
 from tests.small_run import small_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "two_devices")
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 ROOT = pathlib.Path(__file__).parents[1]
 # One optimiser: two are not equal, and share nothing compiled.
@@ -320,6 +321,41 @@ class TestParts:
         page.write(run, flow, plan, paths, learned, {}, measure.Measured(rows, {}), none, {})
         assert not (tmp_path / "figures" / "samples_rk1.png").exists()
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
+
+
+def test_tables_are_learned_first_and_told_at_once(config, monkeypatch, tmp_path):
+    config.solvers = dict(rk1=(2,), rk2=(2,), table=(2, 3))
+    plan, happened, run = settings.read(config), [], types.SimpleNamespace(folder=tmp_path)
+
+    def of_job(flow, job, *_, label):
+        happened.append(label)
+        return learn.Learned(job, [], 0)
+
+    monkeypatch.setattr(learn, "learn", of_job)
+    learned, failed = learn.learn_all(None, plan, None, run, then=lambda job, _: happened.append(job.name))
+    names = ["table-n2", "table-n3", "rk1-bespoke-n2", "rk2-bespoke-n2"]
+    assert happened == [text for i, name in enumerate(names, 1) for text in (f"{name} [{i}/4]", name)]
+    assert list(learned) == list(plan.jobs) and not failed
+    assert all(result.theta == job and result.seconds >= 0 for job, result in learned.items())
+
+
+def test_a_gain_is_told_and_nothing_is_measured_twice(monkeypatch):
+    flow = bj.analytic.gaussian([1.0, -1.0], 0.1)
+    x0 = flow.noise(jax.random.key(0), (4,))
+    x1, solved = flow.params["means"] + 0.1 * x0, []
+    end_points = measure.end_points
+    monkeypatch.setattr(measure, "end_points", lambda *args: solved.append(args[1]) or end_points(*args))
+    fresh, job = measure.FreshNoise(flow, x0, x1, keep=2), settings.Job("table", 3)
+    theta = bj.classic.euler(3)
+    assert ", +0.0 dB over rk1 without learning (" in fresh.gain(job, theta)
+    rows, samples = fresh.measure([job], {job: theta})
+    assert [(row.solver, row.nfe) for row in rows] == [("rk1", 3), ("table", 3)] and len(solved) == 2
+    assert rows[0][2:] == rows[1][2:] and len(samples["rk1", 3]) == 2
+    assert [measure.plain_solver(settings.Job(*of)) for of in (("table", 4), ("rk1", 4), ("rk2", 3))] == [
+        "rk2",
+        "rk1",
+        "rk2",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is")

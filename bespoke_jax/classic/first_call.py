@@ -44,7 +44,8 @@ def known_first_call(table: SolverTable, scheduler: Scheduler, xi: Array) -> Sol
     known = b[:, 0]
     rows = a + known * of_noise
     found = t[1:], rows[1:], b[1:, 1:], rows[0], known * of_image
-    return SolverTable(*(jnp.asarray(value, table.t.dtype) for value in found), xi=jnp.asarray(xi, table.t.dtype))
+    arrays = (jnp.asarray(np.asarray(value, table.t.dtype)) for value in found)
+    return SolverTable(*arrays, xi=jnp.asarray(xi, table.t.dtype))
 
 
 def affine_velocity(scheduler: Scheduler) -> tuple[float, float]:

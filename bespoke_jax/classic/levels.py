@@ -101,14 +101,15 @@ def levels(scheduler: Scheduler, times: Numbers) -> list[Level]:
         (2.5, 0.5)
     """
     points = np.asarray(times, np.float64)
-    values = _run(_compiled(scheduler)[0], points)
+    values = _compiled(scheduler)[0](points)
     values[:2] = np.maximum(values[:2], 0.0)  # rounding may leave an end slightly below 0
     return [Level(float(t), *map(float, column)) for t, column in zip(points, values.T, strict=True)]
 
 
 def times_of_snr(scheduler: Scheduler, snr: Numbers) -> Float[np.ndarray, "n"]:
     """The times in [0, 1] with these signal-to-noise ratios, [n]."""
-    return _run(_compiled(scheduler)[1], np.asarray(snr, np.float64))[0]
+    angle = np.arctan(np.asarray(snr, np.float64))  # (alpha, sigma) proportional to (snr, 1), both finite
+    return _compiled(scheduler)[1](np.sin(angle), np.cos(angle))[0]
 
 
 def level_at_snr(scheduler: Scheduler, snr: float) -> Level:
@@ -117,28 +118,36 @@ def level_at_snr(scheduler: Scheduler, snr: float) -> Level:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(scheduler: Scheduler) -> tuple[Callable, Callable]:
-    """(t -> the rows of `Level` after t, snr -> t), for chunks."""
+def _compiled(scheduler: Scheduler) -> tuple["_Chunks", "_Chunks"]:
+    """(t -> the rows of `Level` after t, (alpha, sigma) -> t)."""
 
     def read(t):
         values, slopes = jax.jvp(scheduler.at, (t,), (jnp.ones_like(t),))
         return jnp.stack([*values, slopes.alpha_dot, slopes.sigma_dot])
 
-    def invert(snr):
-        # (alpha, sigma) proportional to (snr, 1), both finite.
-        angle = jnp.arctan(snr)
-        return scheduler.time_of(jnp.sin(angle), jnp.cos(angle))[None]
+    def invert(alpha, sigma):
+        return scheduler.time_of(alpha, sigma)[None]
 
-    return jax.jit(jax.vmap(read, out_axes=1)), jax.jit(jax.vmap(invert, out_axes=1))
+    return _Chunks(read, 1), _Chunks(invert, 2)
 
 
-def _run(function: Callable, values: np.ndarray) -> np.ndarray:
-    """`function` of each value, [rows, len(values)], computed in float64 and at once, even while JAX traces something else."""
-    size = -(-len(values) // _CHUNK) * _CHUNK
-    padded = np.pad(values, (0, size - len(values)), mode="edge").reshape(-1, _CHUNK)
-    with _x64(), jax.ensure_compile_time_eval():
-        parts = [np.asarray(function(chunk)) for chunk in padded]
-    return np.array(np.concatenate(parts, axis=1)[:, : len(values)], np.float64)
+class _Chunks:
+    """`function` of numbers, compiled for chunks of them in float64."""
+
+    def __init__(self, function: Callable, num_arguments: int):
+        mapped, chunk = jax.jit(jax.vmap(function, out_axes=1)), jax.ShapeDtypeStruct((_CHUNK,), np.float64)
+        with _x64():
+            self._program = mapped.lower(*(chunk,) * num_arguments).compile()
+
+    def __call__(self, *values: np.ndarray) -> np.ndarray:
+        """The rows of results, [rows, len(values)], computed at once, even while JAX traces something else."""
+        (count,) = values[0].shape
+        padded = [np.pad(value, (0, -count % _CHUNK), mode="edge") for value in values]
+        with _x64():
+            parts = [
+                self._program(*chunk) for chunk in zip(*(value.reshape(-1, _CHUNK) for value in padded), strict=True)
+            ]
+        return np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)[:, :count]
 
 
 def _x64() -> contextlib.AbstractContextManager:

@@ -65,7 +65,7 @@ class Unrolling:
         dtype = check_float_dtype("dtype", dtype)
         rows = np.stack([*self._states[1:], x1])  # the first state is the noise itself
         assert rows.shape == (len(self._unit) - 1, len(self._unit)), "the solver made another number of evaluations"
-        t, a, b = (jnp.asarray(value, dtype) for value in (np.array(self._times), rows[:, 0], rows[:, 1:]))
+        t, a, b = (jnp.asarray(np.asarray(value, dtype), dtype) for value in (self._times, rows[:, 0], rows[:, 1:]))
         found = SolverTable(t, a, b)
         found.check("table")
         return found

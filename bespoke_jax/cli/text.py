@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from bespoke_jax.files.json_text import parse_json
 from bespoke_jax.files.solver_file import load_solver
-from bespoke_jax.solver import Solver, unrolled
+from bespoke_jax.solver import Solver
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import PathLike
 
@@ -41,7 +41,7 @@ def describe(path: PathLike, all_numbers: bool = False) -> str:
     solver = load_solver(path)
     with open(path, "rb") as file:
         content = parse_json(str(path), file.read())
-    table = unrolled(solver)
+    table = solver.unrolled()
     parts = [
         "\n".join([str(path), *_pairs(_facts(solver, table, content))]),
         "\n".join(["info", *_pairs(_info(content.get("info", {}), all_numbers))]),

@@ -15,7 +15,7 @@ from bespoke_jax.checks import check_choice, check_numbers
 from bespoke_jax.flow.prediction import velocity_of_prediction
 from bespoke_jax.flow.source import noise_std
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.solver import Solver, check_solver_arrays, unrolled
+from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Numbers
 
@@ -75,7 +75,7 @@ def export_code(
     """
     check_choice("to", to, LANGUAGES)
     check_choice("prediction", prediction, _DIFFUSERS)
-    table = unrolled(check_solver_arrays("solver", solver))
+    table = check_solver_arrays("solver", solver).unrolled()
     if scheduler is not None and not isinstance(scheduler, Scheduler):
         raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
     first, last = check_numbers("time_range", time_range, (2,)).tolist()

@@ -21,7 +21,7 @@ from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import Theta
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.solver import Solver, check_solver_arrays, unrolled
+from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Numbers, PathLike
 from bespoke_jax.warn import warn
@@ -74,7 +74,7 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     if flow is not None:
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     info = _check_info({} if info is None else info)
-    table = unrolled(theta)
+    table = theta.unrolled()
     content = _content(theta, table)
     if flow is not None:
         probed = like_any(flow) if is_given(flow) else flow
@@ -223,7 +223,7 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
         # The stored table is read before this one is unrolled, so that the file's length bounds the size of both.
         found = {name: numbers_of_json(name, content.get(name), shape) for name, shape in shapes.items()}
         low, high = _check_range(content, found["t"])
-        table = unrolled(theta)
+        table = theta.unrolled()
         _check_derived(found, dict(t=np.clip(table.t, low, high), a=table.a, b=table.b))
     if "knots" in content:
         wanted = theta.saved()["knots"]

@@ -7,17 +7,18 @@ import numpy as np
 
 from bespoke_jax.fitting.memory import check_memory
 from bespoke_jax.fitting.recipes import Recipe
-from bespoke_jax.flow.conditions import dealt
+from bespoke_jax.flow.conditions import dealt, of_samples
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.per_sample import rows_of
 from bespoke_jax.flow.sharding import everywhere
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
-from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.run.truth import NUM_CHECKED, Truth, truth_of, warn_of_other_paths
 from bespoke_jax.solver import LearnedSolver
-from bespoke_jax.types import KeyArray
+from bespoke_jax.types import Array, KeyArray
 
 __all__ = ["Data", "prepare"]
 
@@ -56,15 +57,15 @@ def prepare(
         solver: the solver to learn; of several, the one with the most evaluations.
     """
     _check_room(flow, recipe, solver, paths, validation)
-    stage, spent = recipe.stages[0], 0
-    count = max(2, min(stage.chunk_size, recipe.num_validation))  # dependence on the batch takes two samples to see
-    probed = _dealt(flow, key, _VALIDATION, count)
-    check_velocity(probed, probed.ravel(probed.noise(jax.random.fold_in(key, _VALIDATION), (count,))))
-    to_fit, held_out = paths, validation
-    if to_fit is None:
-        to_fit = _solved(flow, key, recipe, _PATHS, recipe.num_paths)
-    if held_out is None:
-        held_out = _solved(flow, key, recipe, _VALIDATION, recipe.num_validation)
+    if validation is None:
+        some, x0 = _noises(flow, key, _VALIDATION, recipe.num_validation)
+    else:
+        some, x0, _ = samples(flow, validation)
+    count = max(2, min(recipe.stages[0].chunk_size, len(x0)))  # dependence on the batch takes two samples to see
+    first, spent = np.arange(count) % len(x0), 0
+    check_velocity(of_samples(some, first), rows_of(x0, first))
+    to_fit = _solved(recipe, *_noises(flow, key, _PATHS, recipe.num_paths)) if paths is None else paths
+    held_out = _solved(recipe, some, x0) if validation is None else validation
     to_fit, held_out = everywhere(flow, to_fit), everywhere(flow, held_out)
     truth, cost = _worth(flow, recipe, held_out)
     spent += cost
@@ -91,14 +92,18 @@ def _ends_only(recipe) -> bool:
     return all(stage.is_of_ends for stage in recipe.stages)
 
 
-def _solved(flow, key, recipe, purpose, count) -> Paths:
-    """Paths from fresh noise, by Dopri5 or by the recipe's reference."""
-    some = _dealt(flow, key, purpose, count)
-    x0 = some.ravel(some.noise(jax.random.fold_in(key, purpose), (count,)))
+def _noises(flow, key, purpose, count) -> tuple[Flow, Array]:
+    """Fresh noises, and the flow of these samples: the conditions of a `given` one are dealt out to them."""
+    some = dealt(flow, jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose), count)
+    return some, some.ravel(some.noise(jax.random.fold_in(key, purpose), (count,)))
+
+
+def _solved(recipe, flow, x0) -> Paths:
+    """Paths from noises, by Dopri5 or by the recipe's reference."""
     if recipe.reference is None:
-        return ground_truth(some, x0, recipe.rtol, recipe.atol, ends_only=_ends_only(recipe))
-    ends = adjoint.end_points(some, recipe.reference, x0, recipe.stages[0].chunk_size)
-    return Paths.of_ends(some, x0, ends, recipe.reference.nfe)
+        return ground_truth(flow, x0, recipe.rtol, recipe.atol, ends_only=_ends_only(recipe))
+    ends = adjoint.end_points(flow, recipe.reference, x0, recipe.stages[0].chunk_size)
+    return Paths.of_ends(flow, x0, ends, recipe.reference.nfe)
 
 
 def _worth(flow, recipe, paths) -> tuple[Truth, int]:
@@ -112,7 +117,3 @@ def _worth(flow, recipe, paths) -> tuple[Truth, int]:
         batch_size=min(NUM_CHECKED, recipe.stages[0].chunk_size),
         data_range=recipe.data_range,
     )
-
-
-def _dealt(flow, key, purpose, count):
-    return dealt(flow, jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose), count)

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bespoke_jax import metrics
 from bespoke_jax.fitting.loss import BY_LOSS, FIGURES
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
+from bespoke_jax.run.scores import decibels
 from bespoke_jax.run.truth import Truth
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array
@@ -63,8 +63,8 @@ class History(NamedTuple):
             iteration=int(self.iteration[row]),
             loss=float(self.loss[row]),
             rmse=rmse,
-            psnr=float(metrics.psnr(rmse, data_range)),
-            mean_psnr=float(metrics.psnr(float(np.exp(mean_log)), data_range)),
+            psnr=decibels(rmse, data_range),
+            mean_psnr=decibels(np.exp(mean_log), data_range),
             held_out_loss=float(self.held_out_loss[row]),
             evaluations=int(self.evaluations[row]),
         )

@@ -241,7 +241,9 @@ def _ravel(params):
     def unravel(vector):
         parts = np.split(vector, np.cumsum([array.size for array in arrays])[:-1])
         pairs = zip(parts, arrays, strict=True)
-        return structure.unflatten([jnp.asarray(part.reshape(array.shape), array.dtype) for part, array in pairs])
+        return structure.unflatten(
+            [jnp.asarray(part.reshape(array.shape).astype(array.dtype)) for part, array in pairs]
+        )
 
     return np.concatenate([array.ravel() for array in arrays]).astype(np.float64), unravel
 

@@ -13,7 +13,7 @@ from bespoke_jax.flow.sharding import gather
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.solve import solve
-from bespoke_jax.solver import Solver, unrolled
+from bespoke_jax.solver import Solver
 from bespoke_jax.table import SolverTable
 
 __all__ = ["relaxed"]
@@ -40,7 +40,7 @@ def relaxed(loss: Distance, flow: Flow, solver: Solver, paths: Paths, radius: fl
         True
     """
     some, x0, x1 = samples(flow, paths)
-    moved = gather(flow, _moved(loss, some, unrolled(solver), x0, x1, radius))
+    moved = gather(flow, _moved(loss, some, solver.unrolled(), x0, x1, radius))
     return dataclasses.replace(paths, states=paths.states.at[:, 0].set(moved))
 
 

@@ -196,7 +196,7 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
 
 def _second_order(stage, flow, theta, state, paths, key, iteration):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
-    batch = _draw(stage, None, paths, key, jnp.int32(iteration))  # its chunks are spread
+    batch = _draw(stage, None, paths, key, np.int32(iteration))  # its chunks are spread
     if stage.noise_radius:
         batch = relaxed(stage.loss, flow, theta, batch, stage.noise_radius)
     probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)

@@ -34,10 +34,12 @@ def best_start(
     paths: Paths,
     loss: Loss | None = None,
     num_paths: int = NUM_START_PATHS,
+    batch_size: int | None = None,
 ) -> tuple[str, int]:
     """The name of the best start, and the velocity evaluations spent on finding it.
 
-    Best is the one of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`.
+    Best is the one of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`, of which
+    `batch_size` go through the network at a time; None for all.
     Many starts are reduced to a few on four of those paths first.
 
     Examples:
@@ -50,7 +52,7 @@ def best_start(
     names, spent, loss = list(thetas), 0, loss or Endpoint()
     for count, keep in _rounds(len(names), num_paths):
         few = paths.take(np.arange(min(count, paths.num_paths)))
-        values = np.array([float(evaluate(loss, flow, thetas[name], few)) for name in names])
+        values = np.array([float(evaluate(loss, flow, thetas[name], few, batch_size=batch_size)) for name in names])
         spent += int(few.num_paths * sum(thetas[name].evaluations(flow) for name in names))
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
@@ -91,7 +93,8 @@ def choose(
         ((name, theta),) = groups[0].items()
         return Start(name, theta, [], 0)
     loss = next((_loss(stage) for stage in stages if stage.is_of_ends), Endpoint())
-    found = [best_start(flow, group, paths, loss, num_paths) for group in groups]
+    chunk = stages[0].chunk_size
+    found = [best_start(flow, group, paths, loss, num_paths, chunk) for group in groups]
     racers = {name: group[name] for (name, _), group in zip(found, groups, strict=True)}
     spent = sum(evaluations for _, evaluations in found)
     if len(racers) == 1:
@@ -149,7 +152,8 @@ def race(
     for name, theta in racers.items():
         blocks[name] = _first_blocks(flow, theta, paths, stage, key)
         last = blocks[name][-1].theta
-        value = float(evaluate(_loss(stage), flow, last, few)) if np.all(np.isfinite(last.raw)) else np.inf
+        good, chunk = np.all(np.isfinite(last.raw)), stage.chunk_size
+        value = float(evaluate(_loss(stage), flow, last, few, batch_size=chunk)) if good else np.inf
         values[name] = value if np.isfinite(value) else np.inf
         spent += int(few.num_paths * last.evaluations(flow)) + sum(block.evaluations for block in blocks[name])
     winner = min(values, key=values.__getitem__)

@@ -12,7 +12,7 @@ from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.call import call, check_params
 from bespoke_jax.flow.norm import check_weights
 from bespoke_jax.flow.prediction import velocity_of_prediction
-from bespoke_jax.flow.source import check_source, draw, same_params
+from bespoke_jax.flow.source import check_source, draw, gaussian, same_params
 from bespoke_jax.flow.states import States
 from bespoke_jax.flow.times import scheduler_of
 from bespoke_jax.flow.trees import event_of, of_arrays
@@ -227,10 +227,7 @@ class Flow(States):
             of_sample = params_of(self.params, math.prod(batch_shape))
             x0 = draw(self.source, of_sample, self.params, key, batch_shape, self.event_shape, dtype, self.event)
             return self.unravel(x0)
-        x0 = jax.random.normal(key, (*batch_shape, *self.event_shape), dtype)
-        if self.scheduler is not None:
-            x0 = x0 * jnp.asarray(self.scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
-        return self.unravel(x0)
+        return self.unravel(gaussian(key, (*batch_shape, *self.event_shape), dtype, self.scheduler))
 
     @classmethod
     def from_prediction(
@@ -263,12 +260,14 @@ class Flow(States):
                 - "noise_at_0": t, this library's.
                 - "noise_at_1": s = 1 - t.
                 - "sigma": sigma_t, the standard deviation of the noise in x, as in EDM.
+                - "noise_to_signal": sigma_t / alpha_t, the same where alpha = 1, as in EDM.
                 - "steps_of_1000": the step of a DDPM, 999 at noise: that with the level sigma_t / alpha_t, if the steps add noise
                   at the rate of the scheduler (`VariancePreserving(1000 * beta_first, 1000 * beta_last)` for linear betas). For a
                   velocity, 1000 (1 - t), as in flow matching.
                 - betas [N]: the step of a DDPM whose steps add these variances, whatever the scheduler's rate.
 
-                A velocity is taken as dx by the network's own time: dx/ds, s = 1 - t, also for steps; dx/dsigma for "sigma".
+                A velocity is taken as dx by the network's own time: dx/ds, s = 1 - t, also for steps; dx/dsigma for "sigma",
+                and likewise for "noise_to_signal".
             per_sample_time: whether the network takes its time as [B], instead of a scalar; None to find out by trying.
 
         Raises:

@@ -17,7 +17,7 @@ from bespoke_jax.flow.trees import Event
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.types import DTypeLike, KeyArray, PyTree, SourceFunction
 
-__all__ = ["check_source", "draw", "same_params"]
+__all__ = ["check_source", "draw", "gaussian", "noise_std", "same_params"]
 
 
 def check_source(source: Any) -> None:
@@ -92,6 +92,24 @@ def _checked(x0: Any, event_shape: tuple[int, ...]) -> jax.Array:
     if not jnp.issubdtype(x0.dtype, jnp.floating):
         raise TypeError(f"source: wanted a floating dtype, got {x0.dtype}; cast with .astype(jnp.float32).")
     return jnp.asarray(x0)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def gaussian(
+    key: KeyArray, shape: tuple[int, ...], dtype: DTypeLike, scheduler: Scheduler | None
+) -> Float[jax.Array, "*shape"]:
+    """Noise N(0, sigma_0^2), with sigma_0 = 1 without a scheduler.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> gaussian(jax.random.key(0), (500,), jnp.float32, bj.schedulers.EDM(sigma_max=3.0)).std().round().item()
+        3.0
+    """
+    x0 = jax.random.normal(key, shape, dtype)
+    if scheduler is None:
+        return x0
+    # Not (x0 sigma_0) with the constants of x0 and sigma_0 multiplied first.
+    return jax.lax.optimization_barrier(x0) * jnp.asarray(scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
 
 
 def noise_std(scheduler: Scheduler | None) -> float:

@@ -128,10 +128,14 @@ class States:
             )
 
 
-@jax.jit
-def weighted(x: Float[Array, "*shape"], scale: Float[Array, "..."] | None) -> Float[Array, "*shape"]:
+def weighted(x: Float[Array, "*shape"], scale: Float[Array, "..."] | None) -> Any:
     """x times `Flow.error_scale`, in its dtype; x itself for None."""
-    return x if scale is None else x * scale.astype(x.dtype)
+    return x if scale is None else _weighted(x, scale)
+
+
+@jax.jit
+def _weighted(x, scale):
+    return x * scale.astype(x.dtype)
 
 
 def _same(x: Any) -> Any:

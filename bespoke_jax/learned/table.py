@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bespoke_jax.checks import check_array, check_type
+from bespoke_jax.checks import check_array, check_type, known
 from bespoke_jax.classic.dedicated import dedicated
 from bespoke_jax.classic.first_call import affine_velocity, known_first_call
 from bespoke_jax.classic.runge_kutta import euler
@@ -76,7 +76,7 @@ class LearnedTable(LearnedSolver):
         check_type("reference", reference, SolverTable, "a SolverTable (bespoke_jax.to_table makes one)")
         reference.check("reference")
         cls._check_fields("reference", reference)
-        return cls(jnp.zeros(reference.num_parameters, reference.t.dtype), reference)
+        return cls(_zeros(reference.num_parameters, reference.t.dtype), reference)
 
     @classmethod
     def _check_fields(cls, name: str, reference: SolverTable) -> None:
@@ -154,13 +154,14 @@ class LearnedTable(LearnedSolver):
         image = _image_shape(flow)
         if flow.gaussian_scheduler is None or image is None or self.reference.c is not None:
             return self
-        return self._general(jnp.zeros(image, self.reference.t.dtype))
+        return self._general(_zeros(image, self.reference.t.dtype))
 
     def _general(self, xi: jax.Array) -> Self:
         """The general table with this image that begins as this plain one."""
-        table, dtype = self.table(), self.reference.t.dtype
-        first = jnp.ones((), dtype) if table.first is None else table.first
-        general = dataclasses.replace(table, first=first, c=jnp.zeros(self.nfe + 1, dtype), xi=xi)
+        raw, dtype = known(self.raw), self.reference.t.dtype
+        table = self.unrolled() if raw is None or np.any(raw) else self.reference
+        first = jnp.asarray(np.ones((), dtype)) if table.first is None else table.first
+        general = dataclasses.replace(table, first=first, c=_zeros(self.nfe + 1, dtype), xi=xi)
         if table.corrections is not None:
             general = dataclasses.replace(general, corrections=table.corrections.like(general))
         return self.of(general)
@@ -175,7 +176,7 @@ class LearnedTable(LearnedSolver):
         The data's mean is that of the true ends. A guided flow has no data: its image is the one that its velocities at the noise
         end are affine in, (1 + w) times the conditional mean less w times the unconditional, read off one evaluation a sample.
         """
-        if self.reference.xi is None or np.any(gather(flow, self.reference.xi)):
+        if self.reference.xi is None or np.any(np.asarray(gather(flow, self.reference.xi))):
             return self, 0
         images, spent = (_images_at_noise(flow, x0, batch_size), len(x0)) if is_guided(flow) else (x1, 0)
         count = jnp.shape(self.reference.xi)[0] if self.reference.xi.ndim > len(flow.event_shape) else None
@@ -224,6 +225,11 @@ class LearnedTable(LearnedSolver):
         if own is None:
             return table
         return dataclasses.replace(table, corrections=Corrections.zeros(table, own.num_features, own.of, own.span))
+
+
+def _zeros(shape: Any, dtype: Any) -> jax.Array:
+    """Zeros from the host: JAX would compile a program for each shape."""
+    return jnp.asarray(np.zeros(shape, dtype))
 
 
 def _moved(t: jax.Array, angles: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bespoke_jax.checks import check_positive
 from bespoke_jax.plots.pictures import tiled
 from bespoke_jax.plots.plane import check_alike, in_plane, labels, limits
-from bespoke_jax.plots.style import POINTS, figure_or_new, style
+from bespoke_jax.plots.style import POINTS, figure_or_new, in_style
 from bespoke_jax.types import Array
 
 __all__ = ["animation"]
@@ -64,7 +64,7 @@ def animation(
     num_moving = max(2, round(check_positive("seconds", seconds) * _FRAMES_A_SECOND * (1 - _REST)))
     places = [*np.linspace(0, 1, num_moving), *[1.0] * round(num_moving * _REST / (1 - _REST))]
     (width, height), draw = _film_of_images(found) if _are_images(found) else _film_of_points(found)
-    with style():
+    with in_style():
         figure = figure_or_new(figure, width * len(found), height, "compressed")
         panels = figure.subplots(1, len(found), squeeze=False)[0]
         updates = [draw(axes, name) for axes, name in zip(panels, found, strict=True)]

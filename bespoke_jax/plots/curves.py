@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from bespoke_jax.checks import check_choice, check_count, check_number, check_type
 from bespoke_jax.compare import SolverCheck
-from bespoke_jax.plots.style import axes_or_new, check_looks, check_names, hues, looks_of, style
+from bespoke_jax.plots.style import axes_or_new, check_looks, check_names, hues, in_style, looks_of
 from bespoke_jax.run.scores import Score
 
 __all__ = ["error_against_calls", "scores_of_checks", "validations"]
@@ -53,16 +53,19 @@ def error_against_calls(
     }
     check_choice("measure", measure, _MEASURES)
     check_looks("looks", looks)
-    if bands is not None:
-        check_type("bands", bands, Collection, "names of solvers, or None")
-    with style():
+    if bands is not None and not (isinstance(bands, Collection) and all(isinstance(name, str) for name in bands)):
+        raise TypeError(f"bands: wanted names of solvers, or None, got {bands!r:.80}.")
+    with in_style():
         axes = axes_or_new(axes, 5.4, 3.8)
         for name, look in looks_of(scores, looks).items():
             nfes, line = list(scores[name]), list(scores[name].values())
             low, middle, high = np.array([_band(score, measure) for score in line]).T
             axes.plot(nfes, middle, label=name, **look)
             if np.any(high > low) and (bands is None or name in bands):
-                axes.fill_between(nfes, low, high, color=look.get("color"), alpha=0.18, linewidth=0)
+                if len(nfes) > 1:
+                    axes.fill_between(nfes, low, high, color=look.get("color"), alpha=0.18, linewidth=0)
+                else:
+                    axes.vlines(nfes, low, high, color=look.get("color"), alpha=0.5)
         axes.set(xlabel="NFE", ylabel=_MEASURES[measure])
         if measure == "rmse":
             axes.set_yscale("log")
@@ -168,7 +171,7 @@ def validations(
     check_type("begins", begins, Sequence, "a list of iterations")
     for begin in begins:
         check_number("begins", begin)
-    with style():
+    with in_style():
         axes = axes_or_new(axes, 4.6, 3.4)
         for color, (name, history) in zip(hues(len(histories)), histories.items(), strict=True):
             iterations = [record["iteration"] for record in history]

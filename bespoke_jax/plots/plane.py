@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_numeric
-from bespoke_jax.plots.style import POINTS, axes_or_new, check_names, figure_or_new, looks_of, style
+from bespoke_jax.plots.style import POINTS, axes_or_new, check_names, figure_or_new, in_style, looks_of
 from bespoke_jax.types import Array
 
 __all__ = ["check_alike", "check_like", "in_plane", "labels", "limits", "paths", "points", "principal_plane"]
@@ -44,20 +44,21 @@ def paths(states: Mapping[str, Float[Array, "_ B *event"]], axes: Axes | None = 
     states = check_alike("states", states, 2)
     flat = in_plane(2, *states.values())
     event_shape = next(iter(states.values())).shape[2:]
-    with style():
+    with in_style():
         axes = axes_or_new(axes, 4.6, 4.2)
         for look, (name, lines) in zip(looks_of(states).values(), zip(states, flat, strict=True), strict=True):
+            options: dict[str, Any] = dict(markersize=4) | look
             for i, line in enumerate(np.moveaxis(lines, 1, 0)):
-                axes.plot(*line.T, label=name if i == 0 else None, **dict(markersize=4) | look)
+                axes.plot(*line.T, label=name if i == 0 else None, **options)
         first = flat[0]
         if first.shape[1] == 1:
-            note: dict[str, Any] = dict(textcoords="offset points", xytext=(7, 5), fontsize=8, color="0.3")
+            note: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8, color="0.3")
             axes.annotate("noise", first[0, 0], **note)
             axes.annotate("data", first[-1, 0], **note)
         else:
             axes.scatter(*first[0].T, s=60, facecolors="none", edgecolors="black", linewidths=0.8, label="noise")
         axes.set(**labels(event_shape))
-        axes.margins(0.12)
+        axes.margins(0.15)
         if math.prod(event_shape) == 2:
             axes.set_aspect("equal", adjustable="datalim")
         axes.legend(fontsize=8)
@@ -93,7 +94,7 @@ def points(
         plane = in_plane(1, true, *found.values())
     else:
         plane = [np.stack([true.ravel(), x.ravel()], axis=1) for x in (true, *found.values())]
-    with style():
+    with in_style():
         columns = min(len(found), _PANELS_IN_A_ROW)
         rows = -(-len(found) // columns)
         xlim, ylim = limits(*plane)

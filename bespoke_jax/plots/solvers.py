@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bespoke_jax.checks import check_type
 from bespoke_jax.learned.knots import Knots
 from bespoke_jax.learned.theta import Theta
-from bespoke_jax.plots.style import DIFFERENCES, check_names, figure_or_new, hues, looks_of, style
+from bespoke_jax.plots.style import DIFFERENCES, check_names, figure_or_new, hues, in_style, looks_of
 from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.table import SolverTable
 
@@ -41,7 +41,7 @@ def coefficients(solver: Solver, figure: Figure | None = None) -> Figure:
     """
     table = to_table(solver)
     image = _picture(table)
-    with style():
+    with in_style():
         widths = [1.0, 1.0, 1.3] + ([0.9] if image is not None else [])
         figure = figure_or_new(figure, 3.2 * sum(widths), 3.2)
         panels = figure.subplots(1, len(widths), width_ratios=widths)
@@ -132,7 +132,7 @@ def knots(thetas: Mapping[str, Theta | Knots], figure: Figure | None = None) -> 
         [0.0, 0.5, 1.0]
     """
     found = {name: _knots_of(name, theta) for name, theta in check_names("thetas", thetas, "thetas").items()}
-    with style():
+    with in_style():
         figure = figure_or_new(figure, 11, 3.1)
         panels = figure.subplots(1, len(_KNOTS))
         for axes, (field, (title, identity)) in zip(panels, _KNOTS.items(), strict=True):

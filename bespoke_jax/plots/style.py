@@ -1,7 +1,7 @@
 """How figures look: sizes, lines and colours, in one place."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import matplotlib
@@ -19,8 +19,8 @@ __all__ = [
     "check_names",
     "figure_or_new",
     "hues",
+    "in_style",
     "looks_of",
-    "style",
 ]
 
 DIFFERENCES = "RdBu_r"
@@ -74,11 +74,16 @@ _OTHERS: list[dict[str, Any]] = [
 _LINES = ("-", "--", "-.", ":")  # where there are more solvers than colours
 
 
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Draw in this library's style within the `with`, whatever the caller's is."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+def in_style() -> AbstractContextManager[None]:
+    """A `with` in which matplotlib draws in this library's style, whatever the caller's is: for axes of your own.
+
+    Examples:
+        >>> with in_style():
+        ...     left, right = Figure(figsize=(9, 4)).subplots(1, 2)
+        >>> left.spines["top"].get_visible()
+        False
+    """
+    return matplotlib.rc_context(_STYLE)
 
 
 def looks_of(names: Iterable[str], given: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
@@ -111,7 +116,7 @@ def hues(count: int) -> np.ndarray:
 def axes_or_new(
     axes: Axes | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Axes:
-    """`axes`, or those of a new figure, as `figure_or_new` makes it. Within `style`."""
+    """`axes`, or those of a new figure, as `figure_or_new` makes it. Within `in_style`."""
     if axes is None:
         return figure_or_new(None, width, height, layout).subplots()
     return check_type("axes", axes, Axes, "matplotlib Axes")
@@ -120,7 +125,7 @@ def axes_or_new(
 def figure_or_new(
     figure: Figure | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Figure:
-    """`figure`, or a new one of this size in inches; a "compressed" layout is for images. Within `style`."""
+    """`figure`, or a new one of this size in inches; a "compressed" layout is for images. Within `in_style`."""
     if figure is None:
         return Figure(figsize=(width, height), layout=layout)
     return check_type("figure", figure, Figure, "a matplotlib Figure")

@@ -23,7 +23,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.run.paths import slices
-from bespoke_jax.solver import Solver, unrolled
+from bespoke_jax.solver import Solver
 from bespoke_jax.stepping import time_dtype
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Scalar
@@ -117,10 +117,9 @@ def table_gradients(
             _, pullback = _linearised(table.flow_of(flow, i), times[i], trace.states[i])
         else:
             pullback = trace.pullbacks[i]
-        # One cotangent at a time: on CPUs a batch of them takes at least half as long again.
-        in_t, in_x = zip(*(_pulled(flow, pullback, w) for w in _unstacked(factors)), strict=True)
-        by_t.append(_stacked(in_t))
-        after.insert(0, _stacked(in_x))
+        in_t, in_x = _pulled_each(flow, pullback, factors)
+        by_t.append(in_t)
+        after.insert(0, in_x)
     first = None if table.first is None else _inner(after[0], trace.x0)
     by_c = None if trace.image is None else [_inner(cotangent, trace.image) for cotangent in after]
     by_t, by_a, by_b, first, by_c = jax.device_get(gather(flow, (by_t[::-1], by_a[::-1], by_b[::-1], first, by_c)))
@@ -148,8 +147,10 @@ def end_points(
 ) -> Float[jax.Array, "B *event"]:
     """`solve(flow, solver, x0)` of noise [B, *event] in chunks of `batch_size`, without compiling anything for `solver`."""
     check_size(flow, len(x0), "x0")
-    parts, solver = slices(len(x0), batch_size), unrolled(solver) if solver.has_table else solver
-    return jnp.concatenate([solver.end(of_samples(flow, part), x0[part]) for part in parts])
+    if solver.has_table:
+        solver = solver.unrolled()
+    ends = [solver.end(of_samples(flow, part), x0[part]) for part in slices(len(x0), batch_size)]
+    return jnp.concatenate(ends) if len(ends) > 1 else ends[0]
 
 
 @kernels.Kernel
@@ -164,6 +165,15 @@ def _linearised(flow: Flow, t: Scalar, x: Array) -> tuple[jax.Array, Callable]:
 
 def _pulled(flow, pullback, w):
     return pullback(w) if flow.outside_jax else _apply(pullback, w)
+
+
+def _pulled_each(flow, pullback, cotangents):
+    """The pullback of each cotangent [K, B, *event]: (in t [K, B], in x [K, B, *event]).
+
+    One call for each: on CPUs a batch of them takes at least half as long again, and a loop in one program several times as long.
+    """
+    in_t, in_x = zip(*(_pulled(flow, pullback, w) for w in _unstacked(cotangents)), strict=True)
+    return _stacked(in_t), _stacked(in_x)
 
 
 @jax.jit

@@ -7,12 +7,13 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array
 
-__all__ = ["DOPRI5", "first_step", "following_atol", "judge", "over_tolerance", "scales_of"]
+__all__ = ["DOPRI5", "first_state", "first_step", "following_atol", "judge", "over_tolerance", "scales_of"]
 
 DOPRI5 = diffrax.Dopri5
 
@@ -66,42 +67,48 @@ def following_atol(
     return jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
 
 
-def _controller(rtol: Any, atol: Any) -> diffrax.PIDController:
-    return diffrax.PIDController(rtol=rtol, atol=atol, norm=_worst_rms)
-
-
-_TERM = diffrax.ODETerm(lambda t, x, args: x)  # diffrax's interface asks for one; it is not evaluated
-
-
-def _order() -> Any:
-    return DOPRI5().error_order(_TERM)
-
-
 @jax.jit
 def first_step(
     x: Float[Array, "B *event"], velocity: Float[Array, "B *event"], rtol: Any, atol: Any
-) -> tuple[Float[jax.Array, ""], Any]:
+) -> Float[jax.Array, ""]:
     """The width of the first step, over which the velocity moves x by 1 % of its scale (Hairer et al., II.4).
 
     Args:
         x, velocity: the noise and the velocity there, [B, *event].
         rtol, atol: the tolerance there, from `Tolerance.numbers`.
-
-    Returns:
-        (the width, the controller's state).
     """
     dtype = promote(x.dtype, jnp.float32)  # states over a tolerance overflow in float16
     wide, speed = x.astype(dtype), velocity.astype(dtype)
     scale = atol.astype(dtype) + rtol.astype(dtype) * jnp.abs(wide)
     size, speed = _worst_rms(wide / scale), _worst_rms(speed / scale)
-    guess = jnp.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
-    time = promote(dtype, jnp.float32)
-    t0, t1 = jnp.zeros((), time), jnp.ones((), time)
-    stop, state = _controller(rtol, atol).init(_TERM, t0, t1, wide, guess.astype(time), None, DOPRI5().func, _order())
-    return jnp.asarray(stop - t0), state
+    return jnp.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed).astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=8)
+# diffrax's controller sees a step as its error over the tolerance: one number, so that it is compiled once for all shapes.
+_TERM = diffrax.ODETerm(lambda t, x, args: x)  # diffrax's interface asks for one; it is not evaluated
+
+
+def _controller(number: np.dtype) -> diffrax.PIDController:
+    return diffrax.PIDController(rtol=np.zeros((), number), atol=np.ones((), number), norm=jnp.abs)
+
+
+def first_state(width: Float[Array, ""]) -> Any:
+    """The controller's state before the first step, which has this width; a pytree of scalars."""
+    one = np.ones((), width.dtype)
+    return one, one, False
+
+
+@jax.jit
+def _followed(start: Any, stop: Any, size: Any, state: Any) -> tuple[Any, Any, Any]:
+    """(Whether a step of this error over the tolerance is accepted, the end of the next one, the controller's next state)."""
+    zero = jnp.zeros_like(size)
+    order: Any = DOPRI5().error_order(_TERM)
+    keep, _, following, _, state, _ = _controller(size.dtype).adapt_step_size(
+        start, stop, zero, zero, None, size, order, state
+    )
+    return keep, following, state
+
+
 def judge(
     times: tuple,
     states: tuple,
@@ -128,6 +135,14 @@ def judge(
     Returns:
         (keep, finite, size, scale, following, state), as in `Verdict`.
     """
+    finite, size, scale = _measured(times, states, velocities, error, factor, rtol, atol, follow)
+    keep, following, state = _followed(*times[:2], size, state)
+    return keep, finite, size, scale, following, state
+
+
+@functools.partial(jax.jit, static_argnums=7)
+def _measured(times, states, velocities, error, factor, rtol, atol, follow) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(finite, size, scale) of `judge`, with its arguments."""
     wide = promote(error.dtype, jnp.float32)
     (start, stop, end), (x, x1, error) = times, (value.astype(wide) for value in (*states, error))
     # A trial step may overflow where a shorter one does not; an infinite error makes the controller try a shorter one.
@@ -139,8 +154,4 @@ def judge(
     if follow:  # a tolerance for each path, because paths may differ much in scale
         atol = jnp.maximum(rtol * scales.astype(rtol.dtype), jnp.finfo(rtol.dtype).eps * atol)
     atol = jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
-    rtol, atol = factor * rtol, factor * atol
-    keep, _, following, _, state, _ = _controller(rtol, atol).adapt_step_size(
-        start, stop, x, x1, None, error, _order(), state
-    )
-    return keep, finite, over_tolerance(error, (x, x1), rtol, atol), jnp.max(scales), following, state
+    return finite, over_tolerance(error, (x, x1), factor * rtol, factor * atol), jnp.max(scales)

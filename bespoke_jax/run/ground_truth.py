@@ -8,6 +8,7 @@ network is the one compiled program of `flow.kernels`.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.flow.states import weighted
-from bespoke_jax.run.controller import DOPRI5, first_step
+from bespoke_jax.run.controller import DOPRI5, first_state, first_step
 from bespoke_jax.run.interpolation import padded
 from bespoke_jax.run.paths import Paths, check_finite, slices
 from bespoke_jax.run.tolerance import Attempt, Tolerance
@@ -127,7 +128,7 @@ def finer_ends(
     """
     tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
     _, states, _, _, evaluations = _solve(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True)
-    return states[:, -1], int(np.sum(np.asarray(evaluations)))
+    return _last(states), int(np.sum(np.asarray(evaluations)))
 
 
 def _solve(
@@ -137,14 +138,18 @@ def _solve(
     if batch_size is None:
         batch_size = max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
     parts = [
-        _solve_batch(of_samples(flow, part), x0[part], tolerance, max_steps, ends_only)
+        _solve_batch(of_samples(flow, part), x0[part] if len(x0) > batch_size else x0, tolerance, max_steps, ends_only)
         for part in slices(len(x0), batch_size)
     ]
     if ends_only:
-        times, states, evaluations = (jnp.concatenate(column) for column in zip(*parts, strict=True))
+        times, states, evaluations = map(_joined, zip(*parts, strict=True))
         return times, states, None, None, evaluations
     longest = max(part[0].shape[1] for part in parts)
-    return tuple(jnp.concatenate(column) for column in zip(*(padded(part, longest) for part in parts), strict=True))
+    return tuple(map(_joined, zip(*(padded(part, longest) for part in parts), strict=True)))
+
+
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+    return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 _NUMBERS_TOGETHER = 2**24  # in the states of a batch: 64 MB in float32, and Dopri5 holds ten such arrays at a time
@@ -160,8 +165,8 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
     scale = flow.error_scale(len(x))
     asked = tolerance.numbers(weighted(x, scale), weighted(velocity, scale))
     others = 1 + tolerance.raise_to_rounding(flow, start, x, velocity, asked)
-    width, controller_state = first_step(weighted(x, scale), weighted(velocity, scale), *asked)
-    stop, attempts, knots = start + np.asarray(width), 0, []
+    width = np.asarray(first_step(weighted(x, scale), weighted(velocity, scale), *asked))
+    controller_state, stop, attempts, knots = first_state(width), start + width.astype(start.dtype), 0, []
     while start < end:
         if not np.isfinite(stop):
             raise _not_finite(start, attempts)
@@ -184,12 +189,12 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
             start, x, velocity = attempt.stop, attempt.x1, attempt.slopes[-1]
         stop, controller_state = verdict.following, verdict.state
     # Dopri5 is FSAL (first same as last): six new evaluations per attempted step, and one at the start.
-    evaluations = jnp.asarray(np.full(len(x0), 6 * attempts + others, np.int32))
+    evaluations = jax.device_put(np.full(len(x0), 6 * attempts + others, np.int32))
     if ends_only:
-        times = jnp.asarray(np.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2)))
+        times = jax.device_put(np.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2)))
         return times, _per_path([x0, x]), evaluations
     times, states, velocities, middles = (list(column) for column in zip(*knots, strict=True))
-    times = jnp.asarray(np.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1)))
+    times = jax.device_put(np.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1)))
     return times, *(_per_path(column) for column in ([*states, x], [*velocities, velocity], middles)), evaluations
 
 
@@ -227,6 +232,11 @@ def _not_finite(t: Any, attempts: int, where: str = "after") -> FloatingPointErr
 
 
 _per_path = jax.jit(functools.partial(jnp.stack, axis=1))
+
+
+@jax.jit
+def _last(states: jax.Array) -> jax.Array:
+    return states[:, -1]
 
 
 @jax.jit

@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bespoke_jax.checks import check_count, check_numbers, check_numeric, check_type, known
-from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.conditions import check_size, of_paths, of_samples, stored_conditions
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.per_sample import Indexed, rows_of, take
 from bespoke_jax.flow.sharding import spread
-from bespoke_jax.run.interpolation import quartic
+from bespoke_jax.run.interpolation import between_ends, quartic
 from bespoke_jax.types import Array, Numbers, Scalar, State
 
 __all__ = ["Paths", "check_finite", "samples", "slices"]
@@ -95,9 +94,7 @@ class Paths:
         check_size(flow, count, "x0")
         for name, x in zip(("x0", "x1"), ends, strict=True):
             check_finite(name, x)
-        states = jnp.stack(ends, axis=1)
-        times = jnp.tile(jnp.arange(2, dtype=promote(states.dtype, jnp.float32)), (count, 1))
-        spent = jnp.full(count, evaluations, jnp.int32)
+        times, states, spent = between_ends(*ends, np.int32(evaluations))
         return cls(times, states, None, None, spent, batch_shape, stored_conditions(flow))
 
     def check(self, name: str) -> None:

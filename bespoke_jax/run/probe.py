@@ -64,9 +64,9 @@ def check_velocity(flow: Flow, x0: Float[Array, "B *event"]) -> None:
         samples of its batch, by 50 % of its size. Is ...
     """
     x0 = spread(flow, x0)
-    middle = np.asarray(0.5, promote(x0.dtype, jnp.float32))
-    scheduler = flow.gaussian_scheduler
-    x = x0 if scheduler is None else _scaled(x0, *_level(scheduler, middle))
+    start, middle = (np.asarray(t, promote(x0.dtype, jnp.float32)) for t in (0.0, 0.5))
+    order, kept = np.roll(np.arange(len(x0)), 1), max(1, len(x0) // 2)
+    level, x, others, opposite = _states(flow.gaussian_scheduler, x0, middle, order, kept)
     try:
         velocity = kernels.velocity(flow, middle, x)
     except Exception as error:
@@ -74,29 +74,24 @@ def check_velocity(flow: Flow, x0: Float[Array, "B *event"]) -> None:
             raise
         raise ValueError(f"{_WANTED} changes a module while it is evaluated ({error}). {_REMEDY}") from error
     again = kernels.velocity(flow, middle, x)
-    _compare(flow, _rms(velocity, again), "changes from one call to the next with the same input")
+    of_others = kernels.velocity(of_samples(flow, order), middle, spread(flow, others))
+    ends = None if level is None else [kernels.velocity(flow, start, noise) for noise in (x0, opposite)]
+    found = gather(flow, _compared(velocity, again, of_others, order, kept, x0, ends))
+    (apart, size), batched, slope = jax.tree.map(float, found)
+    _compare(apart, size, "changes from one call to the next with the same input")
     if len(x) > 1:
-        order = np.roll(np.arange(len(x)), 1)
-        kept = max(1, len(x) // 2)
-        other = kernels.velocity(of_samples(flow, order), middle, spread(flow, _others(x, order, kept)))
-        found = _rms_of_rows(velocity, order[:kept], other)
-        _compare(flow, found, "depends on the other samples of its batch")
-    if scheduler is not None:
-        _check_slope(flow, x0, scheduler)
+        apart, size = batched
+        _compare(apart, size, "depends on the other samples of its batch")
+    if level is not None:
+        _check_slope(flow, slope, float(level.sigma_dot) / float(level.sigma))
 
 
-def _compare(flow: Flow, found: tuple[jax.Array, jax.Array], what: str) -> None:
-    distance, size = (float(value) for value in gather(flow, found))
+def _compare(distance: float, size: float, what: str) -> None:
     if distance > _APART * size:  # False for NaN, which other checks report
         raise ValueError(f"{_WANTED} {what}, by {100 * distance / size:.2g} % of its size. {_REMEDY}")
 
 
-def _check_slope(flow: Flow, x0: Array, scheduler: Scheduler) -> None:
-    start = np.asarray(0, promote(x0.dtype, jnp.float32))
-    up, down = (kernels.velocity(flow, start, x) for x in (x0, -x0))
-    slope = float(gather(flow, _slope(x0, up, down)))
-    _, sigma, sigma_dot = _level_and_slope(scheduler, start)
-    wanted = sigma_dot / sigma
+def _check_slope(flow: Flow, slope: float, wanted: float) -> None:
     if abs(slope - wanted) > max(_SLOPE_OFF, _SLOPE_OFF * abs(wanted), _PREDICTION_OFF * flow.slope_at_noise):
         warn(
             f"velocity: at t = 0 its slope in x is {slope:.3g}, and that of the flow's scheduler {wanted:.3g}. Does its time run "
@@ -106,49 +101,47 @@ def _check_slope(flow: Flow, x0: Array, scheduler: Scheduler) -> None:
         )
 
 
-def _level(scheduler: Scheduler, t: np.ndarray) -> tuple[float, float]:
-    """The scale of the states at t, sqrt(alpha^2 + sigma^2), and that of the noise, sigma_0."""
-    alpha, sigma, _ = _level_and_slope(scheduler, t)
-    return np.hypot(alpha, sigma), _level_and_slope(scheduler, np.zeros_like(t))[1]
-
-
-def _level_and_slope(scheduler: Scheduler, t: np.ndarray) -> tuple[float, float, float]:
-    """(alpha, sigma, sigmadot) at t."""
-    alpha, sigma, _, sigma_dot = _at(scheduler, t)
-    return float(alpha), float(sigma), float(sigma_dot)
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _at(scheduler: Scheduler, t: np.ndarray) -> SchedulerValues:
-    return scheduler.at(t)
+def _states(
+    scheduler: Scheduler | None, x0: jax.Array, middle: Scalar, order: Array, kept: Scalar
+) -> tuple[SchedulerValues | None, jax.Array, jax.Array, jax.Array]:
+    """(The scheduler at t = 0, states of the size at `middle`, the same with some replaced, -x0).
+
+    The replaced ones have another order, and from `kept` on other samples.
+    """
+    x, start = x0, None
+    if scheduler is not None:
+        start, at_middle = scheduler.at(jnp.zeros_like(middle)), scheduler.at(middle)
+        x = (x0 * (jnp.hypot(at_middle.alpha, at_middle.sigma) / start.sigma)).astype(x0.dtype)
+    return start, x, jnp.where(_first(kept, x), x[order], -2 * x[order]), -x0
 
 
 @jax.jit
-def _scaled(x: jax.Array, wanted: Scalar, own: Scalar) -> jax.Array:
-    return (x * (wanted / own)).astype(x.dtype)
+def _compared(
+    velocity: jax.Array,
+    again: jax.Array,
+    of_others: jax.Array,
+    order: Array,
+    kept: Scalar,
+    x0: jax.Array,
+    ends: list[jax.Array] | None,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array], jax.Array | None]:
+    """(`_rms` of two calls with one input, `_rms` of the samples that two batches share, the slope in x)."""
+    shared = (jnp.where(_first(kept, u), u, jnp.zeros_like(u)) for u in (velocity[order], of_others))
+    return _rms(velocity, again), _rms(*shared), None if ends is None else _slope(x0, *ends)
 
 
-@jax.jit
-def _others(x: jax.Array, order: Array, kept: Scalar) -> jax.Array:
-    """The samples in another order, and those from `kept` on replaced by others."""
-    own = (jnp.arange(len(x)) < kept).reshape(-1, *(1,) * (x.ndim - 1))
-    return jnp.where(own, x[order], -2 * x[order])
+def _first(kept: Scalar, x: jax.Array) -> jax.Array:
+    """Which samples are among the first `kept`, in a shape that broadcasts to x."""
+    return (jnp.arange(len(x)) < kept).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-@jax.jit
 def _rms(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The RMS of the difference, and that of `one`, in float32 at least."""
     one, other = (value.astype(promote(value.dtype, jnp.float32)) for value in (one, other))
     return jnp.sqrt(mean_square(one - other, one.ndim)), jnp.sqrt(mean_square(one, one.ndim))
 
 
-@jax.jit
-def _rms_of_rows(one: jax.Array, rows: Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`_rms` of these rows of `one`, and the first rows of `other`."""
-    return _rms(one[rows], other[: len(rows)])
-
-
-@jax.jit
 def _slope(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
     """The slope in x of the velocity's odd part (u(x) - u(-x)) / 2, from which the mean of the data cancels."""
     x, odd = (value.astype(promote(x.dtype, jnp.float32)) for value in (x, (up - down) / 2))

@@ -12,9 +12,9 @@ from bespoke_jax import metrics
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.flow.states import weighted
-from bespoke_jax.types import Array
+from bespoke_jax.types import Array, Number
 
-__all__ = ["Score", "distances", "score", "size"]
+__all__ = ["Score", "decibels", "distances", "score", "size"]
 
 _LEAST = 1e-12  # smallest distance, relative to the scale of the truth: below float32's resolution, and above 0 for logarithms
 
@@ -89,13 +89,23 @@ def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
     distances = np.asarray(distances, np.float64)
     distances = np.where(np.isfinite(distances), distances, np.inf)
     rmse = distances.mean()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        psnr, mean_psnr = (float(np.mean(20 * np.log10(data_range / d))) for d in (rmse, distances))
-        of_psnr = float(np.std(20 * np.log10(np.maximum(distances, _LEAST)))) if np.isfinite(rmse) else np.inf
+    psnr, mean_psnr = (decibels(d, data_range) for d in (rmse, distances))
+    of_psnr = float(np.std(20 * np.log10(np.maximum(distances, _LEAST)))) if np.isfinite(rmse) else np.inf
     geometric_mean = np.exp(np.log(np.maximum(distances, _LEAST)).mean())
     spread = distances.std() if np.isfinite(rmse) else np.inf
     of_rmse, of_mean_psnr = (float(each / len(distances) ** 0.5) for each in (spread, of_psnr))
     return Score(name, psnr, mean_psnr, float(rmse), float(geometric_mean), of_rmse, of_mean_psnr)
+
+
+def decibels(distances: Number | Float[np.ndarray, "..."], data_range: float) -> float:
+    """The PSNR of an RMSE, or the mean of several, in dB: 20 log10(data_range / d), in float64; infinite for 0.
+
+    Examples:
+        >>> decibels(0.02, data_range=2.0), decibels(0.0, data_range=2.0)
+        (40.0, inf)
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.mean(20 * np.log10(data_range / np.asarray(distances, np.float64))))
 
 
 _mean_square = jax.jit(metrics.mean_square, static_argnums=1)

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import of_samples
-from bespoke_jax.learned.steps import BASES
 from experiments.learning.learn import Learned
-from experiments.learning.measure import BASE_SOLVERS, Measured
+from experiments.learning.measure import BASE_SOLVERS, Measured, plain_solver
 from experiments.learning.rivals import Rivals
 from experiments.learning.settings import Job, Plan
 from experiments.learning.truth import Truth
@@ -112,11 +111,11 @@ def _image_errors(learned, truth, samples, rivals):
     nfe = min((job.nfe for job in learned), key=lambda nfe: (abs(nfe - _SHOWN_NFE), nfe))
     rows = {solver: ends for (solver, n), ends in samples.items() if n == nfe}
     rows |= {row.solver: rivals.samples[nfe] for row in rivals.rows if row.nfe == nfe}
+    rows = {solver: ends[:_SHOWN_COLUMNS] for solver, ends in rows.items()}
     true = truth.test.x1[: len(next(iter(rows.values())))]
-    errors = {solver: float(np.square(ends - true).mean()) for solver, ends in rows.items()}
-    worst_first = sorted(rows, key=lambda solver: -errors[solver])
-    rows = {solver: rows[solver][:_SHOWN_COLUMNS] for solver in worst_first}
-    figure = bj.plots.image_errors(rows, true[:_SHOWN_COLUMNS])
+    errors = {solver: float(bj.metrics.rmse(ends, true, 3).mean()) for solver, ends in rows.items()}
+    rows = {solver: rows[solver] for solver in sorted(rows, key=lambda solver: -errors[solver])}
+    figure = bj.plots.image_errors(rows, true)
     caption = (
         "Left: each column starts from the same noise. Right: what the solver adds to the true sample (red) or takes from it "
         "(blue), all on one scale, with the PSNR over these samples. The best is at the bottom."
@@ -141,7 +140,7 @@ def _coefficients(base, jobs):
 
 def _samples(base, jobs, truth, samples):
     rows = {"truth": truth.test.x1[: len(next(iter(samples.values())))]}
-    rows |= _beside_plain(base, jobs, samples)
+    rows |= _beside_plain(jobs, samples)
     caption = (
         "Each column starts from the same noise. Truth: Dopri5 to the config's tolerance, "
         f"{truth.test.evaluations.mean():.0f} evaluations."
@@ -149,20 +148,18 @@ def _samples(base, jobs, truth, samples):
     return f"samples_{base}", f"Samples, {base}", plots.image_grid(rows), caption
 
 
-def _beside_plain(base, jobs, samples):
+def _beside_plain(jobs, samples):
     """Label -> samples of each learned solver, and of its base solver at the same NFE."""
     rows = {}
     for job in jobs:
-        # A learned table has no base solver: it is shown with midpoint, or with Euler at an odd NFE.
-        plain = base if base in BASES else ("rk1" if job.nfe % 2 else "rk2")
-        for solver in (job.solver, plain):
+        for solver in (job.solver, plain_solver(job)):
             rows[f"{solver}, NFE {job.nfe}"] = samples[solver, job.nfe]
     return rows
 
 
 def _points(base, jobs, truth, samples):
     """The samples of a flow that is not one of images, as points in a plane."""
-    rows = _beside_plain(base, jobs, samples)
+    rows = _beside_plain(jobs, samples)
     true = truth.test.x1[: len(next(iter(samples.values())))]
     size = math.prod(true.shape[1:])
     if size == 1:
@@ -190,10 +187,12 @@ def _results(rows, best, truth):
     body = []
     for nfe in sorted({row.nfe for row in rows}):
         here = [row for row in (*rows, *filter(None, [best.get(nfe)])) if row.nfe == nfe]
+        others = [row for row in here if row not in learned]
         for i, row in enumerate(sorted(here, key=lambda row: row.rmse)):
             gain = ""
-            if row in learned and nfe in best:
-                gain = f"{row.psnr - best[nfe].psnr:+.1f} ({row.mean_psnr - best[nfe].mean_psnr:+.1f}) dB"
+            if row in learned:
+                psnr, mean_psnr = (max(getattr(other, name) for other in others) for name in ("psnr", "mean_psnr"))
+                gain = f"{row.psnr - psnr:+.1f} ({row.mean_psnr - mean_psnr:+.1f}) dB"
             cells = (
                 row.solver, f"{row.rmse:.4f} \u00b1 {row.standard_error:.4f}", f"{row.psnr:.2f}",
                 f"{row.mean_psnr:.2f} \u00b1 {row.mean_psnr_standard_error:.2f}", gain,
@@ -201,7 +200,7 @@ def _results(rows, best, truth):
             mark = ' class="best"' if row in learned else ""
             line = f"<th>{'' if i else nfe}</th>" + "".join(f"<td{mark}>{cell}</td>" for cell in cells)
             body.append(line)
-    head = ["NFE", "solver", "RMSE", "PSNR", "mean PSNR", "over the best dedicated"]
+    head = ["NFE", "solver", "RMSE", "PSNR", "mean PSNR", "over the best not learned"]
     return (
         f"{_table([''.join(f'<th>{cell}</th>' for cell in head)], body)}\n"
         f"<p>Means over {len(truth.test.x0)} fresh noises \u00b1 one standard error, the best first; learned solvers bold. PSNR: "

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import bespoke_jax as bj
@@ -14,8 +15,8 @@ __all__ = ["error_against_iteration", "error_against_nfe", "image_grid", "paths"
 
 def error_against_nfe(lines: Mapping[str, Mapping[int, Row]]) -> Figure:
     """PSNR of the mean RMSE, and mean PSNR, against NFE; `lines`: solver -> NFE -> row."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, measure in zip(figure.subplots(1, 2), ("psnr", "mean_psnr"), strict=True):
+    figure, panels = _figure(2, (4.5, 4.0))
+    for axes, measure in zip(panels, ("psnr", "mean_psnr"), strict=True):
         bj.plots.error_against_calls(lines, axes, measure=measure)
     _one_legend(figure, loc="outside upper center", ncols=min(len(lines), 4))
     return figure
@@ -27,10 +28,9 @@ def psnr_of_solvers(
     plain: Mapping[str, Mapping[int, Row]],
 ) -> Figure:
     """PSNR against NFE of three kinds of solvers: solver -> NFE -> row. The learned ones are bold and have bands."""
-    figure = Figure(figsize=(8.5, 4.6), layout="constrained")
     looks: dict[str, dict[str, Any]] = {name: dict(linewidth=3.0, markersize=7, zorder=3) for name in learned}
     looks |= {name: dict(linewidth=1.0, markersize=3) for name in dedicated}
-    axes = figure.subplots()
+    figure, (axes,) = _figure(1, (8.5, 4.6))
     bj.plots.error_against_calls({**learned, **dedicated, **plain}, axes, looks=looks, bands=learned)
     axes.set_title("On fresh noise; each dedicated solver with its best grid")
     _one_legend(figure, loc="outside right upper", fontsize=8)
@@ -39,11 +39,11 @@ def psnr_of_solvers(
 
 def error_against_iteration(panels: Mapping[str, Mapping[str, list[dict[str, Any]]]], begins: list[int]) -> Figure:
     """Validation RMSE against iteration; `panels`: solver -> name of its size -> history; `begins`: where stages begin."""
-    figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
-    cells = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure, cells = _figure(len(panels), (4.6, 3.4), sharey=True)
     for axes, (solver, histories) in zip(cells, panels.items(), strict=True):
         bj.plots.validations(histories, axes, begins=begins)
         axes.set_title(solver)
+        axes.label_outer()
     return figure
 
 
@@ -56,9 +56,8 @@ def image_grid(rows: Mapping[str, np.ndarray]) -> Figure:
 
 def paths(states: Mapping[str, np.ndarray]) -> Figure:
     """Sampling paths, a panel for each noise; `states`: solver -> [points, noises, *event]."""
-    count = next(iter(states.values())).shape[1]
-    figure = Figure(figsize=(3.1 * count, 3.3), layout="constrained")
-    for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+    figure, panels = _figure(next(iter(states.values())).shape[1], (3.1, 3.3))
+    for i, axes in enumerate(panels):
         bj.plots.paths({solver: x[:, i : i + 1] for solver, x in states.items()}, axes)
         axes.set(xticks=[], yticks=[])
         if i:
@@ -67,9 +66,16 @@ def paths(states: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def _figure(count: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of this size in inches side by side, and the panels."""
+    with bj.plots.in_style():
+        figure = Figure(figsize=(count * size[0], size[1]))
+        return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
 def _one_legend(figure: Figure, **options: Any) -> None:
     """One legend for all panels in place of their own."""
     for axes in figure.axes:
         if legend := axes.get_legend():
             legend.remove()
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), **options)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, **options)
