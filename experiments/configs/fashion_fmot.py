@@ -1,5 +1,8 @@
 """Five solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), in a few minutes. fashion_fmot_pretrain.py trained it.
 
+Cost: 6 minutes of CPU time on 2 Intel Xeon cores shared with many jobs; the first solver, a table of 4, after 2:20 of them.
+Expect: at NFE 8 a PSNR of 34.4 dB for rk2-bespoke and 39.9 for a learned table, against 28.3 for rk2; a table of 4 has 29.7.
+
 fashion_fmot_long.py learns more solvers for longer, and says what each field means.
 """
 
