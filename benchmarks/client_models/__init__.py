@@ -14,6 +14,7 @@ from benchmarks.client_models.policy import policy
 from benchmarks.client_models.sbibm import TASKS, sbibm
 from benchmarks.client_models.swirl import swirl
 from benchmarks.client_models.torchcfm import torch_moons
+from benchmarks.client_models.weather import weather
 
 # name: (modules that must be there, what to install, the function)
 CLIENTS: dict[str, tuple[tuple[str, ...], str, Callable[[], Client]]] = {
@@ -26,6 +27,7 @@ CLIENTS: dict[str, tuple[tuple[str, ...], str, Callable[[], Client]]] = {
     "cells": ((), "", cellflow_like),
     "policy": ((), "", policy),
     "molecules": ((), "", egnn),
+    "weather": ((), "", weather),
 }
 _NEEDED, _INSTALL = ("sbibm_jax", "gensbi"), "sbibm-jax 'bespoke_jax[integrations]' (Python 3.12)"
 CLIENTS |= {f"sbibm_{task}": (_NEEDED, _INSTALL, functools.partial(sbibm, task)) for task in TASKS}
