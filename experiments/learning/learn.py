@@ -35,7 +35,7 @@ def learn_all(
     run: Run,
     then: Callable[[Job, Learned], object] = lambda job, learned: None,
 ) -> tuple[dict[Job, Learned], dict[Job, str]]:
-    """(learned solvers, reasons of those that failed), in the order of the plan's jobs.
+    """(learned solvers in the order of the plan's jobs, reasons of those that failed).
 
     Tables are learned first: they gain the most, and a first result is soon on the screen. A loss that is not finite ends only
     its own solver's fit.
@@ -53,7 +53,8 @@ def learn_all(
         else:
             then(job, learned[job])
         stopping.stop_if_asked()
-    return tuple({job: found[job] for job in plan.jobs if job in found} for found in (learned, failed))
+    in_order = [job for job in plan.jobs if job in learned]
+    return {job: learned[job] for job in in_order}, failed
 
 
 def _data_once(flow, plan, truth) -> Callable[[], Data]:
