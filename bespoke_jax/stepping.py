@@ -101,7 +101,7 @@ def times(table: "SolverTable", convention: str = "noise_at_0", scheduler: Sched
             f"scheduler: wanted a bespoke_jax.schedulers.Scheduler{' or None' * (not needed)}, got {scheduler!r}."
         )
     t = jnp.asarray(table.t, promote(table.t.dtype, jnp.float32))
-    theirs = jnp.asarray(NetworkTime(convention, scheduler)(t))
+    theirs = jnp.broadcast_to(NetworkTime(convention, scheduler)(t), t.shape)  # a scheduler's sigma may be one number
     values = known(theirs)
     if values is not None and not np.all(np.isfinite(values)):
         raise ValueError(

@@ -103,6 +103,11 @@ class TestErrorAgainstCalls:
         with pytest.raises((TypeError, ValueError), match=message):
             bj.plots.error_against_calls(value)
 
+    @pytest.mark.parametrize("name", ["euler", "midpoint", "best dedicated"])
+    def test_the_checked_solver_has_a_name_of_its_own(self, name):
+        with pytest.raises(ValueError, match="name: wanted another than those of the usual solvers"):
+            bj.plots.scores_of_checks([], name)
+
 
 def test_other_lines_look_different():
     looks = looks_of(["truth", "rk2", "table", "a", "b", "c", "d"])

@@ -89,6 +89,8 @@ def test_times_in_the_conventions_of_others():
     steps = (80 ** (1 / 7) + t * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
     np.testing.assert_allclose(table.times("sigma", scheduler), steps, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(lambda table: table.times("sigma", scheduler))(table), steps, rtol=1e-5)
+    constant = bj.schedulers.Scheduler(lambda t: t, lambda t: 0.5)
+    np.testing.assert_array_equal(table.times("sigma", constant), [0.5] * 4)
     preserving = bj.schedulers.VariancePreserving()
     level = preserving.sigma(t)  # alpha^2 = 1 - sigma^2
     np.testing.assert_allclose(table.times("sigma", preserving), level, rtol=1e-5)

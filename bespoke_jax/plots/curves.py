@@ -121,6 +121,7 @@ def scores_of_checks(checks: Iterable[SolverCheck], name: str = "learned") -> di
 
     Raises:
         TypeError: for anything else in `checks`.
+        ValueError: for a name that one of the other lines has.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -132,7 +133,10 @@ def scores_of_checks(checks: Iterable[SolverCheck], name: str = "learned") -> di
     """
     check_type("checks", checks, Iterable, "results of check_solver")
     check_type("name", name, str, "a string")
-    lines: dict[str, dict[int, Score]] = {"euler": {}, "midpoint": {}, "best dedicated": {}, name: {}}
+    lines: dict[str, dict[int, Score]] = {"euler": {}, "midpoint": {}, "best dedicated": {}}
+    if name in lines:
+        raise ValueError(f"name: wanted another than those of the usual solvers, {', '.join(lines)}, got {name!r}.")
+    lines[name] = {}
     for i, check in enumerate(checks):
         check_type(f"checks[{i}]", check, SolverCheck, "a result of check_solver")
         found = check.euler, check.midpoint, check.dedicated, check.solver
