@@ -48,6 +48,9 @@ def call(
                 f"bespoke_jax.given(flow, conditions, batched=True), with a flow whose params have no {CONDITION!r}."
             ) from error
         if per_sample_time or not _takes_times(function, params, t, x):
+            error.add_note(
+                f"{name} was called as {name}(params, t, x), with x of shape {x.shape} and t of shape {jnp.shape(t)}."
+            )
             raise
         if per_sample_time is False:
             raise ValueError(

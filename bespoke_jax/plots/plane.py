@@ -102,9 +102,10 @@ def points(
         figure = figure_or_new(figure, _PANEL * columns, min(height, 2 * _PANEL) * rows + 0.3, "compressed")
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, name, each in zip(panels, found, plane[1:], strict=False):
-            axes.scatter(*plane[0].T, s=6, color="0.72", linewidths=0)
-            axes.scatter(*each.T, s=6, color=POINTS, linewidths=0, alpha=0.7)
+            axes.scatter(*plane[0].T, s=6, color="0.72", linewidths=0, label="exact")
+            axes.scatter(*each.T, s=6, color=POINTS, linewidths=0, alpha=0.7, label="solver")
             axes.set(title=name, aspect="equal", xlim=xlim, ylim=ylim)
+        panels[0].legend(loc="upper right", fontsize=7, markerscale=1.5)
         for axes in panels[len(found) :]:
             axes.set_axis_off()
         names = labels(true.shape[1:])
