@@ -64,7 +64,9 @@ def figure(flow, theta, paths) -> str:
 def row(name: str, flow, base: str, num_steps: int, test) -> str:
     identity, key = bj.init_theta(base, num_steps), jax.random.key(0)
     result = bj.fit(flow, identity, key)
-    start = start_groups(flow, identity)[0][result.start]
+    # A table's starts have the structure and the image of the learned one.
+    starts = {name: start for group in start_groups(flow, result.theta) for name, start in group.items()}
+    start = (starts | {"given": identity})[result.start]
     cells = [figure(flow, theta, test) for theta in (identity, start, result.theta)]
     if base == "table":
         cells.append("")

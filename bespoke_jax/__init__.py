@@ -15,6 +15,7 @@ Each subpackage or module, a "room", imports only from its own line and the line
     files/                       solver files, sampler files
     models/                      networks, importers, the shipped flows
     adapters/                    bridges to other libraries
+    plots/                       figures
     cli/                         the console command
 """
 
@@ -60,7 +61,7 @@ from bespoke_jax.solver import to_table
 from bespoke_jax.table import SolverTable
 
 if TYPE_CHECKING:
-    from bespoke_jax import adapters, models
+    from bespoke_jax import adapters, models, plots
 
 __all__ = [
     "DEFAULT_STAGES",
@@ -114,6 +115,7 @@ __all__ = [
     "models",
     "paper",
     "perceptual",
+    "plots",
     "progress_bar",
     "sample",
     "save_sampler",
@@ -132,7 +134,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Import `models` and `adapters` when they are first used: they need libraries that the rest of the package does not."""
-    if name in ("adapters", "models"):
+    """Import these rooms when they are first used: they need libraries that the rest of the package does not."""
+    if name in ("adapters", "models", "plots"):
         return importlib.import_module(f"bespoke_jax.{name}")
     raise AttributeError(f"module 'bespoke_jax' has no attribute {name!r}")

@@ -3,13 +3,16 @@
 import ast
 import dataclasses
 import doctest
+import functools
 import importlib
 import importlib.util
 import inspect
 import json
 import pathlib
 import re
+import textwrap
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -27,8 +30,15 @@ def text(page: str) -> str:
 
 
 def blocks(page: str) -> list[str]:
-    """The Python blocks of a page."""
-    return re.findall(r"^```python\n(.*?)^```$", text(page), re.DOTALL | re.MULTILINE)
+    """The Python blocks of a page, those within tabs too."""
+    found = re.findall(r"^( *)```python\n(.*?)^\1```$", text(page), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
+
+
+def scripts(page: str) -> list[str]:
+    """The Python blocks of a page that stand alone, marked by <!-- run -->."""
+    found = re.findall(r"^( *)<!-- run -->\n\1```python\n(.*?)^\1```$", text(page), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 def found(name: str):
@@ -65,6 +75,26 @@ def test_examples_run(page):
     assert tried and not failed
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if scripts(page)])
+def test_scripts_run(page, tmp_path, monkeypatch):
+    # As they stand, but for the length of their fits and the number of solvers that a check tries.
+    few = bj.Recipe(stages=(bj.Stage("endpoint", 2, batch_size=8),), num_paths=8, num_validation=8, choose_start=False)
+    monkeypatch.setattr(bj, "fit", functools.partial(bj.fit, recipe=few))
+    monkeypatch.setattr(bj, "check_solver", functools.partial(bj.check_solver, others={}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for script in scripts(page):
+        if name := re.match(r"# (\w+\.py)\n", script):
+            (tmp_path / name[1]).write_text(script)
+        made: dict = {}
+        exec(script, made)
+        if isinstance(flow := made.get("flow"), bj.Flow):
+            assert bj.sample(flow, bj.classic.euler(2), jax.random.key(0), num_samples=3).shape == (
+                3,
+                *flow.event_shape,
+            )
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_names_exist(page):
     # In blocks and in the prose.
@@ -96,7 +126,7 @@ def test_calls_have_arguments_that_exist(page):
 def test_files_and_modules_exist(page):
     content = text(page)
     files = set(re.findall(r"\b(?:bespoke_jax|experiments/configs|tests|benchmarks|docs)/[\w/.-]*\w", content))
-    modules = set(re.findall(r"\b(?:experiments|benchmarks|bespoke_jax)(?:\.[a-z_]\w*)+", content))
+    modules = set(re.findall(r"\b(?:experiments|benchmarks|bespoke_jax)(?!\.md\b)(?:\.[a-z_]\w*)+", content))
     # Of `experiments.x.y` the last part may be a name in the module x.
     assert not [name for name in sorted(files) if not (ROOT / name).exists()]
     assert not [name for name in sorted(modules) if not _is_module_or_name(name)]
@@ -173,6 +203,12 @@ def test_solver_file_has_the_fields_of_the_table(tmp_path):
 def test_the_index_for_language_models_lists_every_page():
     listed = re.findall(r"^- \[.+\]\((\w+\.md)\): \S", text("docs/llms.txt"), re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_every_benchmark_has_a_row():
+    listed = re.findall(r"^\| `(?:python -m )?benchmarks[./](\w+)", text("benchmarks/README.md"), re.MULTILINE)
+    modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"client_models"}
+    assert sorted(listed) == sorted(modules)
 
 
 def test_reference_lists_the_public_names():

@@ -23,6 +23,7 @@ ROOMS = (
     ("bespoke_jax.models.weights_io", "bespoke_jax.models.networks"),
     ("bespoke_jax.models",),
     ("bespoke_jax.adapters",),
+    ("bespoke_jax.plots",),
     ("bespoke_jax.cli",),
     ("experiments.data", "experiments.run"),
     ("experiments.learning",),

@@ -1,5 +1,6 @@
 """How close a solver's end points are to the true ones: the RMSE of each sample, and summary figures."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ class Score(NamedTuple):
         rmse: the mean of the samples' RMSEs.
         geometric_mean: the geometric mean of the samples' RMSEs; its PSNR is `mean_psnr`.
         standard_error: the standard error of `rmse`.
+        mean_psnr_standard_error: the standard error of `mean_psnr`, in dB.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Score(NamedTuple):
     rmse: float
     geometric_mean: float
     standard_error: float
+    mean_psnr_standard_error: float = math.nan
 
 
 def distances(flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"]) -> Float[np.ndarray, "B"]:
@@ -87,9 +90,11 @@ def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
     distances = np.where(np.isfinite(distances), distances, np.inf)
     rmse = distances.mean()
     psnr, mean_psnr = (decibels(d, data_range) for d in (rmse, distances))
+    of_psnr = float(np.std(20 * np.log10(np.maximum(distances, _LEAST)))) if np.isfinite(rmse) else np.inf
     geometric_mean = np.exp(np.log(np.maximum(distances, _LEAST)).mean())
     spread = distances.std() if np.isfinite(rmse) else np.inf
-    return Score(name, psnr, mean_psnr, float(rmse), float(geometric_mean), float(spread / len(distances) ** 0.5))
+    of_rmse, of_mean_psnr = (float(each / len(distances) ** 0.5) for each in (spread, of_psnr))
+    return Score(name, psnr, mean_psnr, float(rmse), float(geometric_mean), of_rmse, of_mean_psnr)
 
 
 def decibels(distances: Number | Float[np.ndarray, "..."], data_range: float) -> float:
