@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 
-COLOURS = 64  # of a picture that is kept
+COLOURS = 256  # of a picture that is kept
 FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "notebooks"
 
 
@@ -49,6 +49,7 @@ def execute(notebook: nbformat.NotebookNode, limit: float) -> None:
             extra_arguments=["--log-level=ERROR"],
             resources={"metadata": {"path": folder}},
             record_timing=False,
+            coalesce_streams=True,
         ).execute()
 
 
