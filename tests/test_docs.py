@@ -22,10 +22,22 @@ from bespoke_jax.learned.families import FAMILIES
 ROOT = pathlib.Path(__file__).parents[1]
 
 PAGES = ("README.md", "benchmarks/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+NOTEBOOKS = tuple(f"docs/notebooks/{path.name}" for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")))
 
 
 def text(page: str) -> str:
-    return (ROOT / page).read_text()
+    """What is written on a page; of a notebook its text, and its cells of code as blocks, without their outputs."""
+    content = (ROOT / page).read_text()
+    return _written(json.loads(content)["cells"]) if page.endswith(".ipynb") else content
+
+
+def _written(cells: list[dict]) -> str:
+    parts = []
+    for cell in cells:
+        lines = "".join(cell["source"]).split("\n")
+        code = "\n".join(line for line in lines if not line.startswith("%"))
+        parts.append(f"```python\n{code}\n```" if cell["cell_type"] == "code" else "\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def blocks(page: str) -> list[str]:
@@ -77,7 +89,7 @@ def test_examples_run(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if scripts(page)])
 def test_scripts_run(page, tmp_path, monkeypatch):
     # As they stand, but for fits and checks of solvers, which take seconds and have tests of their own.
-    monkeypatch.setattr(bj, "fit", lambda flow, solver, key: types.SimpleNamespace(theta=solver))
+    monkeypatch.setattr(bj, "fit", lambda flow, solver, key, callback=None: types.SimpleNamespace(theta=solver))
     monkeypatch.setattr(bj, "check_solver", lambda flow, solver, key: solver.nfe)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -93,7 +105,7 @@ def test_scripts_run(page, tmp_path, monkeypatch):
             )
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + NOTEBOOKS)
 def test_names_exist(page):
     # In blocks and in the prose.
     names = sorted(set(re.findall(r"\bbj\.([A-Za-z_][\w.]*\w)", text(page))))
@@ -107,7 +119,7 @@ def calls(page: str) -> list[tuple[str, ast.Call]]:
     return [(match[1], node) for match, node in named if match]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + NOTEBOOKS)
 def test_calls_have_arguments_that_exist(page):
     for name, call in calls(page):
         positional = [arg for arg in call.args if not isinstance(arg, ast.Starred)]
@@ -120,7 +132,7 @@ def test_calls_have_arguments_that_exist(page):
             raise AssertionError(f"{ast.unparse(call)}: {error}") from None
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + NOTEBOOKS)
 def test_files_and_modules_exist(page):
     content = text(page)
     files = set(re.findall(r"\b(?:bespoke_jax|experiments/configs|tests|benchmarks|docs)/[\w/.-]*\w", content))
