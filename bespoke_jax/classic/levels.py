@@ -135,9 +135,13 @@ class _Chunks:
     """`function` of numbers, compiled for chunks of them in float64."""
 
     def __init__(self, function: Callable, num_arguments: int):
-        mapped, chunk = jax.jit(jax.vmap(function, out_axes=1)), jax.ShapeDtypeStruct((_CHUNK,), np.float64)
+        self._function, self._num_arguments = function, num_arguments
+
+    @functools.cached_property
+    def _program(self) -> Callable:
+        mapped, chunk = jax.jit(jax.vmap(self._function, out_axes=1)), jax.ShapeDtypeStruct((_CHUNK,), np.float64)
         with _x64(), jax.disable_jit(False):
-            self._program = mapped.lower(*(chunk,) * num_arguments).compile()
+            return mapped.lower(*(chunk,) * self._num_arguments).compile()
 
     def __call__(self, *values: np.ndarray) -> np.ndarray:
         """The rows of results, [rows, len(values)], computed at once, even while JAX traces something else."""
