@@ -4,9 +4,11 @@ Each client is a small model, trained as its library trains models. One Markdown
 calls and at its default, and tables of a few calls learned by a frugal fit (`--default`: by the default one), called through the
 library's own sampling function. The columns, of 10,000 samples from the same noise:
 
-- RMSE to the exact ends of the flow's paths, of the first 2,000: mean and median over samples, in the units of the data;
+- RMSE to the exact ends of the flow's paths, of the first 2,000: mean and median over samples, in the units of the data, with the
+  flow's weights, so that padding does not count;
 - the client's figure of merit, where it has one, which `exact paths` has too: no sampler is expected to pass it;
-- CPU time, the least of three runs, and its ratio to the default's: other work on the machine does not count.
+- CPU time, the least of four runs, or of as many as begin in 10 seconds, and its ratio to the default's: other work on the
+  machine does not count. The first one compiles too, which is little of a run of more than 10 seconds.
 
 A client whose library is missing is skipped, with a line that says what to install. `benchmarks.client_models` has the models.
 """
@@ -23,48 +25,49 @@ import bespoke_jax as bj
 from benchmarks.client_models import CLIENTS
 from benchmarks.client_models.client import NUM_EXACT, NUM_SAMPLES, Client, Sample
 
-ROUNDS = 3
+ROUNDS, LONG = 3, 10.0  # runs to time; the seconds after which there are no more
 
 
-def seconds(sample: Sample) -> float:
-    """The least CPU seconds of a few runs, after one that compiles."""
-    jax.block_until_ready(sample())
-    found = []
-    for _ in range(ROUNDS):
+def timed(sample: Sample) -> tuple[np.ndarray, float]:
+    """(the samples, the least CPU seconds of a few runs after one that compiles; of that one, if it is long)."""
+    start = time.process_time()
+    samples = np.asarray(sample())
+    found = [time.process_time() - start]
+    while len(found) <= ROUNDS and sum(found) < LONG:
         start = time.process_time()
         jax.block_until_ready(sample())
         found.append(time.process_time() - start)
-    return min(found)
+    return samples, min(found)
 
 
 def print_table(client: Client, recipe: bj.Recipe) -> None:
     """Print the client's table, and what the fits cost."""
     paths = bj.ground_truth(client.test, client.x0[:NUM_EXACT], batch_size=NUM_EXACT, ends_only=True)
-    exact = np.asarray(paths.x1).reshape(NUM_EXACT, -1)
+    exact = np.asarray(paths.x1)
     merit, merit_of = client.merit or ("", None)
-    reference = seconds(client.own[client.default][1])
+    by_default = timed(client.own[client.default][1])
 
-    def row(name: str, calls: object, sample: Sample | None) -> str:
-        found = exact if sample is None else np.asarray(sample()).reshape(NUM_SAMPLES, -1)[:NUM_EXACT]
-        errors = np.sqrt(np.mean((found - exact) ** 2, axis=1))
-        figure = f" {merit_of(found):.3f} |" if merit_of else ""
-        if sample is None:
-            return f"| {name} | {calls} | | |{figure} | |"
-        took = seconds(sample)
-        times = f"{1e3 * took:.1f} | {took / reference:.3f}"
-        return f"| {name} | {calls} | {errors.mean():.4f} | {np.median(errors):.4f} |{figure} {times} |"
+    def figure(found: np.ndarray) -> str:
+        return f" {merit_of(found.reshape(NUM_EXACT, -1)):.3f} |" if merit_of else ""
+
+    def row(name: str, calls: int, found: np.ndarray, took: float) -> str:
+        found = found.reshape(NUM_SAMPLES, *exact.shape[1:])[:NUM_EXACT]
+        errors = np.asarray(client.test.rmse(found, exact))
+        times = f"{1e3 * took:.1f} | {took / by_default[1]:.3f}"
+        return f"| {name} | {calls} | {errors.mean():.4f} | {np.median(errors):.4f} |{figure(found)} {times} |"
 
     head = ["sampler", "calls", "RMSE", "median", *([merit] if merit else []), "CPU ms", "of the default"]
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
     for name, (calls, sample) in client.own.items():
-        print(row(name + (" (default)" if name == client.default else ""), calls, sample), flush=True)
+        is_default = name == client.default
+        print(row(name + " (default)" * is_default, calls, *(by_default if is_default else timed(sample))), flush=True)
     costs = []
     for calls in client.calls:
         start = time.process_time()
         fitted = bj.fit(client.flow, bj.init_theta("table", calls), jax.random.key(1), recipe)
-        costs.append(f"{time.process_time() - start:.0f} s")
-        print(row("learned table", calls, client.with_table(fitted.theta)), flush=True)
-    print(row("exact paths", f"{float(np.mean(np.asarray(paths.nfe))):.0f}", None))
+        costs.append(f"{time.process_time() - start:.0f} s and {fitted.cost:,} evaluations")
+        print(row("learned table", calls, *timed(client.with_table(fitted.theta))), flush=True)
+    print(f"| exact paths | {float(np.mean(np.asarray(paths.nfe))):.0f} | | |{figure(exact)} | |")
     print(f"\nCPU time: the fits took {', '.join(costs)}", end=" ")
 
 

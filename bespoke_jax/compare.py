@@ -56,7 +56,11 @@ class SolverCheck(NamedTuple):
         head = f"{'':<{width}}    PSNR  mean PSNR"
         calls = f" = {self.network_calls} network calls" if self.network_calls != self.nfe else ""
         return "\n".join(
-            [f"{verdict} the best other solver (NFE {self.nfe}{calls}, {self.num_paths} true paths)", head, *lines]
+            [
+                f"{verdict} the best other solver by mean PSNR (NFE {self.nfe}{calls}, {self.num_paths} true paths)",
+                head,
+                *lines,
+            ]
         )
 
 

@@ -17,17 +17,16 @@ from jaxtyping import Float
 from bespoke_jax.checks import check_choice, check_count, check_numeric, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
-from bespoke_jax.flow.times import TIMES
+from bespoke_jax.flow.times import TIMES, NetworkTime
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.types import Array
 
 if TYPE_CHECKING:
     from bespoke_jax.table import SolverTable
 
-__all__ = ["CONVENTIONS", "Carry", "begin", "step", "time_dtype", "times", "walk_calls"]
+__all__ = ["Carry", "begin", "step", "time_dtype", "times", "walk_calls"]
 
-CONVENTIONS = TIMES
-"""How times may be written."""
+_OF_SCHEDULER = ("sigma", "noise_to_signal")
 
 
 class Carry(NamedTuple):
@@ -95,28 +94,21 @@ def checked_step(table: "SolverTable", i: Any, carry: Carry, u: Float[Array, "*s
 
 def times(table: "SolverTable", convention: str = "noise_at_0", scheduler: Scheduler | None = None) -> jax.Array:
     """The times of the evaluations in another convention; arguments are those of `SolverTable.times`."""
-    check_choice("convention", convention, CONVENTIONS)
-    if not isinstance(scheduler, Scheduler) and (scheduler is not None or convention == "sigma"):
+    check_choice("convention", convention, TIMES)
+    needed = convention in _OF_SCHEDULER
+    if not isinstance(scheduler, Scheduler) and (scheduler is not None or needed):
         raise TypeError(
-            f"scheduler: wanted a bespoke_jax.schedulers.Scheduler{' or None' * (convention != 'sigma')}, got {scheduler!r}."
+            f"scheduler: wanted a bespoke_jax.schedulers.Scheduler{' or None' * (not needed)}, got {scheduler!r}."
         )
     t = jnp.asarray(table.t, promote(table.t.dtype, jnp.float32))
-    if convention == "noise_at_0":
-        return t
-    if convention == "noise_at_1":
-        return 1 - t
-    if convention == "steps_of_1000":
-        return 1000 * (1 - t)
-    assert scheduler is not None
-    at_times = scheduler.at(t)
-    sigmas = at_times.sigma / at_times.alpha
-    values = known(sigmas)
+    theirs = jnp.broadcast_to(NetworkTime(convention, scheduler)(t), t.shape)  # a scheduler's sigma may be one number
+    values = known(theirs)
     if values is not None and not np.all(np.isfinite(values)):
         raise ValueError(
             f"scheduler: wanted alpha above 0 at the times {np.asarray(t).tolist()}, where sigma / alpha has to be finite, got "
-            f"{np.asarray(at_times.alpha).tolist()}."
+            f"{scheduler}."
         )
-    return sigmas
+    return theirs
 
 
 def walk_calls(

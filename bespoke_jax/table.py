@@ -258,9 +258,9 @@ class SolverTable(Solver):
         """The times of the evaluations as another library writes them, at least float32.
 
         Args:
-            convention: "noise_at_0" for t itself, "noise_at_1" for 1 - t, "steps_of_1000" for 1000 (1 - t) as flow matching
-                has it, "sigma" for sigma_t / alpha_t.
-            scheduler: for "sigma".
+            convention: as `Flow.from_prediction(time=)` for a velocity: "noise_at_0" for t itself, "noise_at_1" for 1 - t,
+                "steps_of_1000" for 1000 (1 - t), "sigma" for sigma_t, "noise_to_signal" for sigma_t / alpha_t.
+            scheduler: for "sigma" and "noise_to_signal".
         """
         return stepping.times(self, convention, scheduler)
 

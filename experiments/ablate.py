@@ -67,8 +67,8 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
             known[job.name] = dict(seconds=seconds if fresh else None, memory=peak)
             processes.from_first(lambda: costs.write_costs(run, known))
     thetas = {job: result.theta for job, result in learned.items()}
-    flow = truth.dealt(flow, first, "test")
-    measured = measure.measure(flow, jobs, thetas, paths.test.x0, paths.test.x1, keep=1)
+    fresh = measure.FreshNoise(truth.dealt(flow, first, "test"), paths.test.x0, paths.test.x1, keep=1)
+    measured = fresh.measure(jobs, thetas)
     by_name = {(job.solver, job.nfe): (result, known[job.name]) for job, result in learned.items()}
     rows = [_row(row, by_name.get((row.solver, row.nfe))) for row in measured.rows]
     processes.from_first(lambda: publish(rows, failed, run))
@@ -76,7 +76,7 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
 
 
 def _row(row: measure.Row, found: tuple[learn.Learned, dict] | None) -> Row:
-    measured = row._asdict()
+    measured = {name: getattr(row, name) for name in Row._fields[:6]}
     if found is None:
         return Row(**measured)
     result, cost = found

@@ -42,14 +42,7 @@ def float64():
 
     So a float32 array that turns up where float64 was meant, or the other way, is an error and not a rounded digit.
     """
-    with quick.compilation(), jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """A module that compiles much and computes little: `pytestmark = pytest.mark.usefixtures("quick_compilation")`."""
-    with quick.compilation():
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         yield
 
 
@@ -87,8 +80,7 @@ def whole_run(tmp_path_factory):
     from tests.small_run import small_config
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    # As in the modules that damage copies of it: their results must have its bits.
-    with quick.compilation(), flows_on_two_devices():
+    with flows_on_two_devices():  # as in the modules that damage copies of it: their results must have its bits
         assert train.main(small_config(), folder) == 0
     return folder
 

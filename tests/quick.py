@@ -1,24 +1,15 @@
 """Tests compile much and compute little: the same programs, compiled with less effort, in a third of the time."""
 
-import contextlib
 import functools
 import os
 import subprocess
 import sys
 
-import jax
-
-__all__ = ["compilation", "jit", "with_flags"]
+__all__ = ["with_flags"]
 
 _FLAGS = {
     "xla_cpu_use_fusion_emitters": "false",  # they take three quarters of the time to compile
     "xla_cpu_parallel_codegen_split_count": "1",
-}
-
-_OPTIONS = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
 }
 
 
@@ -36,41 +27,3 @@ def _are_known(*flags):
     program = "import jax; jax.jit(lambda x: x + 1)(1.0)"
     environment = os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 0
-
-
-@functools.cache
-def _known_options():
-    """Those of the options that this version of XLA knows."""
-    known = {}
-    for name, value in _OPTIONS.items():
-        try:
-            jax.jit(lambda x: x + 1, compiler_options={name: value})(1.0)
-            known[name] = value
-        except jax.errors.JaxRuntimeError:
-            pass
-    return known
-
-
-@contextlib.contextmanager
-def compilation():
-    """In this context, everything is compiled with less effort."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-def jit(function, **options):
-    """jax.jit, quick to compile. Nothing is asked of XLA before the first call."""
-
-    @functools.cache
-    def compiled():
-        return jax.jit(function, compiler_options=_known_options(), **options)
-
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        return compiled()(*args, **kwargs)
-
-    return call

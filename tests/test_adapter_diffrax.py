@@ -11,8 +11,6 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.adapters.diffrax import TableSolver
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FLOW = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3)
 X0 = jax.random.normal(jax.random.key(0), (4, 3))
 TERM = diffrax.ODETerm(lambda t, y, args: FLOW(t, y))

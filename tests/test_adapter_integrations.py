@@ -6,7 +6,6 @@ import pytest
 
 import bespoke_jax as bj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 pytest.importorskip("equinox")
 
 FLOW = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3)
@@ -109,6 +108,9 @@ def test_hackable_diffusion(solver, name):
     last, steps = sampler(solver, process)(inference, jax.random.key(1), x0)
     np.testing.assert_allclose(last.xt, bj.solve(flow, solver, x0), rtol=1e-4, atol=1e-4)
     assert steps.xt.shape == (solver.nfe + 1, 6, 3)
+    alone, nothing = sampler(solver, process, store_trajectory=False)(inference, jax.random.key(1), x0)
+    np.testing.assert_array_equal(alone.xt, last.xt)
+    assert nothing is None
     with pytest.raises(ValueError, match="solver: wanted one that evaluates one velocity"):
         sampler(bj.by_call(bj.classic.euler(2), 1.5), process)
 

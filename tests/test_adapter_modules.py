@@ -12,8 +12,6 @@ import bespoke_jax as bj
 from bespoke_jax.adapters import equinox, linen
 from bespoke_jax.adapters import nnx as adapter_nnx
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 X0 = jax.random.normal(KEY, (4, 6))
 
@@ -173,3 +171,40 @@ def test_what_is_wrong_is_named(make, error, words):
 def test_equinox_times_come_first_or_last():
     for module in (lambda t, x: t * x, lambda x, time: time * x):
         np.testing.assert_allclose(equinox.flow(module, (6,))(0.5, X0), 0.5 * X0)
+
+
+class OfTrees(eqx.Module):
+    """dx/ds, s = 1 at the noise, of samples of two parts."""
+
+    layer: eqx.nn.Linear
+
+    def __call__(self, t, x):
+        return {"a": t * self.layer(x["a"]), "b": x["b"] - t}
+
+
+def first_alone(params):
+    return {"a": jnp.ones(3), "b": jnp.zeros(())}
+
+
+def shifted(params, key):
+    return {"a": 2 + jax.random.normal(key, (3,)), "b": jnp.zeros(())}
+
+
+def test_another_time_trees_sources_and_weights_pass_through():
+    module = OfTrees(eqx.nn.Linear(3, 3, key=KEY))
+    options = dict(time="noise_at_1", source=shifted, weights=first_alone)
+    flow = equinox.flow(module, {"a": (3,), "b": ()}, bj.schedulers.CondOT(), **options)
+    x = flow.noise(KEY, (4,))
+    found = flow(0.2, x)
+    np.testing.assert_allclose(found["a"], -0.8 * jax.vmap(module.layer)(x["a"]), rtol=1e-5)
+    np.testing.assert_allclose(found["b"], 0.8 - x["b"], rtol=1e-6)
+    np.testing.assert_allclose(flow.rmse(x, {**x, "b": x["b"] + 9}), np.zeros(4))
+    with pytest.raises(TypeError, match="scheduler: wanted that of the network for time='noise_at_1'"):
+        equinox.flow(module, {"a": (3,), "b": ()}, time="noise_at_1")
+    by_default = linen.flow(TreesByDefault(), {}, {"x": (2,)})
+    np.testing.assert_allclose(by_default(0.5, {"x": jnp.ones((3, 2))})["x"], np.full((3, 2), 0.5))
+
+
+class TreesByDefault(nn.Module):
+    def __call__(self, x, t):
+        return jax.tree.map(lambda leaf: t[:, None] * leaf, x)

@@ -10,8 +10,6 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.adapters.scheduler import TableScheduler
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EDM = bj.schedulers.EDM(0.02, 20.0)
 X0 = np.asarray(jax.random.normal(jax.random.key(0), (4, 3)))
 GENERAL = dataclasses.replace(

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import strategies
 
 import bespoke_jax as bj
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+from bespoke_jax.run.scores import score
 
 KEY = jax.random.key(0)
 FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
@@ -24,6 +23,7 @@ X0 = jax.random.normal(KEY, (4, 2))
 THETA = bj.init_theta("rk1", 3)
 X1 = bj.solve(FLOW, THETA, X0)
 GENERAL = dataclasses.replace(bj.classic.euler(3), c=jnp.zeros(4), xi=jnp.ones(2))
+SCORES = {"mine": {3: score("mine", np.ones(2), 2.0)}}
 KNOTS = dict(t=[0.0, 0.5, 1.0], dt=[1.0, 1.0], s=[1.0, 1.0, 1.0], ds=[0.0, 0.0])
 STAGES = (bj.Stage("endpoint", 1, batch_size=4),)
 RECIPE = bj.Recipe(stages=STAGES, num_paths=4, num_validation=4, rtol=1e-3, atol=1e-3, choose_start=False)
@@ -132,6 +132,16 @@ CALLS = {
     "begin": (GENERAL.begin, dict(x0=X0)),
     "step": (GENERAL.step, dict(i=1, carry=GENERAL.begin(X0), u=X0)),
     "times": (GENERAL.times, dict(convention="sigma", scheduler=bj.schedulers.EDM())),
+    "error_against_calls": (
+        bj.plots.error_against_calls,
+        dict(scores=SCORES, axes=None, measure="rmse", looks={"mine": {}}, bands=["mine"]),
+    ),
+    "coefficients": (bj.plots.coefficients, dict(solver=THETA, figure=None)),
+    "paths": (bj.plots.paths, dict(states={"mine": jnp.stack([X0, X1])}, axes=None)),
+    "image_errors": (
+        bj.plots.image_errors,
+        dict(rows={"mine": np.zeros((1, 4, 4, 1))}, truth=np.ones((1, 4, 4, 1)), figure=None, limit=0.5),
+    ),
     "export_code": (
         bj.export_code,
         dict(solver=THETA, to="diffusers", scheduler=bj.schedulers.Cosine(), prediction="v")

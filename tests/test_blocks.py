@@ -10,7 +10,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.learned.blocks import in_blocks
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 KEY = jax.random.key(0)
 

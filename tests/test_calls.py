@@ -11,7 +11,7 @@ import bespoke_jax as bj
 from bespoke_jax.flow.guided import of_call
 from bespoke_jax.run import adjoint
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 W = 1.5
 KEY = jax.random.key(0)

@@ -615,3 +615,11 @@ def test_bad_options(call, words):
 def test_numbers_that_are_not_floats(solver, dtype):
     with pytest.raises(TypeError, match="dtype: wanted a floating dtype such as float32, got"):
         solver(bj.schedulers.CondOT(), dtype)
+
+
+def test_in_a_debugging_session_without_jit():
+    compiled_there = bj.schedulers.Scheduler(lambda t: t, lambda t: 1.0 - t)
+    wanted = classic.ddim(3, bj.schedulers.CondOT())
+    with jax.disable_jit():
+        for scheduler in (compiled_there, bj.schedulers.CondOT()):
+            jax.tree.map(np.testing.assert_array_equal, classic.ddim(3, scheduler), wanted)

@@ -20,8 +20,6 @@ from bespoke_jax.cli.text import describe, line_of_times
 from bespoke_jax.compare import yardstick
 from tests import typechecked
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "command_line.md").read_text()
 MODULE = """

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import jit
 
 import bespoke_jax as bj
 from bespoke_jax.fitting import gauss_newton
 from bespoke_jax.flow import conditions
-from tests.quick import jit
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
 CLOSE = dict(rtol=2e-5, atol=2e-5)

@@ -19,9 +19,7 @@ from ml_collections import ConfigDict
 
 import bespoke_jax as bj
 from experiments.learning import flows
-from tests import quick, zoo
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+from tests import zoo
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -172,7 +170,7 @@ def test_loss_is_that_of_numpy_has_its_gradient_and_is_lowered(place):
     def value_of(raw):
         return loss(flow, solver.with_raw(raw), paths)
 
-    value, gradient = quick.jit(value_of), quick.jit(jax.grad(value_of))(solver.raw)
+    value, gradient = jax.jit(value_of), jax.jit(jax.grad(value_of))(solver.raw)
     along, step = jnp.cos(jnp.arange(solver.num_parameters, dtype=jnp.float32)), 1e-2
     difference = (value(solver.raw + step * along) - value(solver.raw - step * along)) / (2 * step)
     np.testing.assert_allclose(gradient @ along, difference, rtol=0.02)

@@ -8,7 +8,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.fitting import losses
 from bespoke_jax.fitting.gauss_newton import _cotangents, evaluate, linearise
-from tests import quick, reference
+from tests import reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -60,7 +60,7 @@ def errors_of(loss, flow, solver, paths):
 def wanted(name, base, flow, paths, **options):
     """(theta, value, gradient, matrix) from the errors, and their Jacobian by finite differences."""
 
-    @quick.jit
+    @jax.jit
     def errors(raw):
         return errors_of(losses.LOSSES[name](**options), flow, bj.Theta(raw, base, N), paths)
 

@@ -13,7 +13,7 @@ from experiments import evaluate, train
 from experiments.configs import tiny
 from experiments.learning import compare, flows, measure, settings
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "two_devices")
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 def small_config():
@@ -68,7 +68,7 @@ def read_csv(path):
 
 def test_rows(done):
     rows = read_csv(done[0] / "evaluate.csv")
-    assert list(next(iter(rows.values()))) == ["solver", "nfe", "rmse", "psnr", "mean_psnr", "standard_error"]
+    assert list(next(iter(rows.values()))) == list(measure.Row._fields)
     plain = {("euler/uniform", 3), ("euler/uniform", 4), ("midpoint/uniform", 4), ("rk4/uniform", 4)}
     assert {("rk2-bespoke", 4), ("mine", 3)} | plain < set(rows)
     assert any(solver.startswith("genie/") for solver, nfe in rows if nfe == 4)
@@ -172,7 +172,7 @@ def test_a_solver_that_blew_up_is_last():
     x1 = np.zeros((2, 3))
     bad, good = (measure.row_of("s", 4, np.full((2, 3), value), x1) for value in (np.nan, 1.0))
     assert bad.rmse == np.inf and bad.psnr == bad.mean_psnr == -np.inf
-    assert compare.curves([bad, good]) == {"s": ((4,), (good.psnr,))}
+    assert compare.curves([bad, good]) == {"s": {4: good}}
 
 
 def test_of_each_method_the_best_grid_is_drawn():
@@ -180,7 +180,8 @@ def test_of_each_method_the_best_grid_is_drawn():
         measure.Row(solver, nfe, 0.1, psnr, psnr, 0.0)
         for solver, nfe, psnr in [("a/x", 2, 10.0), ("a/y", 2, 12.0), ("a/x", 4, 20.0), ("b/x", 4, 30.0)]
     ]
-    assert compare.curves(rows, by_method=True) == {"b": ((4,), (30.0,)), "a": ((2, 4), (12.0, 20.0))}
+    _, a_y2, a_x4, b_x4 = rows
+    assert compare.curves(rows, by_method=True) == {"b": {4: b_x4}, "a": {2: a_y2, 4: a_x4}}
     assert list(compare.curves(rows)) == ["b/x", "a/x", "a/y"]
 
 

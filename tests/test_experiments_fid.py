@@ -12,8 +12,6 @@ from experiments import fid, train
 from experiments.configs import fashion_fmot_class, tiny
 from experiments.learning import flows, frechet, measure, settings
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True, scope="module")
 def one_device():

@@ -13,8 +13,6 @@ import bespoke_jax as bj
 from bespoke_jax.files.export_code import LANGUAGES, export_code
 from bespoke_jax.flow.guided import of_call
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def own(t, x):
     return 1.5 - x * (1 + t)

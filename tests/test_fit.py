@@ -15,7 +15,6 @@ from bespoke_jax.run import probe
 from bespoke_jax.run.truth import truth_of
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     # Few paths of a mixture: some end between its components.
     pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is"),
 ]

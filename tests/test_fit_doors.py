@@ -16,8 +16,6 @@ import bespoke_jax as bj
 from bespoke_jax.fitting import memory
 from bespoke_jax.fitting.starts import start_groups
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 fit_module = sys.modules["bespoke_jax.fitting.fit"]
 data_module = sys.modules["bespoke_jax.fitting.data"]
 

@@ -13,7 +13,6 @@ from bespoke_jax.run import probe
 from bespoke_jax.run.truth import truth_of
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore:fit. on the held-out paths"),  # tests/test_heavy_tails.py has this warning
 ]
 

@@ -12,7 +12,7 @@ from bespoke_jax.classic.first_call import known_first_call
 from bespoke_jax.flow.classes import class_weights, num_classes
 from bespoke_jax.run import adjoint
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 FLOW = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3)
 

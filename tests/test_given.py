@@ -10,8 +10,6 @@ from bespoke_jax.flow import conditions, kernels, per_sample
 from bespoke_jax.flow.guided import of_call, scale_of
 from bespoke_jax.run.probe import check_velocity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 CENTRES = jnp.array([[1.0, 0.0], [-0.5, 2.0], [0.0, -1.5]])
 X = jax.random.normal(KEY, (3, 2))
@@ -47,6 +45,18 @@ def weight_of(condition):
 
 
 # --- No condition beforehand, and batched networks. ---
+
+
+def test_conditions_of_samples_without_given_are_named():
+    flow = bj.Flow(batched_network, PARAMS | {"condition": CONDITIONS}, (2,))
+    np.testing.assert_array_equal(flow(0.3, X), BATCHED(0.3, X))  # as many samples
+    for call in (lambda: flow(0.3, X[:2]), lambda: bj.sample(flow, bj.classic.euler(2), KEY)):
+        with pytest.raises(
+            ValueError, match=r"velocity: wanted one of one condition .*given\(flow, conditions, batched=True"
+        ):
+            call()
+    with pytest.raises(AssertionError):  # the network's own
+        bj.Flow(batched_network, PARAMS | {"condition": CONDITIONS | {"weight": jnp.ones((3, 1))}}, (2,))(0.3, X[:2])
 
 
 def test_a_flow_without_a_condition_of_its_own_may_be_given_some():

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import jit
 
 import bespoke_jax as bj
 from bespoke_jax.models.labels import with_labels
-from tests.quick import jit
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NETWORK = bj.models.UNet(channels=(8,), num_blocks=(1,), head_channels=4, num_heads=0, num_classes=3)
 X = jax.random.normal(jax.random.key(2), (2, 4, 4, 1))

@@ -9,8 +9,6 @@ import pytest
 
 import bespoke_jax as bj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 MEANS = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]
 START = bj.init_theta("rk1", 4)

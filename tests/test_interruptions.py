@@ -23,7 +23,7 @@ from tests.small_run import small_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "two_devices")
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 @pytest.fixture

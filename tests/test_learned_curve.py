@@ -11,7 +11,7 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.starts import start_groups
 from bespoke_jax.learned.scale_time import Curve, start_curves
 from bespoke_jax.learned.transfer import theta_from_curve
-from tests import quick, reference
+from tests import reference
 
 
 @pytest.fixture
@@ -38,26 +38,26 @@ def end(table, u, x0):
 
 def test_it_starts_as_the_base_solver(base):
     wanted = {"rk1": bj.classic.euler(4), "rk2": bj.classic.midpoint(8)}[base]
-    found = quick.jit(bj.to_table)(bj.LearnedCurve.identity(base, 4))
+    found = jax.jit(bj.to_table)(bj.LearnedCurve.identity(base, 4))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_slopes_are_those_of_the_values(double):
     learned, r = bent(), jnp.linspace(0, 1, 6)
-    found, wanted = quick.jit(lambda: (learned.at(r), jax.vmap(learned.curve())(r)))()
+    found, wanted = jax.jit(lambda: (learned.at(r), jax.vmap(learned.curve())(r)))()
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 def test_its_knots_are_those_of_a_theta_read_off_it(double):
     learned = bent()
     theta = theta_from_curve("rk2", 5, learned.curve(), dtype=jnp.float64)
-    for one, other in zip(*quick.jit(lambda: (learned.knots(), theta.knots()))(), strict=True):
+    for one, other in zip(*jax.jit(lambda: (learned.knots(), theta.knots()))(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_more_steps_are_of_the_same_curve(double):
-    few, many = quick.jit(lambda: tuple(bent().with_steps(n).knots() for n in (3, 6)))()
+    few, many = jax.jit(lambda: tuple(bent().with_steps(n).knots() for n in (3, 6)))()
     for one, other in zip(few, many, strict=True):
         np.testing.assert_allclose(one, other[::2], rtol=1e-12)
 
@@ -65,7 +65,7 @@ def test_more_steps_are_of_the_same_curve(double):
 def test_order_of_convergence_along_any_curve(double):
     numbers, wanted, errors = (16, 48), np.exp(np.sin(1.0)), []
     for n in numbers:
-        table = quick.jit(bj.to_table)(bent("rk2", n))
+        table = jax.jit(bj.to_table)(bent("rk2", n))
         errors.append(abs(end(table, lambda t, x: np.cos(t) * x, 1.0) - wanted))
     assert reference.order_of(errors, numbers) == pytest.approx(2, abs=0.2), errors
 
@@ -77,7 +77,7 @@ def test_a_curve_of_its_kind_is_found_again(double):
     np.testing.assert_allclose(again.raw, learned.raw, atol=0.01)
 
 
-@quick.jit
+@jax.jit
 def knots_and_slopes(raw):
     def numbers(raw):
         knots = bj.init_theta("curve", 4).with_raw(raw).knots()
@@ -103,7 +103,7 @@ def test_starts_are_the_start_curves_or_near_them():
     curves = start_curves(flow.scheduler)
     assert set(starts) == {"given", *curves}
     for name in ("late dense", "cosine", "edm"):
-        found, wanted = quick.jit(
+        found, wanted = jax.jit(
             lambda name: (starts[name].at(jnp.asarray(r)), jax.vmap(curves[name])(r)), static_argnums=0
         )(name)
         t = (wanted[0] - wanted[0][0]) / (wanted[0][-1] - wanted[0][0])
@@ -135,7 +135,7 @@ def test_one_fit_serves_every_number_of_steps():
     gains = {}
     for n in MARGINS:
         plain = reference.midpoint(lambda t, x: u(max(t, 1e-9), x), x0, n)
-        gains[n] = decibels(end(quick.jit(bj.to_table)(result.theta.with_steps(n)), u, x0)) - decibels(plain)
+        gains[n] = decibels(end(jax.jit(bj.to_table)(result.theta.with_steps(n)), u, x0)) - decibels(plain)
     assert all(gains[n] > margin for n, margin in MARGINS.items()), gains
 
 

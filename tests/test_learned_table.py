@@ -13,7 +13,6 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.starts import start_groups
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     # Few paths of a mixture: some end between its components.
     pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is"),
 ]

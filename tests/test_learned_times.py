@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 import bespoke_jax as bj
 from bespoke_jax import classic
 from bespoke_jax.fitting.starts import start_groups
-from tests import quick
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 VP = bj.schedulers.VariancePreserving()
 DEDICATED = {
@@ -27,7 +24,7 @@ def test_it_starts_as_its_solver_on_the_reference_grid(method, grid):
     solver = bj.LearnedTimes.of(method, 6, VP, grid=grid)
     np.testing.assert_allclose(solver.times(), classic.time_grid(grid, 6, VP), atol=3e-7)
     wanted = DEDICATED[method, grid]
-    for found, entries in zip(jax.tree.leaves(quick.jit(bj.to_table)(solver)), jax.tree.leaves(wanted), strict=True):
+    for found, entries in zip(jax.tree.leaves(jax.jit(bj.to_table)(solver)), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(found, entries, rtol=1e-3, atol=2e-6 * np.max(np.abs(entries)))
 
 
@@ -35,7 +32,7 @@ NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3)
 STEEP = bj.LearnedTimes.of("dpm_solver_pp-3m", 4, VP, grid="log_snr")
 
 
-@quick.jit
+@jax.jit
 def times_table_and_slopes(raw):
     def entries(raw):
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(STEEP.with_raw(raw).table())])

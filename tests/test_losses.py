@@ -15,7 +15,7 @@ import scipy.linalg
 import bespoke_jax as bj
 from bespoke_jax.fitting import losses
 from bespoke_jax.metrics import mean_square
-from tests import quick, reference
+from tests import reference
 from tests.test_curvature import errors_of
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -30,10 +30,10 @@ def stacked(flow, theta, paths, lipschitz=1.0):
     return jnp.stack([bound, *(losses.named(name)(flow, theta, paths) for name in NAMES[1:])])
 
 
-values = quick.jit(stacked)
+values = jax.jit(stacked)
 
 
-@quick.jit
+@jax.jit
 def everything(flow, theta, paths):
     """All losses [4], and their gradients in the flow [4, ...] and in theta [4, ...], backwards."""
     found, pull = jax.vjp(lambda flow, theta: stacked(flow, theta, paths), flow, theta)
@@ -91,7 +91,7 @@ def test_every_loss_of_both_bases_against_numpy(base, flow, paths):
 
 def test_the_default_lipschitz_constant_is_the_papers(flow, paths):
     theta, _ = random_theta("rk2")
-    default = quick.jit(losses.rmse_bound)(flow, theta, paths)
+    default = jax.jit(losses.rmse_bound)(flow, theta, paths)
     np.testing.assert_allclose(default, values(flow, theta, paths, 1.0)[0], rtol=1e-12)
 
 
@@ -107,7 +107,7 @@ def test_weights_against_an_explicit_product(base, n):
 def test_a_table_can_be_scored_at_its_end(flow, paths):
     theta, _ = random_theta("rk2")
 
-    @quick.jit
+    @jax.jit
     def ends(solver):
         return jnp.stack([getattr(losses, name)(flow, solver, paths) for name in NAMES[2:]])
 
@@ -163,7 +163,7 @@ def test_no_gradient_enters_the_reference_solve(paths):
         return jnp.sum(losses.auxiliary_path(changed, t) ** 2)
 
     arrays = (paths.states, paths.velocities, paths.middles, paths.times)
-    *of_arrays, of_t = quick.jit(jax.grad(through, argnums=(0, 1, 2, 3, 4)))(*arrays, jnp.float64(0.4))
+    *of_arrays, of_t = jax.jit(jax.grad(through, argnums=(0, 1, 2, 3, 4)))(*arrays, jnp.float64(0.4))
     for gradient in of_arrays:
         np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
     np.testing.assert_allclose(of_t, 2 * np.sum(paths.at(0.4) * paths.velocity(0.4)), rtol=1e-12)
@@ -203,7 +203,7 @@ def linear(params, t, x):
     return x @ params.T
 
 
-@quick.jit
+@jax.jit
 def bounds_and_errors(matrix, thetas, paths, lipschitz):
     flow = bj.Flow(linear, matrix, (3,))
 
@@ -274,7 +274,7 @@ def test_a_loss_is_the_sum_of_its_parts(flow, paths, name):
     # What second-order methods take apart, put together again: E sum_i phi(mean_j e_ij^2).
     theta, _ = random_theta("rk2")
     loss = losses.named(name)
-    errors = quick.jit(functools.partial(errors_of, loss))(flow, theta, paths)
+    errors = jax.jit(functools.partial(errors_of, loss))(flow, theta, paths)
     assert errors.shape[1:] == (3, 2)
     whole = np.mean(np.sum(loss.phi(mean_square(errors, 1)), axis=0))
     np.testing.assert_allclose(whole, values(flow, theta, paths)[NAMES.index(name)], rtol=1e-10)

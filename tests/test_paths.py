@@ -9,8 +9,6 @@ import bespoke_jax as bj
 from bespoke_jax.fitting import gauss_newton
 from bespoke_jax.run.paths import samples
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 FLOW = bj.analytic.gaussian([1.0, -1.0], 0.3)
 THETA = bj.init_theta("rk1", 3)

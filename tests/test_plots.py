@@ -27,7 +27,6 @@ class TestLaziness:
     def test_matplotlib_is_imported_by_the_first_plot(self):
         code = (
             "import sys, bespoke_jax as bj; bj.plots; assert 'matplotlib' not in sys.modules;"
-            "from bespoke_jax import *; assert 'matplotlib' not in sys.modules;"
             "bj.plots.images; assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
@@ -71,6 +70,12 @@ class TestErrorAgainstCalls:
         assert found.mean_psnr_standard_error == pytest.approx(decibels.std() / 50**0.5, rel=1e-5)
         assert score("mine", np.array([1.0, np.nan]), 2.0).mean_psnr_standard_error == np.inf
 
+    def test_a_single_point_has_a_bar(self):
+        one = scores(4)
+        (bar,) = bj.plots.error_against_calls({"mine": one}, measure="rmse").collections
+        wanted = one[4].rmse + one[4].standard_error * np.array([-1, 1])
+        np.testing.assert_allclose(bar.get_segments()[0], [[4, wanted[0]], [4, wanted[1]]])
+
     def test_a_solver_that_diverged_leaves_a_gap(self):
         found = scores(4, 8) | {6: score("mine", np.array([np.nan, 1.0]), 2.0)}
         (line,) = bj.plots.error_against_calls({"mine": found}).lines
@@ -97,6 +102,11 @@ class TestErrorAgainstCalls:
     def test_what_is_refused(self, value, message):
         with pytest.raises((TypeError, ValueError), match=message):
             bj.plots.error_against_calls(value)
+
+    @pytest.mark.parametrize("name", ["euler", "midpoint", "best dedicated"])
+    def test_the_checked_solver_has_a_name_of_its_own(self, name):
+        with pytest.raises(ValueError, match="name: wanted another than those of the usual solvers"):
+            bj.plots.scores_of_checks([], name)
 
 
 def test_other_lines_look_different():
@@ -155,6 +165,12 @@ class TestPlane:
         flat = bj.plots.principal_plane(*(x.reshape(-1, 16) for x in states.values()))
         axes = bj.plots.paths(states)
         np.testing.assert_allclose(axes.lines[3].get_xydata(), flat[1].reshape(5, 2, 2)[:, 1])
+
+    def test_a_solver_that_diverged_does_not_move_the_plane(self):
+        points, broken = RANDOM.normal(size=(5, 3)), np.full((2, 3), np.nan)
+        alone, (beside, nothing) = bj.plots.principal_plane(points)[0], bj.plots.principal_plane(points, broken)
+        np.testing.assert_array_equal(alone, beside)
+        assert np.isnan(nothing).all()
 
     def test_points_of_one_number_stand_over_the_true_ones(self):
         true, found = RANDOM.normal(size=(6, 1)), RANDOM.normal(size=(6, 1))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import jit
 from ml_collections import ConfigDict
 
 import bespoke_jax as bj
@@ -22,9 +23,6 @@ from experiments.pretraining import flow, settings
 from experiments.pretraining.flow_matching import TARGETS, Objective, TrainState, init_state, make_update
 from experiments.report import plots
 from experiments.run import stopping
-from tests.quick import jit
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIGS = sorted(path.stem for path in pathlib.Path(pretrain.__file__).with_name("configs").glob("[!_]*_pretrain.py"))
 KINDS = {"FM-OT": ("condot", "velocity"), "FM/v-CS": ("cosine", "velocity"), "eps-VP": ("vp", "noise")}

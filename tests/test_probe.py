@@ -11,8 +11,6 @@ from flax import nnx
 import bespoke_jax as bj
 from bespoke_jax.run.probe import EVALUATIONS, check_velocity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 MIXTURE = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.1)
 
@@ -147,3 +145,9 @@ def test_one_held_out_noise_is_checked_in_a_batch_of_two():
         bj.fit(flow, bj.init_theta("rk1", 2), KEY, few)
     with pytest.raises(ValueError, match="depends on the other samples"):
         bj.check_solver(flow, bj.classic.euler(2), KEY, num_paths=1, batch_size=1)
+
+
+def test_a_velocity_that_is_0_in_one_batch_and_not_in_another():
+    flow = bj.Flow(lambda params, t, x: jnp.mean(x, axis=0) - x, None, (2,))
+    with pytest.raises(ValueError, match="depends on the other samples of its batch, from 0 to an RMS of"):
+        check_velocity(flow, jnp.ones((2, 2)))  # as one held-out noise is checked

@@ -10,7 +10,6 @@ from bespoke_jax.fitting.starts import best_start, race, start_groups
 from bespoke_jax.run.adjoint import end_points
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     # Few paths of a mixture: some end between its components.
     pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is"),
 ]

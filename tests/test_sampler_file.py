@@ -13,8 +13,6 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.files import sampler_file
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 

@@ -14,7 +14,7 @@ from bespoke_jax.learned.scale_time import (
     transform_velocity_by,
 )
 from bespoke_jax.learned.transfer import theta_from_curve
-from tests import quick, reference, zoo
+from tests import reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -112,8 +112,8 @@ def test_the_curve_between_two_schedulers_carries_one_to_the_other(start, target
     # Inside: EDM's ratio alpha / sigma does not reach the ends of the others, nor theirs its own.
     r = jnp.linspace(0.1, 0.95, 12)
     wanted = np.transpose([reference.SCHEDULERS[target](float(v))[:2] for v in r])
-    np.testing.assert_allclose(quick.jit(along.alpha)(r), wanted[0], rtol=1e-9)
-    np.testing.assert_allclose(quick.jit(along.sigma)(r), wanted[1], rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(along.alpha)(r), wanted[0], rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(along.sigma)(r), wanted[1], rtol=1e-9)
 
 
 def test_the_curve_between_schedulers_that_meet_at_both_ends():
@@ -135,7 +135,7 @@ def test_the_transformed_field_is_the_field_of_the_other_scheduler(start, target
     curve = curve_between(zoo.SCHEDULERS[start], zoo.SCHEDULERS[target])
     alpha, sigma, _, _ = reference.SCHEDULERS[target](r)
     x = alpha * np.asarray(MIXTURE["means"]) + sigma * np.random.default_rng(0).standard_normal((3, 2))
-    found = quick.jit(transform_velocity(mixture(start), curve))(r, jnp.asarray(x))
+    found = jax.jit(transform_velocity(mixture(start), curve))(r, jnp.asarray(x))
     wanted = reference.mixture_velocity(target, **MIXTURE)(r, x)
     np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9)
 
@@ -194,7 +194,7 @@ def test_theta_of_a_curve_is_the_base_solver_on_the_transformed_field_step_for_s
     x0 = np.random.default_rng(2).standard_normal((3, 2))
     theta = theta_from_curve(base, n, curve, dtype=jnp.float64)
     states = zoo.solve(flow, theta, jnp.asarray(x0), return_path=True)
-    ubar = quick.jit(transform_velocity(flow, curve))
+    ubar = jax.jit(transform_velocity(flow, curve))
     literal = {"rk1": reference.euler, "rk2": reference.midpoint}[base]
     xbar = x0  # s_0 = 1
     for i in range(n):

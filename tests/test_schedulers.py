@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from tests import quick, reference, zoo
+from tests import reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -69,7 +69,7 @@ def test_snr_grows(scheduler):
 
 def test_snr_inverse_inverts_snr(scheduler):
     t = jnp.linspace(0.001, 0.999, 50)
-    np.testing.assert_allclose(quick.jit(scheduler.snr_inverse)(scheduler.snr(t)), t, atol=1e-11)
+    np.testing.assert_allclose(jax.jit(scheduler.snr_inverse)(scheduler.snr(t)), t, atol=1e-11)
 
 
 def test_snr_inverse_beyond_the_range_is_the_nearer_end(scheduler):

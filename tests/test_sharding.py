@@ -17,8 +17,6 @@ from bespoke_jax.flow import kernels
 from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, replicate, spread
 from bespoke_jax.run import adjoint
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STAGES = (
     bj.Stage("rmse_bound", 1, batch_size=16),
     bj.Stage("endpoint", 2, batch_size=16),

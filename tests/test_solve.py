@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from tests import quick, reference, zoo
+from tests import reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -108,12 +108,12 @@ def test_gradients_against_finite_differences(base, flow):
         return jnp.sum(jnp.cos(bj.solve(bj.Flow(velocity, params, (2,)), bj.Theta(raw, base, N), x0.reshape(2, 2))))
 
     arguments = [jnp.asarray(PARAMS), theta.raw, jnp.asarray(X0[:2].ravel())]
-    gradients = quick.jit(jax.grad(value, argnums=(0, 1, 2)))(*arguments)
-    quick_value = quick.jit(value)
+    gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(*arguments)
+    compiled_value = jax.jit(value)
     for k in range(3):
 
         def alone(v, k=k):
-            return quick_value(*arguments[:k], v, *arguments[k + 1 :])
+            return compiled_value(*arguments[:k], v, *arguments[k + 1 :])
 
         wanted = reference.finite_differences(alone, arguments[k])
         np.testing.assert_allclose(gradients[k], wanted, rtol=1e-6, atol=1e-8)

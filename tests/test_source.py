@@ -13,8 +13,6 @@ from bespoke_jax.flow import conditions
 from bespoke_jax.flow.guided import of_call
 from bespoke_jax.run.probe import check_velocity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 MEAN, STD = jnp.array([1.0, -2.0]), 0.5  # of the data
 CENTRE, SPREAD = jnp.array([6.0, 3.0]), 2.0  # of the off-centre source

@@ -10,8 +10,6 @@ from bespoke_jax.files.fingerprint import fingerprint
 from bespoke_jax.flow.sharding import mesh_of, on_one_device, shard_params
 from tests.test_sharding import fit
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def wide_velocity(params, t, x):
     return jnp.tanh(x @ params["in"] + t * params["bias"]) @ params["out"] - x

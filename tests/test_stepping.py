@@ -10,8 +10,6 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.flow.guided import of_call
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FLOW = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3)
 X0 = jax.random.normal(jax.random.key(0), (4, 3))
 GENERAL = dataclasses.replace(
@@ -91,6 +89,14 @@ def test_times_in_the_conventions_of_others():
     steps = (80 ** (1 / 7) + t * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
     np.testing.assert_allclose(table.times("sigma", scheduler), steps, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(lambda table: table.times("sigma", scheduler))(table), steps, rtol=1e-5)
+    constant = bj.schedulers.Scheduler(lambda t: t, lambda t: 0.5)
+    np.testing.assert_array_equal(table.times("sigma", constant), [0.5] * 4)
+    preserving = bj.schedulers.VariancePreserving()
+    level = preserving.sigma(t)  # alpha^2 = 1 - sigma^2
+    np.testing.assert_allclose(table.times("sigma", preserving), level, rtol=1e-5)
+    np.testing.assert_allclose(
+        table.times("noise_to_signal", preserving)[1:], (level / np.sqrt(1 - level**2))[1:], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,12 @@ def test_times_in_the_conventions_of_others():
     [
         (lambda: GENERAL.times("reversed"), ValueError, "convention: wanted one of"),
         (lambda: GENERAL.times("sigma"), TypeError, "scheduler: wanted"),
-        (lambda: GENERAL.times("sigma", bj.schedulers.CondOT()), ValueError, "scheduler: wanted alpha above 0"),
+        (lambda: GENERAL.times("noise_to_signal"), TypeError, "scheduler: wanted"),
+        (
+            lambda: GENERAL.times("noise_to_signal", bj.schedulers.CondOT()),
+            ValueError,
+            "scheduler: wanted alpha above 0",
+        ),
         (lambda: GENERAL.begin(jnp.zeros((4, 3), int)), TypeError, "x0: wanted a floating"),
         (lambda: GENERAL.begin([1.0]), TypeError, "x0: wanted an array"),
         (lambda: GENERAL.begin(jnp.zeros((4, 2))), ValueError, "image: wanted"),

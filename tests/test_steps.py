@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from tests import quick, reference
+from tests import reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -39,7 +39,7 @@ def test_step_against_numpy(base, seed):
 def test_step_on_every_problem(problem, base):
     theta, knots = random_theta(base)
     x = problem.x_at_time(0.5, 2)
-    step = quick.jit(lambda flow, theta, i, x: bj.step_theta(theta, i, x, flow))
+    step = jax.jit(lambda flow, theta, i, x: bj.step_theta(theta, i, x, flow))
     for i in range(N):
         wanted = reference.STEPS[base](knots, N, i, x, problem.velocity)[1]
         found = step(problem.flow, theta, i, jnp.asarray(x))[1]
@@ -89,8 +89,8 @@ def test_gradient_of_a_step_against_finite_differences(base):
     def value(raw):
         return jnp.sum(jnp.sin(bj.step_theta(bj.Theta(raw, base, N), 1, jnp.asarray(POINTS), u)[1]))
 
-    wanted = reference.finite_differences(quick.jit(value), theta.raw)
-    np.testing.assert_allclose(quick.jit(jax.grad(value))(theta.raw), wanted, rtol=1e-6, atol=1e-7)
+    wanted = reference.finite_differences(jax.jit(value), theta.raw)
+    np.testing.assert_allclose(jax.jit(jax.grad(value))(theta.raw), wanted, rtol=1e-6, atol=1e-7)
 
 
 def test_pmap(base):

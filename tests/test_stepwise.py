@@ -7,7 +7,6 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.run import adjoint
-from tests import quick
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -46,7 +45,7 @@ def test_the_adjoint_is_the_gradient(flow, table, x0):
     cotangents = jnp.asarray(np.random.default_rng(2).standard_normal((3, *x0.shape)))
     found = adjoint.table_gradients(flow, table, adjoint.run(flow, table, x0), cotangents)
 
-    @quick.jit
+    @jax.jit
     def gradient(x0, cotangent):
         return jax.grad(lambda table: jnp.sum(cotangent * bj.solve(flow, table, x0)))(table)
 

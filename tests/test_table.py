@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from tests import quick, reference, zoo
+from tests import reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -79,10 +79,10 @@ def test_the_start_is_the_classical_table(name, base):
 def test_to_table_under_jit_and_grad(base):
     theta = random_theta(base)
     for found, wanted in zip(
-        jax.tree.leaves(quick.jit(bj.to_table)(theta)), jax.tree.leaves(bj.to_table(theta)), strict=True
+        jax.tree.leaves(jax.jit(bj.to_table)(theta)), jax.tree.leaves(bj.to_table(theta)), strict=True
     ):
         np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
-    gradient = quick.jit(jax.grad(lambda theta: jnp.sum(bj.to_table(theta).b ** 2)))(theta)
+    gradient = jax.jit(jax.grad(lambda theta: jnp.sum(bj.to_table(theta).b ** 2)))(theta)
     assert np.all(np.isfinite(gradient.raw)) and np.any(gradient.raw != 0)
 
 

@@ -8,7 +8,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax import classic
 from bespoke_jax.learned.tables_of_times import METHODS
-from tests import quick, reference
+from tests import reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -58,8 +58,8 @@ def test_derivatives_in_the_numbers(method):
     def entries(raw):
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(solver.with_raw(raw).table())])
 
-    found = quick.jit(jax.jacfwd(entries))(solver.raw)
-    wanted = reference.finite_differences(quick.jit(entries), solver.raw)
+    found = jax.jit(jax.jacfwd(entries))(solver.raw)
+    wanted = reference.finite_differences(jax.jit(entries), solver.raw)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7 * np.max(np.abs(wanted)))
 
 
@@ -80,6 +80,6 @@ def test_order_of_convergence_on_smooth_grids(method, order):
         r = np.linspace(0, 1, n + 1)
         # A grid with small steps at the start, where orders are lower, and learned times on top of it.
         solver = bj.LearnedTimes.of(method, n, grid=r**2 * (3 - r) / 2, dtype=jnp.float64)
-        table = quick.jit(bj.to_table)(solver.with_raw(jnp.asarray(0.5 * np.sin(3 * r[1:-1]))))
+        table = jax.jit(bj.to_table)(solver.with_raw(jnp.asarray(0.5 * np.sin(3 * r[1:-1]))))
         errors.append(abs(end(table, lambda t, x: np.cos(t) * x, 1.0) - np.exp(np.sin(1.0))))
     assert reference.order_of(errors, numbers) == pytest.approx(order, abs=0.35), errors

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 import bespoke_jax as bj
 from bespoke_jax.learned.families import FAMILIES
-from tests import quick, reference
+from tests import reference
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -38,7 +38,7 @@ def test_every_parameter_moves_the_knots_its_own_way(base, n):
     # 4N - 1 numbers that are really free: the Jacobian of the knots has that rank, at the start and away from it.
     theta = bj.init_theta(base, n, dtype=jnp.float64)
 
-    @quick.jit
+    @jax.jit
     @jax.jacfwd
     def jacobian(raw):
         return jnp.concatenate(bj.Theta(raw, base, n).knots())
@@ -47,7 +47,7 @@ def test_every_parameter_moves_the_knots_its_own_way(base, n):
         assert np.linalg.matrix_rank(jacobian(raw), tol=1e-4) == theta.num_parameters
 
 
-@quick.jit
+@jax.jit
 def knots_and_gradient(theta):
     """Knots, and the gradient of a sum over all that a step computes from them, on a path that bends."""
 
@@ -142,8 +142,8 @@ def test_a_batch_of_thetas_under_vmap():
     def times(raw):
         return bj.Theta(raw, "rk1", 4).knots().t
 
-    for row, raw in zip(quick.jit(jax.vmap(times))(raws), raws, strict=True):
-        np.testing.assert_allclose(row, quick.jit(times)(raw), atol=1e-15)
+    for row, raw in zip(jax.jit(jax.vmap(times))(raws), raws, strict=True):
+        np.testing.assert_allclose(row, jax.jit(times)(raw), atol=1e-15)
 
 
 # --- A part that is learned alone. ---
@@ -159,7 +159,7 @@ def test_a_part_learned_alone_moves_its_own_knots_and_no_other(base, n, learned)
     for name, before, after in zip(theta.knots()._fields, theta.knots(), part.knots(), strict=True):
         np.testing.assert_array_equal(before, after, err_msg=name)
     assert part.raw.shape == (part.num_parameters,) and part.nfe == theta.nfe
-    jacobian = quick.jit(jax.jacfwd(lambda raw: part.with_raw(raw).knots()))(part.raw)
+    jacobian = jax.jit(jax.jacfwd(lambda raw: part.with_raw(raw).knots()))(part.raw)
     for name, slope in jacobian._asdict().items():
         assert np.any(slope) == (name in PARTS[learned]), name
     # All of these numbers are really free.

@@ -87,6 +87,16 @@ def test_the_noise_level_of_edm(prediction):
         np.testing.assert_allclose(theirs(t, X), flow(t, X), rtol=1e-9)
 
 
+def test_noise_to_signal_is_the_ratio_and_its_velocity_has_its_slope():
+    vp = bj.schedulers.VariancePreserving()
+    flow = bj.Flow.from_prediction(lambda p, level, x: level * x, None, (2,), vp, "velocity", time="noise_to_signal")
+    level = lambda t: float(vp.sigma(jnp.float64(t)) / vp.alpha(jnp.float64(t)))  # noqa: E731
+    slope = (level(0.5 + 1e-6) - level(0.5 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(flow(0.5, X), slope * level(0.5) * X, rtol=1e-6)
+    with pytest.raises(ValueError, match="time: wanted another than 'noise_to_signal'"):
+        time_of("noise_to_signal", bj.schedulers.CondOT(), "data")
+
+
 def test_steps_are_those_of_ddpm():
     betas = np.linspace(1e-4, 0.02, 1000)
     vp = bj.schedulers.VariancePreserving()

@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,12 @@ from tensorboardX.proto import event_pb2
 
 import bespoke_jax as bj
 from experiments import train
-from experiments.learning import flows, learn, measure, settings, truth
-from experiments.report import page, plots
+from experiments.learning import flows, learn, measure, rivals, settings, truth
+from experiments.report import page
 from experiments.run import runs, stopping
 from tests.small_run import small_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "two_devices")
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 ROOT = pathlib.Path(__file__).parents[1]
 # One optimiser: two are not equal, and share nothing compiled.
@@ -68,7 +69,7 @@ class TestOutput:
     def test_detail_has_the_same_rows_and_more_columns(self, whole_run):
         rows, detail = (read_csv(whole_run / name) for name in ("results.csv", "results_detail.csv"))
         assert [{k: row[k] for k in rows[0]} for row in detail] == rows
-        assert set(detail[0]) - set(rows[0]) == {"mean_psnr", "standard_error"}
+        assert set(detail[0]) - set(rows[0]) == {"mean_psnr", "standard_error", "mean_psnr_standard_error"}
 
     def test_results_are_those_of_the_solvers_on_noise_of_the_seed(self, whole_run, config):
         plan, flow = settings.read(config), flows.load(config.flow)
@@ -92,10 +93,16 @@ class TestOutput:
         page = (whole_run / "report.html").read_text()
         figures = {path.stem for path in (whole_run / "figures").glob("*.png")}
         per_base = {f"{name}_{base}" for name in ("knots", "samples", "paths") for base in ("rk1", "rk2")}
-        assert figures == {"error_against_nfe", "error_against_iteration"} | per_base
+        assert figures == {"error_against_nfe", "error_against_iteration", "errors_at_4"} | per_base
         assert page.count('src="data:image/png;base64,') == len(figures)
         assert 'src="http' not in page and "href=" not in page
         assert all(name in page for name in ("rk1-bespoke", "rk2-bespoke", "rk4"))
+        (found,) = (row for row in read_csv(whole_run / "results_dedicated.csv") if row["nfe"] == "4")
+        assert found["solver"] in rivals.USUAL and f">{found['solver']}</td>" in page
+        costs = json.loads((whole_run / "costs.json").read_text())
+        assert all(
+            f"<td>{costs[name]['seconds']:.0f}</td></tr>" in page for name in ("rk1-bespoke-n2", "rk2-bespoke-n2")
+        )
 
     def test_checkpoints(self, whole_run):
         for name in ("rk1-bespoke-n2", "rk2-bespoke-n2"):
@@ -302,16 +309,6 @@ class TestParts:
         assert lines[2].split() == ["8", "0.5000", "12.04"] and lines[3].split() == ["16", "0.0010", "66.02"]
         assert len({len(line) for line in (lines[0], lines[1], lines[3])}) == 1
 
-    def test_plane_keeps_what_lies_in_a_plane(self):
-        random = np.random.default_rng(0)
-        axes = np.linalg.qr(random.normal(size=(10, 2)))[0].T
-        points, others = random.normal(size=(5, 2)), random.normal(size=(7, 2))
-        flat = plots.principal_plane(points @ axes, others @ axes)
-        for here, there in zip(flat, (points, others), strict=True):
-            np.testing.assert_allclose(here - here[:1] @ np.eye(2), here - here[0])
-            distances = np.linalg.norm(here[:, None] - here[None], axis=-1)
-            np.testing.assert_allclose(distances, np.linalg.norm(there[:, None] - there[None], axis=-1), atol=1e-12)
-
     def test_report_does_without_pictures_of_vectors(self, tmp_path, config):
         plan = settings.read(config)
         flow = bj.analytic.gaussian(np.zeros(3), 0.5)
@@ -320,9 +317,45 @@ class TestParts:
         paths = truth.solve(flow, plan, run)
         record = dict(stage="start", iteration=0, loss=None, rmse=0.1, psnr=26.0)
         rows = [measure.Row("rk1", 2, 0.1, 26.0, 26.0, 0.01)]
-        page.write(run, flow, plan, paths, {job: learn.Learned(theta, [record], 1)}, {}, measure.Measured(rows, {}))
+        learned, none = {job: learn.Learned(theta, [record], 1)}, rivals.Rivals([], {}, 0, 0, 0)
+        page.write(run, flow, plan, paths, learned, {}, measure.Measured(rows, {}), none, {})
         assert not (tmp_path / "figures" / "samples_rk1.png").exists()
         assert (tmp_path / "figures" / "paths_rk1.png").exists()
+
+
+def test_tables_are_learned_first_and_told_at_once(config, monkeypatch, tmp_path):
+    config.solvers = dict(rk1=(2,), rk2=(2,), table=(2, 3))
+    plan, happened, run = settings.read(config), [], types.SimpleNamespace(folder=tmp_path)
+
+    def of_job(flow, job, *_, label):
+        happened.append(label)
+        return learn.Learned(job, [], 0)
+
+    monkeypatch.setattr(learn, "learn", of_job)
+    learned, failed = learn.learn_all(None, plan, None, run, then=lambda job, _: happened.append(job.name))
+    names = ["table-n2", "table-n3", "rk1-bespoke-n2", "rk2-bespoke-n2"]
+    assert happened == [text for i, name in enumerate(names, 1) for text in (f"{name} [{i}/4]", name)]
+    assert list(learned) == list(plan.jobs) and not failed
+    assert all(result.theta == job and result.seconds >= 0 for job, result in learned.items())
+
+
+def test_a_gain_is_told_and_nothing_is_measured_twice(monkeypatch):
+    flow = bj.analytic.gaussian([1.0, -1.0], 0.1)
+    x0 = flow.noise(jax.random.key(0), (4,))
+    x1, solved = flow.params["means"] + 0.1 * x0, []
+    end_points = measure.end_points
+    monkeypatch.setattr(measure, "end_points", lambda *args: solved.append(args[1]) or end_points(*args))
+    fresh, job = measure.FreshNoise(flow, x0, x1, keep=2), settings.Job("table", 3)
+    theta = bj.classic.euler(3)
+    assert ", +0.0 dB over rk1 without learning (" in fresh.gain(job, theta)
+    rows, samples = fresh.measure([job], {job: theta})
+    assert [(row.solver, row.nfe) for row in rows] == [("rk1", 3), ("table", 3)] and len(solved) == 2
+    assert rows[0][2:] == rows[1][2:] and len(samples["rk1", 3]) == 2
+    assert [measure.plain_solver(settings.Job(*of)) for of in (("table", 4), ("rk1", 4), ("rk2", 3))] == [
+        "rk2",
+        "rk1",
+        "rk2",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is")

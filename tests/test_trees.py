@@ -1,5 +1,7 @@
 """Events that are trees of arrays, and weights in the norm: the same as one array, and as the samples without their padding."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,6 @@ import bespoke_jax as bj
 from bespoke_jax.fitting.gauss_newton import evaluate, linearise
 from bespoke_jax.flow.conditions import in_turn
 from bespoke_jax.run.scores import distances
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
 SHAPES = {"features": (3, 2), "positions": (3,)}  # leaves in the order of the one array
@@ -196,6 +196,36 @@ def test_weighted_losses_have_the_gradient_of_their_value(name):
     np.testing.assert_allclose(found.gradient, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
     doubled = MOLECULES.replace(weights=lambda p: {"positions": 2.0 * p["condition"]["mask"][:, None]})
     np.testing.assert_allclose(loss(doubled, theta, paths), found.value, rtol=1e-5)  # only their ratios matter
+
+
+def doubled(x):
+    return 2.0 * x
+
+
+def test_a_distance_of_ones_own_is_weighted_or_refused():
+    theta, paths = bj.init_theta("rk1", 2), bj.ground_truth(MOLECULES, MOLECULES.noise(KEY, (8,)))
+    wanted = 2 * bj.losses.rmse(MOLECULES, theta, paths)
+    twice = bj.losses.Distance(features=doubled, average="root")
+    np.testing.assert_allclose(twice(MOLECULES, theta, paths), wanted, rtol=1e-5)
+    for one in (
+        bj.losses.Distance(features=lambda x: x[:, :3]),
+        bj.losses.Distance(lambda x, x1: jnp.mean((x - x1) ** 2, axis=1)),
+    ):
+        recipe = dataclasses.replace(FEW, stages=(bj.Stage(one, 1),))
+        with pytest.raises(
+            ValueError, match="Distance: wanted features of a sample's own shape for a flow with weights"
+        ):
+            bj.fit(MOLECULES, theta, KEY, recipe)
+
+
+def test_the_residual_of_an_inverse_has_the_weights():
+    solver, sizes = bj.classic.euler(1), np.linspace(0.5, 0.9, 8, dtype=np.float32)
+    x1 = {
+        "positions": np.where(MASKS[np.arange(8) % 2], 2, 1)[..., None] * sizes[:, None, None] * np.ones(3, np.float32)
+    }
+    with pytest.warns(UserWarning, match="8 of 8 samples did not converge"):  # one step leads all noises to the mean
+        found = bj.invert(MOLECULES, solver, x1)
+    np.testing.assert_allclose(MOLECULES.rmse(bj.solve(MOLECULES, solver, found.x0), x1), found.residual, rtol=1e-4)
 
 
 def test_a_fit_and_a_check_of_padded_samples():

@@ -7,8 +7,6 @@ import pytest
 import bespoke_jax as bj
 from tests import typechecked
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
-from tests import quick, reference
+from tests import reference
 
 __all__ = ["GAUSSIANS", "PROBLEMS", "SCHEDULERS", "Problem", "call", "path_and_velocity", "solve"]
 
@@ -20,21 +20,21 @@ SCHEDULERS = {
 }
 
 
-@quick.jit
+@jax.jit
 def call(flow, t, x):
     """flow(t, x), compiled as a whole: quicker than one operation after another."""
     return flow(t, x)
 
 
-@quick.jit
+@jax.jit
 def path_and_velocity(paths, t):
     """(x(t), x'(t)) of true paths, compiled as a whole."""
     return paths.at(t), paths.velocity(t)
 
 
-@functools.partial(quick.jit, static_argnames="return_path")
+@functools.partial(jax.jit, static_argnames="return_path")
 def solve(flow, solver, x0, return_path=False):
-    """bj.solve, quick to compile."""
+    """bj.solve, compiled as a whole."""
     return bj.solve(flow, solver, x0, return_path=return_path)
 
 

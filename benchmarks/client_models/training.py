@@ -46,9 +46,9 @@ def trained(loss, params, num_steps: int, rate: float = 2e-3):
     return jax.jit(lambda state: jax.lax.scan(update, state, keys))((params, optimizer.init(params)))[0][0]
 
 
-def layers(sizes: tuple[int, ...]) -> list:
+def layers(sizes: tuple[int, ...], key=KEY) -> list:
     """The weights of a network of dense layers."""
-    keys = jax.random.split(KEY, len(sizes))
+    keys = jax.random.split(key, len(sizes))
     pairs = zip(keys[1:], sizes[:-1], sizes[1:], strict=True)
     return [(jax.random.normal(key, pair) / pair[0] ** 0.5, jnp.zeros(pair[1])) for key, *pair in pairs]
 

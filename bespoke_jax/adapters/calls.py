@@ -1,19 +1,19 @@
 """What the adapters of modules share: how a module is called, and the flow that comes of it."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_choice, check_shape
+from bespoke_jax.checks import check_choice
 from bespoke_jax.flow.conditions import CONDITION
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.prediction import PREDICTIONS
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import PyTree, VelocityFunction
+from bespoke_jax.types import EventShape, Numbers, PyTree, VelocityFunction
 
 __all__ = ["call_of", "flow_of"]
 
@@ -69,20 +69,26 @@ def _time_last(module, t, x):
 
 
 def _times_first(module, t, x):
-    return module(jnp.full(x.shape[0], t), x)
+    return module(jnp.full(_size(x), t), x)
 
 
 def _times_last(module, t, x):
-    return module(x, jnp.full(x.shape[0], t))
+    return module(x, jnp.full(_size(x), t))
+
+
+def _size(x):
+    return jax.tree.leaves(x)[0].shape[0]  # may be symbolic
 
 
 def flow_of(
     velocity: VelocityFunction,
     params: PyTree,
-    event_shape: Sequence[int],
+    event_shape: EventShape,
     scheduler: Scheduler | None,
     prediction: str,
     condition: PyTree,
+    time: str | Numbers,
+    options: dict[str, Any],
 ) -> Flow:
     """The flow, after one abstract evaluation: errors of the module come now, and not within a fit.
 
@@ -92,17 +98,23 @@ def flow_of(
         event_shape, scheduler: as for `Flow`.
         prediction: as for `Flow.from_prediction`.
         condition: of one sample, or None.
+        time: the module's, as for `Flow.from_prediction`.
+        options: `source` and `weights`, as for `Flow`.
     """
     check_choice("prediction", prediction, PREDICTIONS)
-    shape = check_shape("event_shape", event_shape)
     if condition is not None:
         params = {"network": params, CONDITION: jax.tree.map(jnp.asarray, condition)}
-    if prediction == "velocity":
-        flow = Flow(velocity, params, shape, scheduler)
+    plain = isinstance(time, str) and time == "noise_at_0"
+    if prediction == "velocity" and plain:
+        flow = Flow(velocity, params, event_shape, scheduler, **options)
     elif scheduler is None:
-        raise TypeError(f"scheduler: wanted that of the network for prediction={prediction!r}, got None.")
+        why = f"prediction={prediction!r}" if plain else f"time={time!r:.40}"
+        raise TypeError(f"scheduler: wanted that of the network for {why}, got None.")
     else:
-        flow = Flow.from_prediction(velocity, params, shape, scheduler, prediction)
+        flow = Flow.from_prediction(
+            velocity, params, event_shape, scheduler, prediction, time=time, per_sample_time=False, **options
+        )
+    shape = flow.event_shape
     batch = next(size for size in (3, 5, 7, 11, 13) if size not in shape or len(shape) > 4)
     jax.eval_shape(flow, jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((batch, *shape), np.float32))
     return flow

@@ -1,7 +1,7 @@
 """Equinox: a module of one sample as a flow."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,19 +11,22 @@ from bespoke_jax.adapters.calls import call_of, flow_of
 from bespoke_jax.flow.conditions import CONDITION
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import PyTree
+from bespoke_jax.types import EventShape, Numbers, PyTree, SourceFunction, Weights
 
 __all__ = ["flow"]
 
 
 def flow(
     module: Any,
-    event_shape: Sequence[int],
+    event_shape: EventShape,
     scheduler: Scheduler | None = None,
     *,
     prediction: str = "velocity",
     call: Callable | None = None,
     condition: PyTree = None,
+    time: str | Numbers = "noise_at_0",
+    source: SourceFunction | None = None,
+    weights: Weights | None = None,
 ) -> Flow:
     """An Equinox module as a flow; its arrays are the flow's parameters, a list.
 
@@ -37,6 +40,8 @@ def flow(
             is the time.
         condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
             conditions, and `guided`.
+        time: the time that `call` gets, as for `Flow.from_prediction`.
+        source, weights: as for `Flow`.
 
     Raises:
         TypeError: if `module` is not callable; for the rest as `Flow`.
@@ -60,7 +65,8 @@ def flow(
     arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
     others = tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
     velocity = _Velocity(structure, is_array, others, call, condition is not None)
-    return flow_of(velocity, arrays, event_shape, scheduler, prediction, condition)
+    options = {"source": source, "weights": weights}
+    return flow_of(velocity, arrays, event_shape, scheduler, prediction, condition, time, options)
 
 
 def _check_evaluating(module: Any) -> None:

@@ -6,22 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.checks import check_flag
 from bespoke_jax.solver import Solver, check_solver_arrays, to_table
 from bespoke_jax.table import SolverTable
 
 __all__ = ["TableSchedule", "TableStep", "sampler"]
 
 
-def sampler(solver: Solver, corruption_process: Any) -> Any:
+def sampler(solver: Solver, corruption_process: Any, *, store_trajectory: bool = True) -> Any:
     """`sample(inference_fn, rng, initial_noise, conditioning)`, a `DiffusionSampler` of hackable_diffusion.
 
     Args:
         solver: a learned solver or a table, fitted to the flow of the same network: `Flow.from_prediction` with the scheduler of
             the process.
         corruption_process: a `GaussianProcess`, which reads the network's prediction as a velocity. Its time is 1 - t.
+        store_trajectory: the sampler's own option. False returns None in place of all steps, each of which holds as many states
+            as the solver has evaluations.
 
     Raises:
-        TypeError: if `solver` is not a solver with a table.
+        TypeError: if `solver` is not a solver with a table, or `store_trajectory` not a bool.
         ValueError: if it has fewer than 2 evaluations, or calls the networks of guidance apart.
     """
     from hackable_diffusion.lib.sampling.sampling import DiffusionSampler  # pyright: ignore[reportMissingImports]
@@ -32,7 +35,12 @@ def sampler(solver: Solver, corruption_process: Any) -> Any:
             "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
         )
     schedule, stepper = TableSchedule(table), TableStep(table, corruption_process)
-    return DiffusionSampler(time_schedule=schedule, stepper=stepper, num_steps=table.nfe + 1)
+    return DiffusionSampler(
+        time_schedule=schedule,
+        stepper=stepper,
+        num_steps=table.nfe + 1,
+        store_trajectory=check_flag("store_trajectory", store_trajectory),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

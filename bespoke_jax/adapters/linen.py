@@ -1,7 +1,7 @@
 """Flax linen: a module and its variables as a flow."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from bespoke_jax.adapters.calls import call_of, flow_of
 from bespoke_jax.flow.conditions import CONDITION
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import PyTree
+from bespoke_jax.types import EventShape, Numbers, PyTree, SourceFunction, Weights
 
 __all__ = ["flow"]
 
@@ -18,17 +18,20 @@ __all__ = ["flow"]
 def flow(
     module: Any,
     variables: PyTree,
-    event_shape: Sequence[int],
+    event_shape: EventShape,
     scheduler: Scheduler | None = None,
     *,
     prediction: str = "velocity",
     call: Callable | None = None,
     condition: PyTree = None,
+    time: str | Numbers = "noise_at_0",
+    source: SourceFunction | None = None,
+    weights: Weights | None = None,
 ) -> Flow:
     """A linen module as a flow; its variables are the flow's parameters.
 
     Args:
-        module: the module; t = 0 is noise, t = 1 data.
+        module: the module; t = 0 is noise, t = 1 data, unless `time` says otherwise.
         variables: as for `module.apply`, with batch statistics if it has some.
         event_shape, scheduler: as for `Flow`.
         prediction: what the module predicts, as for `Flow.from_prediction`.
@@ -38,6 +41,8 @@ def flow(
             `lambda module, t, x: module(x, 1000 * (1 - t), train=False)`.
         condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
             conditions, and `guided`.
+        time: the time that `call` gets, as for `Flow.from_prediction`.
+        source, weights: as for `Flow`.
 
     Raises:
         TypeError: if `module` is not a linen module; for the rest as `Flow`.
@@ -59,11 +64,11 @@ def flow(
 
     if not isinstance(module, linen.Module):
         raise TypeError(f"module: wanted a flax.linen.Module, got {type(module).__name__}.")
-    velocity = _Velocity(
-        module, call_of(call, type(module).__call__, condition, one_sample=False), condition is not None
-    )
+    call = call_of(call, type(module).__call__, condition, one_sample=False)
+    velocity = _Velocity(module, call, condition is not None)
     try:
-        return flow_of(velocity, variables, event_shape, scheduler, prediction, condition)
+        options = {"source": source, "weights": weights}
+        return flow_of(velocity, variables, event_shape, scheduler, prediction, condition, time, options)
     except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
         raise ValueError(
             "module: wanted a module in evaluation mode, without dropout and with stored batch statistics, got one in training "

@@ -1,7 +1,7 @@
 """Flax NNX: a module as a flow."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from bespoke_jax.adapters.calls import call_of, flow_of
 from bespoke_jax.flow.conditions import CONDITION
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.types import PyTree
+from bespoke_jax.types import EventShape, Numbers, PyTree, SourceFunction, Weights
 
 __all__ = ["flow"]
 
@@ -19,12 +19,15 @@ _TRAINING = ("deterministic", "use_running_average")  # attributes of modules th
 
 def flow(
     module: Any,
-    event_shape: Sequence[int],
+    event_shape: EventShape,
     scheduler: Scheduler | None = None,
     *,
     prediction: str = "velocity",
     call: Callable | None = None,
     condition: PyTree = None,
+    time: str | Numbers = "noise_at_0",
+    source: SourceFunction | None = None,
+    weights: Weights | None = None,
 ) -> Flow:
     """An NNX module as a flow; its state is the flow's parameters, a dictionary. The module itself is not changed.
 
@@ -37,6 +40,8 @@ def flow(
             time(s) or timestep(s) is the time.
         condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
             conditions, and `guided`.
+        time: the time that `call` gets, as for `Flow.from_prediction`.
+        source, weights: as for `Flow`.
 
     Raises:
         TypeError: if `module` is not an NNX module; for the rest as `Flow`.
@@ -62,7 +67,8 @@ def flow(
     call = call_of(call, type(module).__call__, condition, one_sample=False)
     keys = tuple(jax.tree.leaves(random))
     velocity = _Velocity(graph, jax.tree.structure(random), _Unread(keys), call, condition is not None)
-    return flow_of(velocity, nnx.to_pure_dict(state), event_shape, scheduler, prediction, condition)
+    options = {"source": source, "weights": weights}
+    return flow_of(velocity, nnx.to_pure_dict(state), event_shape, scheduler, prediction, condition, time, options)
 
 
 def _check_evaluating(module: Any) -> None:

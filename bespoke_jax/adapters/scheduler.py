@@ -41,8 +41,9 @@ class TableScheduler:
     Args:
         solver: a learned solver or a table that evaluates one velocity.
         convention: of the network's time: "noise_at_1" (1 - t, its velocity points from data to noise), "steps_of_1000"
-            (likewise, 1000 (1 - t), of flow matching), "noise_at_0" (t, its velocity points from noise to data) or "sigma".
-        scheduler: the flow's; needed for "sigma" and for predictions other than velocity.
+            (likewise, 1000 (1 - t), of flow matching), "noise_at_0" (t, its velocity points from noise to data), "sigma"
+            (sigma_t) or "noise_to_signal" (sigma_t / alpha_t).
+        scheduler: the flow's; needed for "sigma", "noise_to_signal" and for predictions other than velocity.
         prediction: what the network predicts, as for `Flow.from_prediction`.
 
     Raises:
@@ -80,11 +81,11 @@ class TableScheduler:
         if convention == "steps_of_1000" and prediction != "velocity":
             raise ValueError(
                 f"convention: wanted 'noise_at_1', 'noise_at_0' or 'sigma' for prediction={prediction!r}, got 'steps_of_1000': "
-                "the steps of a DDPM are not 1000 (1 - t); find them from the levels of 'sigma'."
+                "the steps of a DDPM are not 1000 (1 - t); find them from the levels of 'noise_to_signal'."
             )
-        if convention == "sigma" and prediction == "velocity":
+        if convention in ("sigma", "noise_to_signal") and prediction == "velocity":
             raise ValueError(
-                "prediction: wanted 'noise', 'data', 'score' or 'v' with convention='sigma', got 'velocity'."
+                f"prediction: wanted 'noise', 'data', 'score' or 'v' with convention={convention!r}, got 'velocity'."
             )
         self._velocity = None
         if prediction != "velocity":

@@ -136,14 +136,14 @@ class _Chunks:
 
     def __init__(self, function: Callable, num_arguments: int):
         mapped, chunk = jax.jit(jax.vmap(function, out_axes=1)), jax.ShapeDtypeStruct((_CHUNK,), np.float64)
-        with _x64():
+        with _x64(), jax.disable_jit(False):
             self._program = mapped.lower(*(chunk,) * num_arguments).compile()
 
     def __call__(self, *values: np.ndarray) -> np.ndarray:
         """The rows of results, [rows, len(values)], computed at once, even while JAX traces something else."""
         (count,) = values[0].shape
         padded = [np.pad(value, (0, -count % _CHUNK), mode="edge") for value in values]
-        with _x64():
+        with _x64(), jax.disable_jit(False):  # a compiled program refuses to run in a debugging session without jit
             parts = [
                 self._program(*chunk) for chunk in zip(*(value.reshape(-1, _CHUNK) for value in padded), strict=True)
             ]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from bespoke_jax.checks import check_key, check_type
 from bespoke_jax.fitting.history import FitState, init_state
+from bespoke_jax.fitting.losses_of_ends import Distance
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths, samples
@@ -41,8 +42,11 @@ def check_fit(
             _check_paths(name, flow, given)
 
 
-def check_recipe(recipe: Recipe, solvers: Sequence[LearnedSolver], paths: Paths | None) -> None:
-    """Raise ValueError if a resolved recipe does not suit these solvers and paths."""
+def check_recipe(flow: Flow, recipe: Recipe, solvers: Sequence[LearnedSolver], paths: Paths | None) -> None:
+    """Raise ValueError if a resolved recipe does not suit this flow, these solvers and paths."""
+    for stage in recipe.stages:
+        if isinstance(stage.loss, Distance):
+            stage.loss.check(flow)
     for solver in solvers:
         for stage in recipe.stages:
             stage.check(solver)

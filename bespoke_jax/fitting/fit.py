@@ -76,7 +76,7 @@ def fit(
     """
     check_fit(flow, (solver,), key, recipe, paths, validation, callback)
     recipe = recipe.resolve(flow, solver)
-    check_recipe(recipe, (solver,), paths)
+    check_recipe(flow, recipe, (solver,), paths)
     data = partial(prepare, flow, key, recipe, solver, paths, validation)
     return fit_on(flow, solver, key, recipe, data, state, callback)
 
@@ -119,7 +119,7 @@ def fit_ladder(
     check_fit(flow, solvers, key, recipe, paths, validation, callback)
     if recipe.budget is not None:
         raise ValueError(f"recipe: wanted one without a budget, got {recipe.budget}; call fit for each solver.")
-    check_recipe(recipe, solvers, paths)
+    check_recipe(flow, recipe, solvers, paths)
     data = prepare(flow, key, recipe, max(solvers, key=lambda solver: solver.nfe), paths, validation)
     return [fit_on(flow, solver, key, recipe, lambda: data, None, callback) for solver in solvers]
 

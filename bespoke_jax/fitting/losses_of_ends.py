@@ -53,8 +53,9 @@ class Distance(Loss):
       sample's error; the first steps are then too long, the damping has to grow, and a fit gains less per step.
 
     Both functions take samples [B, *event], must treat them independently and be differentiable by JAX. Define them once, at
-    module level: equal distances share compiled programs. Samples of a flow of trees are arrays [B, D] here, see `Flow.unravel`;
-    the weights of a flow are no part of a distance of your own.
+    module level: equal distances share compiled programs. Samples of a flow of trees are arrays [B, D] here, see `Flow.unravel`.
+    Features of a sample's own shape, [B, *event], are weighted by a flow's `weights`, number by number; other features, and a
+    function, are refused for a flow with weights, which they could not follow.
 
     Args:
         function, features: exactly one of them.
@@ -64,7 +65,7 @@ class Distance(Loss):
 
     Raises:
         TypeError: unless exactly one function is given; when called, for a result that is not a floating array.
-        ValueError: for another average; when called, for a result of the wrong shape.
+        ValueError: for another average; when called, for a result of the wrong shape, or one that weights cannot be applied to.
 
     Examples:
         >>> import jax.numpy as jnp, bespoke_jax as bj
@@ -107,6 +108,8 @@ class Distance(Loss):
             difference = self.difference(x, x1, scale)
             return mean_square(difference, difference.ndim - 1)
         assert self.function is not None  # one of the two is there
+        if scale is not None:
+            raise _unweighted("a function of two samples")
         found = _floating("function", self.function(x, x1))
         if jnp.shape(found) != (len(x),):
             raise ValueError(f"Distance.function: wanted shape ({len(x)},), one per sample, got {jnp.shape(found)}.")
@@ -118,12 +121,26 @@ class Distance(Loss):
         x1: Float[Array, "batch *event"],
         scale: Float[Array, "..."] | None = None,
     ) -> jax.Array:
-        """features(x) - features(x1), [B, ...]; weighted, if the features are x itself."""
+        """features(x) - features(x1), [B, ...]; weighted by `scale`."""
         assert self.features is not None
         found, wanted = (_floating("features", self.features(sample)) for sample in (x, x1))
         if jnp.ndim(found) < 1 or len(found) != len(x):
             raise ValueError(f"Distance.features: wanted shape [{len(x)}, ...], samples first, got {jnp.shape(found)}.")
-        return weighted(found - wanted, scale if self.features is _itself else None)
+        if scale is not None and jnp.shape(found)[1:] != jnp.shape(x)[1:]:
+            raise _unweighted(f"features of shape {jnp.shape(found)[1:]} of samples of shape {jnp.shape(x)[1:]}")
+        return weighted(found - wanted, scale)
+
+    def check(self, flow: Flow) -> None:
+        """Raise ValueError if the flow has weights that cannot enter. Nothing is computed."""
+        if flow.weights is not None:
+            event = jax.ShapeDtypeStruct((2, *flow.event_shape), jnp.float32)
+            jax.eval_shape(self.between, event, event, event)
+
+
+def _unweighted(what: str) -> ValueError:
+    return ValueError(
+        f"Distance: wanted features of a sample's own shape for a flow with weights, got {what}; give flow.replace(weights=None)."
+    )
 
 
 def _floating(name, found):

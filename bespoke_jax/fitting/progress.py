@@ -73,7 +73,8 @@ class ProgressBar:
             unit="it",
             disable=self._disable,
         )
-        self.say(f"from iteration {done}; true paths and compiling first" if done else "true paths and starts first")
+        later = f"from iteration {done}; true paths and compiling first"
+        self.say(later if done else "true paths, if missing, and starts first")
 
     def __call__(self, state: FitState, record: dict[str, Any]) -> None:
         """Show a look at the held-out paths."""

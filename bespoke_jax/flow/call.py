@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from bespoke_jax.dtypes import promote
+from bespoke_jax.flow.per_sample import CONDITION
 from bespoke_jax.types import Array, PyTree, VelocityFunction
 
 __all__ = ["call", "check_params", "like"]
@@ -34,12 +35,22 @@ def call(
 
     Raises:
         TypeError: if it returns something other than one floating array no wider than x.
-        ValueError: if it returns another shape, or takes a time for each sample instead of one.
+        ValueError: if it returns another shape, takes a time for each sample instead of one, or wants as many samples as its
+            condition has rows.
     """
     try:
         out = function(params, _times(t, x) if per_sample_time else t, x)
     except Exception as error:
+        if _takes_rows(function, params, _times(t, x)[:1] if per_sample_time else t, x):
+            raise ValueError(
+                f"{name}: wanted one of one condition for the whole batch, got one that takes a batch of as many samples as "
+                f"params[{CONDITION!r}] has rows, and no other ({type(error).__name__} on {x.shape[0]}). Use "
+                f"bespoke_jax.given(flow, conditions, batched=True), with a flow whose params have no {CONDITION!r}."
+            ) from error
         if per_sample_time or not _takes_times(function, params, t, x):
+            error.add_note(
+                f"{name} was called as {name}(params, t, x), with x of shape {x.shape} and t of shape {jnp.shape(t)}."
+            )
             raise
         if per_sample_time is False:
             raise ValueError(
@@ -52,6 +63,23 @@ def call(
 
 def _times(t: Array, x: Array) -> jax.Array:
     return jnp.full(x.shape[:1], t)
+
+
+def _takes_rows(function: VelocityFunction, params: PyTree, t: Array, x: Array) -> bool:
+    """Whether a function that failed on this batch accepts one of as many samples as its condition has rows."""
+    is_given = hasattr(function, "params_of_samples")  # whose errors are its own
+    if is_given or not isinstance(params, dict):
+        return False
+    rows = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params.get(CONDITION))}
+    if len(rows) != 1 or rows & {(), x.shape[:1]}:
+        return False
+    ((count,),) = rows
+    times = jax.ShapeDtypeStruct((count,) if jnp.ndim(t) else (), t.dtype)
+    try:
+        out = jax.eval_shape(function, params, times, jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype))
+    except Exception:  # the user's code may raise anything
+        return False
+    return getattr(out, "shape", None) == (count, *x.shape[1:])
 
 
 def _takes_times(function: VelocityFunction, params: PyTree, t: Array, x: Array) -> bool:

@@ -260,12 +260,14 @@ class Flow(States):
                 - "noise_at_0": t, this library's.
                 - "noise_at_1": s = 1 - t.
                 - "sigma": sigma_t, the standard deviation of the noise in x, as in EDM.
+                - "noise_to_signal": sigma_t / alpha_t, the same where alpha = 1, as in EDM.
                 - "steps_of_1000": the step of a DDPM, 999 at noise: that with the level sigma_t / alpha_t, if the steps add noise
                   at the rate of the scheduler (`VariancePreserving(1000 * beta_first, 1000 * beta_last)` for linear betas). For a
                   velocity, 1000 (1 - t), as in flow matching.
                 - betas [N]: the step of a DDPM whose steps add these variances, whatever the scheduler's rate.
 
-                A velocity is taken as dx by the network's own time: dx/ds, s = 1 - t, also for steps; dx/dsigma for "sigma".
+                A velocity is taken as dx by the network's own time: dx/ds, s = 1 - t, also for steps; dx/dsigma for "sigma",
+                and likewise for "noise_to_signal".
             per_sample_time: whether the network takes its time as [B], instead of a scalar; None to find out by trying.
 
         Raises:

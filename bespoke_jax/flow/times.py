@@ -16,8 +16,8 @@ from bespoke_jax.types import Array, Numbers
 
 __all__ = ["TIMES", "NetworkTime", "scheduler_of", "step_of_level", "time_of"]
 
-TIMES = ("noise_at_0", "noise_at_1", "sigma", "steps_of_1000")
-"""The times that a network may be called with."""
+TIMES = ("noise_at_0", "noise_at_1", "sigma", "noise_to_signal", "steps_of_1000")
+"""The times that a network may be called with: t, 1 - t, sigma_t, sigma_t / alpha_t, and steps."""
 
 _STEPS = 1000
 _NEARLY_1 = 1e-2
@@ -29,12 +29,12 @@ class NetworkTime:
 
     Attributes:
         name: one of `TIMES`.
-        scheduler: whose sigma_t, or noise level, it is.
+        scheduler: whose sigma_t, or noise level, it is; None for a time that needs none.
         levels: sigma / alpha at each discrete step, increasing; empty for times that are no discrete steps.
     """
 
     name: str
-    scheduler: Scheduler
+    scheduler: Any
     levels: tuple[float, ...] = ()
 
     def __call__(self, t: Float[Array, ""]) -> Float[Array, ""]:
@@ -44,6 +44,8 @@ class NetworkTime:
             return 1 - t
         if self.name == "sigma":
             return jnp.asarray(self.scheduler.sigma(t), t.dtype)
+        if self.name == "noise_to_signal":
+            return jnp.asarray(self.scheduler.sigma(t) / self.scheduler.alpha(t), t.dtype)
         if not self.levels:
             return _STEPS * (1 - t)
         return step_of_level(self.scheduler.sigma(t) / self.scheduler.alpha(t), self.levels).astype(t.dtype)
@@ -55,6 +57,9 @@ class NetworkTime:
         """
         if self.name == "sigma":
             return self.scheduler.at(t).sigma_dot
+        if self.name == "noise_to_signal":
+            alpha, sigma, alpha_dot, sigma_dot = self.scheduler.at(t)
+            return (sigma_dot * alpha - sigma * alpha_dot) / alpha**2
         return 1.0 if self.name == "noise_at_0" else -1.0
 
 
@@ -67,18 +72,23 @@ def time_of(time: str | Numbers, scheduler: Scheduler, prediction: str) -> Netwo
         prediction: what the network predicts. One that predicts a velocity has continuous times.
 
     Raises:
-        ValueError: for another name; for steps under a scheduler that is not variance-preserving, or adds its noise too fast.
+        ValueError: for another name; for sigma / alpha where alpha_0 is 0; for steps under a scheduler that is not
+            variance-preserving, or adds its noise too fast.
 
     Examples:
         >>> from bespoke_jax import schedulers
         >>> t = jnp.float32(0.75)
-        >>> [float(time_of(name, schedulers.CondOT(), "velocity")(t)) for name in TIMES]
+        >>> [float(time_of(name, schedulers.CondOT(), "velocity")(t)) for name in TIMES if name != "noise_to_signal"]
         [0.75, 0.25, 0.25, 250.0]
         >>> round(float(time_of("steps_of_1000", schedulers.VariancePreserving(), "noise")(t)))
         249
     """
     if isinstance(time, str):
         check_choice("time", time, TIMES)
+        if time == "noise_to_signal" and not float(scheduler.alpha(jnp.zeros(()))) > 0:
+            raise ValueError(
+                f"time: wanted another than 'noise_to_signal', because sigma / alpha is infinite at t = 0, got {scheduler}."
+            )
         if time != "steps_of_1000" or prediction == "velocity":
             return NetworkTime(time, scheduler)
     elif prediction == "velocity":

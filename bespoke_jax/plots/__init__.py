@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bespoke_jax.plots.pictures import image_errors, images
     from bespoke_jax.plots.plane import paths, points, principal_plane
     from bespoke_jax.plots.solvers import coefficients, knots
+    from bespoke_jax.plots.style import in_style
 
 __all__ = [
     "animation",
@@ -21,6 +22,7 @@ __all__ = [
     "error_against_calls",
     "image_errors",
     "images",
+    "in_style",
     "knots",
     "paths",
     "points",
@@ -35,6 +37,7 @@ _MODULES = dict(
     error_against_calls="curves",
     image_errors="pictures",
     images="pictures",
+    in_style="style",
     knots="solvers",
     paths="plane",
     points="plane",

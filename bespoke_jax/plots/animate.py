@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_positive
 from bespoke_jax.plots.pictures import tiled
 from bespoke_jax.plots.plane import check_alike, in_plane, labels, limits
-from bespoke_jax.plots.style import POINTS, figure_or_new, style
+from bespoke_jax.plots.style import POINTS, figure_or_new, in_style
 from bespoke_jax.types import Array
 
 __all__ = ["animation"]
@@ -28,7 +28,7 @@ Update: TypeAlias = Callable[[float], None]
 
 
 def animation(
-    states: Mapping[str, Float[Array, "points B *event"]], figure: FigureBase | None = None, *, seconds: float = 4.0
+    states: Mapping[str, Float[Array, "_ B *event"]], figure: Figure | None = None, *, seconds: float = 4.0
 ) -> FuncAnimation:
     """A film of solves of the same noises, a panel for each solver: images in a grid, other events as points in a plane.
 
@@ -64,7 +64,7 @@ def animation(
     num_moving = max(2, round(check_positive("seconds", seconds) * _FRAMES_A_SECOND * (1 - _REST)))
     places = [*np.linspace(0, 1, num_moving), *[1.0] * round(num_moving * _REST / (1 - _REST))]
     (width, height), draw = _film_of_images(found) if _are_images(found) else _film_of_points(found)
-    with style():
+    with in_style():
         figure = figure_or_new(figure, width * len(found), height, "compressed")
         panels = figure.subplots(1, len(found), squeeze=False)[0]
         updates = [draw(axes, name) for axes, name in zip(panels, found, strict=True)]
@@ -76,9 +76,7 @@ def animation(
         return ()
 
     show(0.0)
-    return FuncAnimation(
-        figure.figure, show, frames=places, interval=1000 / _FRAMES_A_SECOND, init_func=lambda: show(0.0)
-    )
+    return FuncAnimation(figure, show, frames=places, interval=1000 / _FRAMES_A_SECOND, init_func=lambda: show(0.0))
 
 
 def _are_images(states: dict[str, np.ndarray]) -> bool:

@@ -1,16 +1,16 @@
 """Error against calls, with its standard error, and error while learning."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from bespoke_jax.checks import check_choice, check_count, check_type
+from bespoke_jax.checks import check_choice, check_count, check_number, check_type
 from bespoke_jax.compare import SolverCheck
-from bespoke_jax.plots.style import axes_or_new, check_names, hues, looks_of, style
+from bespoke_jax.plots.style import axes_or_new, check_looks, check_names, hues, in_style, looks_of
 from bespoke_jax.run.scores import Score
 
 __all__ = ["error_against_calls", "scores_of_checks", "validations"]
@@ -24,6 +24,7 @@ def error_against_calls(
     *,
     measure: str = "psnr",
     looks: Mapping[str, Mapping[str, Any]] | None = None,
+    bands: Collection[str] | None = None,
 ) -> Axes:
     """The error of solvers against NFE: a line for each, in a band of one standard error to both sides.
 
@@ -33,6 +34,7 @@ def error_against_calls(
         axes: to draw on; None for new ones.
         measure: "psnr" of the mean RMSE, "mean_psnr" of the samples, or "rmse".
         looks: solver -> options of its line, as `Axes.plot` has them, over the usual ones.
+        bands: the solvers that have bands; None for all.
 
     Returns:
         The axes, with a legend.
@@ -50,14 +52,20 @@ def error_against_calls(
         name: check_scores(f"scores[{name!r}]", line) for name, line in check_names("scores", scores, "scores").items()
     }
     check_choice("measure", measure, _MEASURES)
-    with style():
+    check_looks("looks", looks)
+    if bands is not None and not (isinstance(bands, Collection) and all(isinstance(name, str) for name in bands)):
+        raise TypeError(f"bands: wanted names of solvers, or None, got {bands!r:.80}.")
+    with in_style():
         axes = axes_or_new(axes, 5.4, 3.8)
         for name, look in looks_of(scores, looks).items():
             nfes, line = list(scores[name]), list(scores[name].values())
             low, middle, high = np.array([_band(score, measure) for score in line]).T
             axes.plot(nfes, middle, label=name, **look)
-            if np.any(high > low):
-                axes.fill_between(nfes, low, high, color=look.get("color"), alpha=0.18, linewidth=0)
+            if np.any(high > low) and (bands is None or name in bands):
+                if len(nfes) > 1:
+                    axes.fill_between(nfes, low, high, color=look.get("color"), alpha=0.18, linewidth=0)
+                else:
+                    axes.vlines(nfes, low, high, color=look.get("color"), alpha=0.5)
         axes.set(xlabel="NFE", ylabel=_MEASURES[measure])
         if measure == "rmse":
             axes.set_yscale("log")
@@ -113,6 +121,7 @@ def scores_of_checks(checks: Iterable[SolverCheck], name: str = "learned") -> di
 
     Raises:
         TypeError: for anything else in `checks`.
+        ValueError: for a name that one of the other lines has.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -122,7 +131,12 @@ def scores_of_checks(checks: Iterable[SolverCheck], name: str = "learned") -> di
         >>> {solver: list(line) for solver, line in scores_of_checks(checks, "ipndm").items()}
         {'euler': [4, 8], 'midpoint': [4, 8], 'ipndm': [4, 8]}
     """
-    lines: dict[str, dict[int, Score]] = {"euler": {}, "midpoint": {}, "best dedicated": {}, name: {}}
+    check_type("checks", checks, Iterable, "results of check_solver")
+    check_type("name", name, str, "a string")
+    lines: dict[str, dict[int, Score]] = {"euler": {}, "midpoint": {}, "best dedicated": {}}
+    if name in lines:
+        raise ValueError(f"name: wanted another than those of the usual solvers, {', '.join(lines)}, got {name!r}.")
+    lines[name] = {}
     for i, check in enumerate(checks):
         check_type(f"checks[{i}]", check, SolverCheck, "a result of check_solver")
         found = check.euler, check.midpoint, check.dedicated, check.solver
@@ -133,7 +147,7 @@ def scores_of_checks(checks: Iterable[SolverCheck], name: str = "learned") -> di
 
 
 def validations(
-    histories: Mapping[str, Sequence[Mapping[str, Any]]], axes: Axes | None = None, *, begins: Iterable[float] = ()
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], axes: Axes | None = None, *, begins: Sequence[float] = ()
 ) -> Axes:
     """The error on held-out paths against the iteration of a fit, a line for each fit.
 
@@ -151,7 +165,17 @@ def validations(
         [[0.0, 0.1], [4.0, 0.02]]
     """
     histories = check_names("histories", histories, "histories of fits")
-    with style():
+    for name, history in histories.items():
+        check_type(f"histories[{name!r}]", history, Sequence, "the history of a FitResult")
+        for i, record in enumerate(history):
+            if not isinstance(record, Mapping) or not {"iteration", "rmse"} <= record.keys():
+                raise ValueError(
+                    f"histories[{name!r}][{i}]: wanted a record with iteration and rmse, got {record!r:.80}."
+                )
+    check_type("begins", begins, Sequence, "a list of iterations")
+    for begin in begins:
+        check_number("begins", begin)
+    with in_style():
         axes = axes_or_new(axes, 4.6, 3.4)
         for color, (name, history) in zip(hues(len(histories)), histories.items(), strict=True):
             iterations = [record["iteration"] for record in history]

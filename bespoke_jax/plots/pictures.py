@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax import metrics
 from bespoke_jax.checks import check_positive
 from bespoke_jax.plots.plane import check_alike, check_like
-from bespoke_jax.plots.style import DIFFERENCES, axes_or_new, figure_or_new, style
+from bespoke_jax.plots.style import DIFFERENCES, axes_or_new, figure_or_new, in_style
 from bespoke_jax.types import Array
 
 __all__ = ["check_images", "image_errors", "images", "tiled"]
@@ -35,7 +35,7 @@ def images(rows: Mapping[str, Float[Array, "K H W C"]], axes: Axes | None = None
         ['truth', 'rk2']
     """
     found = check_images("rows", rows)
-    with style():
+    with in_style():
         count, height, width = next(iter(found.values())).shape[:3]
         axes = axes_or_new(axes, _margin(found) + _CELL * count, _CELL * height / width * len(found), "compressed")
         _draw(axes, [(np.clip(x, -1, 1) + 1) / 2 for x in found.values()], cmap="gray", vmin=0, vmax=1)
@@ -46,10 +46,10 @@ def images(rows: Mapping[str, Float[Array, "K H W C"]], axes: Axes | None = None
 def image_errors(
     rows: Mapping[str, Float[Array, "K H W C"]],
     truth: Float[Array, "K H W C"],
-    figure: FigureBase | None = None,
+    figure: Figure | None = None,
     *,
     limit: float | None = None,
-) -> FigureBase:
+) -> Figure:
     """Images in a grid, a row for each solver below the exact samples, and beside each its difference to the exact one.
 
     All differences have one scale: red where the solver is too bright, blue where it is too dark, white where it is exact. Of
@@ -72,11 +72,14 @@ def image_errors(
     found = check_images("rows", rows)
     true = check_like("truth", truth, next(iter(found.values())))
     differences = [(x - true).mean(axis=-1, keepdims=True) for x in found.values()]
-    if limit is None:
-        limit = float(np.nanpercentile(np.abs(differences), 99)) or 1.0
-    limit = check_positive("limit", limit)
+    sizes = np.abs(differences)
+    if limit is not None:
+        check_positive("limit", limit)
+    else:
+        limit = float(np.percentile(sizes[np.isfinite(sizes)], 99)) if np.isfinite(sizes).any() else 0.0
+        limit = limit or 1.0  # no solver errs
     errors = (np.sqrt(np.square(x - true).mean(axis=(1, 2, 3))).mean() for x in found.values())
-    with style():
+    with in_style():
         count, height, width = true.shape[:3]
         num_rows = len(found) + 1
         size = _margin(found) + 1.7 + 2 * _CELL * count, max(_CELL * height / width * num_rows, 1.6)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_numeric
-from bespoke_jax.plots.style import POINTS, axes_or_new, check_names, figure_or_new, looks_of, style
+from bespoke_jax.plots.style import POINTS, axes_or_new, check_names, figure_or_new, in_style, looks_of
 from bespoke_jax.types import Array
 
 __all__ = ["check_alike", "check_like", "in_plane", "labels", "limits", "paths", "points", "principal_plane"]
@@ -19,7 +19,7 @@ _PANELS_IN_A_ROW = 4
 _PANEL = 2.9  # inches
 
 
-def paths(states: Mapping[str, Float[Array, "points B *event"]], axes: Axes | None = None) -> Axes:
+def paths(states: Mapping[str, Float[Array, "_ B *event"]], axes: Axes | None = None) -> Axes:
     """Sampling paths in a plane: a line for each solver and sample, with a mark at each state.
 
     For events of two numbers it is their plane, for larger ones that of the first two principal components of all states.
@@ -44,20 +44,21 @@ def paths(states: Mapping[str, Float[Array, "points B *event"]], axes: Axes | No
     states = check_alike("states", states, 2)
     flat = in_plane(2, *states.values())
     event_shape = next(iter(states.values())).shape[2:]
-    with style():
+    with in_style():
         axes = axes_or_new(axes, 4.6, 4.2)
         for look, (name, lines) in zip(looks_of(states).values(), zip(states, flat, strict=True), strict=True):
+            options: dict[str, Any] = dict(markersize=4) | look
             for i, line in enumerate(np.moveaxis(lines, 1, 0)):
-                axes.plot(*line.T, label=name if i == 0 else None, **dict(markersize=4) | look)
+                axes.plot(*line.T, label=name if i == 0 else None, **options)
         first = flat[0]
         if first.shape[1] == 1:
-            note: dict[str, Any] = dict(textcoords="offset points", xytext=(7, 5), fontsize=8, color="0.3")
+            note: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8, color="0.3")
             axes.annotate("noise", first[0, 0], **note)
             axes.annotate("data", first[-1, 0], **note)
         else:
             axes.scatter(*first[0].T, s=60, facecolors="none", edgecolors="black", linewidths=0.8, label="noise")
         axes.set(**labels(event_shape))
-        axes.margins(0.12)
+        axes.margins(0.15)
         if math.prod(event_shape) == 2:
             axes.set_aspect("equal", adjustable="datalim")
         axes.legend(fontsize=8)
@@ -67,8 +68,8 @@ def paths(states: Mapping[str, Float[Array, "points B *event"]], axes: Axes | No
 def points(
     ends: Mapping[str, Float[Array, "N *event"]],
     truth: Float[Array, "N *event"],
-    figure: FigureBase | None = None,
-) -> FigureBase:
+    figure: Figure | None = None,
+) -> Figure:
     """Samples as points, a panel for each solver, over the true ends in grey.
 
     Events of two numbers are drawn in their plane, larger ones in that of their first two principal components. Of events of one
@@ -93,7 +94,7 @@ def points(
         plane = in_plane(1, true, *found.values())
     else:
         plane = [np.stack([true.ravel(), x.ravel()], axis=1) for x in (true, *found.values())]
-    with style():
+    with in_style():
         columns = min(len(found), _PANELS_IN_A_ROW)
         rows = -(-len(found) // columns)
         xlim, ylim = limits(*plane)
@@ -101,9 +102,10 @@ def points(
         figure = figure_or_new(figure, _PANEL * columns, min(height, 2 * _PANEL) * rows + 0.3, "compressed")
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, name, each in zip(panels, found, plane[1:], strict=False):
-            axes.scatter(*plane[0].T, s=6, color="0.72", linewidths=0)
-            axes.scatter(*each.T, s=6, color=POINTS, linewidths=0, alpha=0.7)
+            axes.scatter(*plane[0].T, s=6, color="0.72", linewidths=0, label="exact")
+            axes.scatter(*each.T, s=6, color=POINTS, linewidths=0, alpha=0.7, label="solver")
             axes.set(title=name, aspect="equal", xlim=xlim, ylim=ylim)
+        panels[0].legend(loc="upper right", fontsize=7, markerscale=1.5)
         for axes in panels[len(found) :]:
             axes.set_axis_off()
         names = labels(true.shape[1:])
@@ -136,14 +138,18 @@ def principal_plane(
     """
     named = {"points": points} | {str(i): x for i, x in enumerate(others)}
     flat = [x.reshape(len(x), -1).astype(np.float64) for x in check_alike("points", named, 1).values()]
-    mean = np.mean([x.mean(axis=0) for x in flat], axis=0)
-    spread = np.concatenate([(x - mean) / len(x) ** 0.5 for x in flat])
+    known = [x[np.isfinite(x).all(axis=1)] for x in flat]  # a solver that diverged has no say
+    known = [x for x in known if len(x)]
+    if not known:
+        raise ValueError("points: wanted at least one whose numbers are finite, got none.")
+    mean = np.mean([x.mean(axis=0) for x in known], axis=0)
+    spread = np.concatenate([(x - mean) / len(x) ** 0.5 for x in known])
     plane = np.linalg.svd(spread, full_matrices=False)[2][:2]
     if len(plane) < 2:  # a single point spans no plane
         plane = np.concatenate([plane, np.zeros_like(plane)])
     largest = np.take_along_axis(plane, np.abs(plane).argmax(axis=1)[:, None], axis=1)
     plane = plane * np.where(largest < 0, -1.0, 1.0)
-    return [(x - mean) @ plane.T for x in flat]
+    return [np.where(np.isfinite(x), x - mean, np.nan) @ plane.T for x in flat]
 
 
 def in_plane(batch_ndim: int, *arrays: np.ndarray) -> list[np.ndarray]:
@@ -151,13 +157,14 @@ def in_plane(batch_ndim: int, *arrays: np.ndarray) -> list[np.ndarray]:
     batches = [x.shape[:batch_ndim] for x in arrays]
     flat = [x.reshape(math.prod(batch), -1) for x, batch in zip(arrays, batches, strict=True)]
     flat = flat if flat[0].shape[1] == 2 else principal_plane(*flat)
-    return [x.reshape(*batch, 2) for x, batch in zip(flat, batches, strict=True)]
+    return [np.where(np.isfinite(x), x, np.nan).reshape(*batch, 2) for x, batch in zip(flat, batches, strict=True)]
 
 
 def limits(*points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
     """(xlim, ylim) around points [*batch, 2], with a margin; neither is much longer than the other."""
     everything = np.concatenate([x.reshape(-1, 2) for x in points])
-    low, high = np.nanmin(everything, axis=0), np.nanmax(everything, axis=0)
+    everything = everything[np.isfinite(everything).all(axis=1)]
+    low, high = (everything.min(axis=0), everything.max(axis=0)) if len(everything) else (np.zeros(2), np.ones(2))
     length = high - low
     length = 1.12 * np.maximum(length, length.max() / 3 or 1.0)
     start = (low + high - length) / 2

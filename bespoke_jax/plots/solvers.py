@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_type
 from bespoke_jax.learned.knots import Knots
 from bespoke_jax.learned.theta import Theta
-from bespoke_jax.plots.style import DIFFERENCES, check_names, figure_or_new, hues, looks_of, style
+from bespoke_jax.plots.style import DIFFERENCES, check_names, figure_or_new, hues, in_style, looks_of
 from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.table import SolverTable
 
@@ -19,7 +19,7 @@ __all__ = ["coefficients", "knots"]
 _MOST_WITH_NUMBERS = 10  # calls, up to which the matrix shows its numbers
 
 
-def coefficients(solver: Solver, figure: FigureBase | None = None) -> FigureBase:
+def coefficients(solver: Solver, figure: Figure | None = None) -> Figure:
     """The numbers of any solver, as its table has them: x_i = a_i x_0 + c_i xi + sum_j b_ij u_j, with u_j at time t_j.
 
     Panels: the times t, beside equal ones in grey; the factors a of the noise, from the state of the first evaluation on, and
@@ -41,7 +41,7 @@ def coefficients(solver: Solver, figure: FigureBase | None = None) -> FigureBase
     """
     table = to_table(solver)
     image = _picture(table)
-    with style():
+    with in_style():
         widths = [1.0, 1.0, 1.3] + ([0.9] if image is not None else [])
         figure = figure_or_new(figure, 3.2 * sum(widths), 3.2)
         panels = figure.subplots(1, len(widths), width_ratios=widths)
@@ -116,7 +116,7 @@ _KNOTS = {
 }
 
 
-def knots(thetas: Mapping[str, Theta | Knots], figure: FigureBase | None = None) -> FigureBase:
+def knots(thetas: Mapping[str, Theta | Knots], figure: Figure | None = None) -> Figure:
     """Learned scale-time transformations: times, scales and their derivatives at the knots, over the identity in black.
 
     Args:
@@ -132,7 +132,7 @@ def knots(thetas: Mapping[str, Theta | Knots], figure: FigureBase | None = None)
         [0.0, 0.5, 1.0]
     """
     found = {name: _knots_of(name, theta) for name, theta in check_names("thetas", thetas, "thetas").items()}
-    with style():
+    with in_style():
         figure = figure_or_new(figure, 11, 3.1)
         panels = figure.subplots(1, len(_KNOTS))
         for axes, (field, (title, identity)) in zip(panels, _KNOTS.items(), strict=True):

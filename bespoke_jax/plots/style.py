@@ -1,17 +1,27 @@
 """How figures look: sizes, lines and colours, in one place."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 
 from bespoke_jax.checks import check_type
 
-__all__ = ["DIFFERENCES", "POINTS", "axes_or_new", "check_names", "figure_or_new", "hues", "looks_of", "style"]
+__all__ = [
+    "DIFFERENCES",
+    "POINTS",
+    "axes_or_new",
+    "check_looks",
+    "check_names",
+    "figure_or_new",
+    "hues",
+    "in_style",
+    "looks_of",
+]
 
 DIFFERENCES = "RdBu_r"
 """The colours of signed numbers: blue below 0, white at 0, red above; the colour-blind tell them apart."""
@@ -61,11 +71,19 @@ _OTHERS: list[dict[str, Any]] = [
 ]
 
 
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Draw in this library's style within the `with`, whatever the caller's is."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+_LINES = ("-", "--", "-.", ":")  # where there are more solvers than colours
+
+
+def in_style() -> AbstractContextManager[None]:
+    """A `with` in which matplotlib draws in this library's style, whatever the caller's is: for axes of your own.
+
+    Examples:
+        >>> with in_style():
+        ...     left, right = Figure(figsize=(9, 4)).subplots(1, 2)
+        >>> left.spines["top"].get_visible()
+        False
+    """
+    return matplotlib.rc_context(_STYLE)
 
 
 def looks_of(names: Iterable[str], given: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
@@ -83,7 +101,10 @@ def looks_of(names: Iterable[str], given: Mapping[str, Mapping[str, Any]] | None
     taken = {_LOOKS[name]["color"] for name in names if name in _LOOKS}
     free = [look for look in _OTHERS if look["color"] not in taken] or _OTHERS
     unknown = [name for name in names if name not in _LOOKS]
-    looks = _LOOKS | {name: free[i % len(free)] for i, name in enumerate(unknown)}
+    looks = dict(_LOOKS)
+    for i, name in enumerate(unknown):
+        turn, place = divmod(i, len(free))
+        looks[name] = free[place] | (dict(linestyle=_LINES[turn % len(_LINES)]) if turn else {})
     return {name: looks[name] | dict((given or {}).get(name, {})) for name in names}
 
 
@@ -95,19 +116,19 @@ def hues(count: int) -> np.ndarray:
 def axes_or_new(
     axes: Axes | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Axes:
-    """`axes`, or those of a new figure, as `figure_or_new` makes it. Within `style`."""
+    """`axes`, or those of a new figure, as `figure_or_new` makes it. Within `in_style`."""
     if axes is None:
         return figure_or_new(None, width, height, layout).subplots()
     return check_type("axes", axes, Axes, "matplotlib Axes")
 
 
 def figure_or_new(
-    figure: FigureBase | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
-) -> FigureBase:
-    """`figure`, or a new one of this size in inches; a "compressed" layout is for images. Within `style`."""
+    figure: Figure | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
+    """`figure`, or a new one of this size in inches; a "compressed" layout is for images. Within `in_style`."""
     if figure is None:
         return Figure(figsize=(width, height), layout=layout)
-    return check_type("figure", figure, FigureBase, "a matplotlib Figure or SubFigure")
+    return check_type("figure", figure, Figure, "a matplotlib Figure")
 
 
 def check_names(name: str, value: Any, wanted: str) -> dict[str, Any]:
@@ -131,3 +152,12 @@ def check_names(name: str, value: Any, wanted: str) -> dict[str, Any]:
     if not value:
         raise ValueError(f"{name}: wanted {wanted} by name, got none.")
     return dict(value)
+
+
+def check_looks(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is None, or a dict of options of lines by name."""
+    if value is None:
+        return
+    check_type(name, value, Mapping, "a dict of options of lines by name")
+    for key, look in value.items():
+        check_type(f"{name}[{key!r}]", look, Mapping, "a dict of options of a line")

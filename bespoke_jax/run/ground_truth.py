@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bespoke_jax.checks import check_count, check_flag, check_positive, check_type
+from bespoke_jax.checks import check_count, check_flag, check_positive, check_type, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.conditions import check_size, of_samples, stored_conditions
@@ -169,12 +169,13 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
     controller_state, stop, attempts, knots = first_state(width), start + width.astype(start.dtype), 0, []
     while start < end:
         if not np.isfinite(stop):
-            raise _not_finite(start, attempts)
+            raise _not_finite(flow, start, attempts)
         if attempts == max_steps:
             atol = "" if tolerance.atol is None else f", atol={tolerance.atol:g}"
             raise RuntimeError(
-                f"ground_truth: {attempts} steps reached only t = {start:.6g}; the field is too stiff for "
-                f"rtol={tolerance.rtol:g}{atol}. Loosen the tolerances or raise max_steps={max_steps}."
+                f"ground_truth: {attempts} steps reached only t = {start:.6g}; the field is too stiff for rtol={tolerance.rtol:g}"
+                f"{atol}. Does its time run from noise to data? A reversed one is often stiff (Flow.from_prediction(..., "
+                f"time='noise_at_1') turns it). Else loosen the tolerances or raise max_steps={max_steps}."
             )
         attempts += 1
         # Stretched to the end if it stops within rounding of it: a further step would have no width to divide by.
@@ -218,12 +219,20 @@ def _blame(flow: Flow, attempt: Attempt, attempts: int) -> None:
         before = attempt.end - attempt.end.dtype.type(_NEAR_THE_END)
         velocities = (kernels.velocity(flow, t, attempt.x) for t in (before, attempt.end))
         if [bool(gather(flow, _is_finite(velocity))) for velocity in velocities] == [True, False]:
-            raise _not_finite(attempt.end, attempts, "at")
+            raise _not_finite(flow, attempt.end, attempts, "at")
     if not attempt.width > _SHORTEST:
-        raise _not_finite(attempt.start, attempts)
+        raise _not_finite(flow, attempt.start, attempts)
 
 
-def _not_finite(t: Any, attempts: int, where: str = "after") -> FloatingPointError:
+def _not_finite(flow: Flow, t: Any, attempts: int, where: str = "after") -> FloatingPointError:
+    for place, leaf in jax.tree_util.tree_leaves_with_path(flow.params):
+        numbers = known(leaf)
+        if numbers is not None and jnp.issubdtype(numbers.dtype, jnp.inexact) and not np.all(np.isfinite(numbers)):
+            bad = int(np.sum(~np.isfinite(numbers)))
+            return FloatingPointError(
+                f"ground_truth: the velocity returned NaN or infinity {where} t = {t:.6g} (step {attempts}), for the flow's "
+                f"params{jax.tree_util.keystr(place)} has NaN or infinity in {bad} of {numbers.size} numbers."
+            )
     remedy = ": Flow.from_prediction(..., time_margin=1e-3) keeps away from such an end" if where == "at" else ""
     return FloatingPointError(
         f"ground_truth: the velocity returned NaN or infinity {where} t = {t:.6g} (step {attempts}). Check "

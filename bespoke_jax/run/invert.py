@@ -13,9 +13,11 @@ from bespoke_jax.checks import check_count, check_positive, check_type
 from bespoke_jax.flow.conditions import check_size, in_turn, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
+from bespoke_jax.flow.states import weighted
 from bespoke_jax.run.backwards import noise_of
 from bespoke_jax.run.krylov import solution
 from bespoke_jax.run.paths import check_finite, slices
+from bespoke_jax.run.scores import size as size_of
 from bespoke_jax.run.solve import solve
 from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import Array, Number, State
@@ -36,7 +38,7 @@ class Inverse(NamedTuple):
 
     Attributes:
         x0: the noises, [*batch, *event], or a tree if the samples are one.
-        residual: the RMS of solve(flow, solver, x0) - x1 of each sample, [*batch]; None for the flow itself.
+        residual: the RMS of solve(flow, solver, x0) - x1 of each sample, [*batch], in the flow's norm; None for the flow itself.
         converged: whether it is within the tolerance, [*batch]; None for the flow itself.
         evaluations: velocity evaluations for a sample, the most of any; a derivative in one direction counts as two.
     """
@@ -67,7 +69,8 @@ def invert(
         flow: the velocity field.
         solver: a theta, a table or a `classic.TaylorSolver`; None for the flow itself, solved backwards by Dopri5.
         x1: samples, [*batch, *event_shape] or a tree, float32 or float64; as many as a `given` flow has conditions.
-        rtol: the largest residual, relative to the RMS of all of x1; for the flow itself, the tolerance per step.
+        rtol: the largest residual, relative to the RMS of all of x1, both with the flow's weights; for the flow itself, the
+            tolerance per step. Numbers of weight 0 need not be met.
         max_iterations: Newton steps after which to give up.
         batch_size: how many samples are solved together; None for a number that fits into memory.
 
@@ -108,7 +111,7 @@ def invert(
 
 def _of_solver(flow: Flow, solver: Solver, x1: Array, rtol: float, max_iterations: int, batch_size: int) -> Inverse:
     """The inverse of samples [B, *event], `batch_size` at a time; warns of those that did not converge."""
-    scale = float(jnp.sqrt(jnp.mean(jnp.square(gather(flow, x1)))))
+    scale = size_of(flow, x1)
     parts = [
         _newton(of_samples(flow, part), solver, x1[part], rtol * scale, max_iterations)
         for part in slices(len(x1), batch_size)
@@ -215,7 +218,7 @@ _end = jax.jit(solve)
 @jax.jit
 def _residual(flow, solver, x, x1):
     """The RMS of each sample's residual, [B]; infinite if it is not finite."""
-    rms = _rms(x1 - solve(flow, solver, x))
+    rms = _rms(weighted(x1 - solve(flow, solver, x), flow.error_scale(len(x))))
     return jnp.where(jnp.isfinite(rms), rms, jnp.inf)
 
 

@@ -88,7 +88,8 @@ def check_velocity(flow: Flow, x0: Float[Array, "B *event"]) -> None:
 
 def _compare(distance: float, size: float, what: str) -> None:
     if distance > _APART * size:  # False for NaN, which other checks report
-        raise ValueError(f"{_WANTED} {what}, by {100 * distance / size:.2g} % of its size. {_REMEDY}")
+        by = f"by {100 * distance / size:.2g} % of its size" if size > 0 else f"from 0 to an RMS of {distance:.2g}"
+        raise ValueError(f"{_WANTED} {what}, {by}. {_REMEDY}")
 
 
 def _check_slope(flow: Flow, slope: float, wanted: float) -> None:

@@ -14,7 +14,7 @@ solver. For one row alone, add --config.solver.base=rk2 --config.solver.num_step
 `experiments.fid` and docs/fid.md.
 """
 
-from experiments.configs import fashion_fmot
+from experiments.configs import fashion_fmot_long
 from experiments.run.config import ConfigDict
 
 _STEPS = (4, 5, 8, 10, 12)  # NFE 8, 10, 16, 20, 24 of rk2
@@ -23,7 +23,7 @@ _TORCHCFM = "https://github.com/atong01/conditional-flow-matching/releases/downl
 
 
 def _config(name: str, flow: dict, **num_paths: int) -> ConfigDict:
-    config = fashion_fmot.get_config()
+    config = fashion_fmot_long.get_config()
     config.workdir = f"runs/{name}"
     config.flow = flow
     config.solvers = dict(rk1=_STEPS, rk2=_STEPS)

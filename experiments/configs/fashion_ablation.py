@@ -4,7 +4,7 @@ All fits begin at the base solver and spend about the same number of velocity ev
 `fashion_ablation.py:endpoint-lm,rmse-lm`. Cost and table: docs/ablation.md.
 """
 
-from experiments.configs import fashion_fmot
+from experiments.configs import fashion_fmot_long
 from experiments.run.config import ConfigDict
 
 # Evaluations per path and step: 3 of Adam, 5 of Levenberg-Marquardt on ends, 14 on single steps.
@@ -19,7 +19,7 @@ _PARTS = ("rmse_bound-adam", "endpoint-lm")  # learned with time or scale alone,
 
 
 def get_config(names: str = "") -> ConfigDict:
-    config = fashion_fmot.get_config()
+    config = fashion_fmot_long.get_config()
     config.workdir = "runs/fashion_ablation"
     config.solvers = dict(rk2=(5,))
     config.paths.update(num_train=96, num_validation=48, num_test=128)

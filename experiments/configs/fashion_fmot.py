@@ -1,41 +1,20 @@
-"""Solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), which fashion_fmot_pretrain.py trained.
+"""Five solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), in a few minutes. fashion_fmot_pretrain.py trained it.
 
-Cost: 3 minutes on 2 AMD EPYC cores.
-Expect: at NFE 8 a PSNR of 34.7 dB for rk2-bespoke and 40.7 for a learned table, against 28.3 for rk2; rk4 has 33.2 at NFE 16.
+Cost: 6 minutes of CPU time on 2 Intel Xeon cores shared with many jobs; the first solver, a table of 4, after 2:20 of them.
+Expect: at NFE 8 a PSNR of 34.4 dB for rk2-bespoke and 39.9 for a learned table, against 28.3 for rk2; a table of 4 has 29.7.
+
+fashion_fmot_long.py learns more solvers for longer, and says what each field means.
 """
 
+from experiments.configs import fashion_fmot_long
 from experiments.run.config import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    # Many steps on few paths each: the quadratic model of the loss holds for a step only.
-    stage = dict(
-        loss="endpoint", optimizer="lm", learning_rate=1e-2, batch_size=16, chunk_size=16, probes=1, validate_every=4
-    )
-    return ConfigDict(
-        dict(
-            workdir="runs/fashion_fmot",
-            seed=0,
-            flow=dict(name="fashion_fmot"),
-            # num_steps > 0: learn only this solver.
-            solver=dict(base="rk2", num_steps=0),
-            # Numbers of steps n; NFE is 2n for rk2, n for the others.
-            solvers=dict(rk1=(4, 8), rk2=(4, 5, 8, 10), table=(8,)),
-            paths=dict(num_train=96, num_validation=64, num_test=128, rtol=1e-5, atol=1e-5),
-            # stage1, stage2, ... in this order; num_iterations=0 skips one.
-            # loss: rmse_bound (the paper's), local, rmse or endpoint.
-            # optimizer: adam, which uses learning_rate, or lm (Levenberg-Marquardt in small steps), which uses probes.
-            # validate_every: iterations between validations, each of which writes a checkpoint.
-            # learned: for rk1 and rk2 "both", or the "time" or "scale" part alone.
-            fit=dict(
-                learned="both",
-                choose_start=True,
-                # > 0: learn each solver by bj.frugal with this many velocity evaluations, true ends included. The stages and the
-                # training and validation paths are not used then.
-                budget=0,
-                stage1=dict(num_iterations=32, **stage),
-                stage2=dict(num_iterations=0, **stage),
-            ),
-            report=dict(num_samples=8),
-        )
-    )
+    config = fashion_fmot_long.get_config()
+    config.workdir = "runs/fashion_fmot"
+    config.solvers = dict(rk1=(8,), rk2=(4, 8), table=(4, 8))
+    # The network always gets 32 samples at once, which suits CPUs, and is compiled for that number alone.
+    config.paths.update(num_train=96, num_validation=32, num_test=128)
+    config.fit.stage1.update(num_iterations=20, batch_size=32, chunk_size=32, keep_activations=True, validate_every=5)
+    return config

@@ -10,7 +10,7 @@ Expect: PSNR 52.1 dB for rk2-bespoke at NFE 8, against 33.7 for rk2, and 56.5 fo
 import jax.numpy as jnp
 
 import bespoke_jax as bj
-from experiments.configs import fashion_fmot
+from experiments.configs import fashion_fmot_long
 from experiments.run.config import ConfigDict
 
 
@@ -22,7 +22,7 @@ def make_flow() -> bj.Flow:
 
 
 def get_config() -> ConfigDict:
-    config = fashion_fmot.get_config()
+    config = fashion_fmot_long.get_config()
     config.workdir = "runs/own_flow"
     config.flow = dict(name="python", path="experiments.configs.own_flow:make_flow", kwargs=dict())
     config.solvers = dict(rk2=(4,), table=(6,))

@@ -3,12 +3,12 @@
 Cost: about two minutes on 2 CPU cores, mostly compiling.
 """
 
-from experiments.configs import fashion_fmot
+from experiments.configs import fashion_fmot_long
 from experiments.run.config import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    config = fashion_fmot.get_config()
+    config = fashion_fmot_long.get_config()
     config.workdir = "runs/tiny"
     config.flow = dict(name="mixture", image_size=8, num_components=12, std=0.25, seed=0)
     config.solvers = dict(rk1=(4, 8), rk2=(2, 4), table=(4,))

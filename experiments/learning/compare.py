@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
 from jaxtyping import Float
 
 import bespoke_jax as bj
@@ -141,17 +140,15 @@ def _dedicated(nfe, scheduler) -> dict:
     return solvers
 
 
-def curves(rows: Iterable[Row], by_method: bool = False) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Solver -> (NFE, PSNR), or method -> those of its best grids, sorted by the PSNR at the largest NFE, best first."""
-    best = {}
+def curves(rows: Iterable[Row], by_method: bool = False) -> dict[str, dict[int, Row]]:
+    """Solver -> NFE -> row, or method -> NFE -> that of its best grid, sorted by the PSNR at the largest NFE, best first."""
+    lines: dict[str, dict[int, Row]] = {}
     for row in rows:
-        line = best.setdefault(_method(row.solver) if by_method else row.solver, {})
-        line[row.nfe] = max(row.psnr, line.get(row.nfe, -np.inf))
-    lines = {}
-    for name, line in best.items():
-        nfes, psnrs = zip(*sorted(line.items()), strict=True)
-        lines[name] = (nfes, psnrs)
-    return dict(sorted(lines.items(), key=lambda item: (item[1][0][-1], item[1][1][-1]), reverse=True))
+        line = lines.setdefault(_method(row.solver) if by_method else row.solver, {})
+        if row.nfe not in line or row.psnr > line[row.nfe].psnr:
+            line[row.nfe] = row
+    lines = {name: dict(sorted(line.items())) for name, line in lines.items()}
+    return dict(sorted(lines.items(), key=lambda item: (max(item[1]), item[1][max(item[1])].psnr), reverse=True))
 
 
 _NUM_SHOWN = 5

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,24 +22,53 @@ __all__ = ["Learned", "check_budget", "learn", "learn_all"]
 
 
 class Learned(NamedTuple):
-    """A learned solver, the record of every validation of its fit, and its cost in velocity evaluations of single samples."""
+    """A learned solver and how its fit went.
+
+    Attributes:
+        theta: the solver.
+        history: the record of every validation.
+        cost: velocity evaluations of single samples.
+        seconds: elapsed, with compiling; None if an earlier start did a part of it.
+    """
 
     theta: LearnedSolver | bj.SolverTable
     history: list[dict[str, Any]]
     cost: int
+    seconds: float | None = None
 
 
-def learn_all(flow: bj.Flow, plan: Plan, truth: Truth, run: Run) -> tuple[dict[Job, Learned], dict[Job, str]]:
-    """(learned solvers, reasons of those that failed). A loss that is not finite ends only its own solver's fit."""
+def learn_all(
+    flow: bj.Flow,
+    plan: Plan,
+    truth: Truth,
+    run: Run,
+    then: Callable[[Job, Learned], object] = lambda job, learned: None,
+) -> tuple[dict[Job, Learned], dict[Job, str]]:
+    """(learned solvers, reasons of those that failed), in the order of the plan's jobs.
+
+    Tables are learned first: they gain the most, and a first result is soon on the screen. A loss that is not finite ends only
+    its own solver's fit.
+
+    Args:
+        then: called with each solver as soon as it is learned.
+    """
     learned, failed, data = {}, {}, _data_once(flow, plan, truth)
-    for number, job in enumerate(plan.jobs, 1):
+    for number, job in enumerate(sorted(plan.jobs, key=lambda job: job.base != "table"), 1):
+        fresh, begun = not (run.folder / "checkpoints" / job.name).exists(), time.monotonic()
         try:
-            learned[job] = learn(flow, job, plan, data, run, label=f"{job.name} [{number}/{len(plan.jobs)}]")
+            result = learn(flow, job, plan, data, run, label=f"{job.name} [{number}/{len(plan.jobs)}]")
+            learned[job] = result._replace(seconds=time.monotonic() - begun if fresh else None)
         except FitError as error:
             failed[job] = f"{error} {_keep_best(flow, job, run, error.state)}"
             processes.say(f"{job.name} failed; the others are still learned. {failed[job]}")
+        else:
+            then(job, learned[job])
         stopping.stop_if_asked()
-    return learned, failed
+    return _in_order(plan, learned), _in_order(plan, failed)
+
+
+def _in_order(plan: Plan, found: dict[Job, Any]) -> dict[Job, Any]:
+    return {job: found[job] for job in plan.jobs if job in found}
 
 
 def _data_once(flow, plan, truth) -> Callable[[], Data]:

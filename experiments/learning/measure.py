@@ -1,5 +1,6 @@
 """The error of solvers on noise that no fit has seen."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 import bespoke_jax as bj
+from bespoke_jax.learned.steps import BASES
 from bespoke_jax.run import scores
 from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array
@@ -17,12 +19,13 @@ from experiments.run import processes, stopping
 __all__ = [
     "BASE_SOLVERS",
     "BATCH_SIZE",
+    "FreshNoise",
     "Measured",
     "Row",
     "as_text",
     "base_solvers",
     "end_points",
-    "measure",
+    "plain_solver",
     "row_of",
 ]
 
@@ -48,6 +51,7 @@ class Row(NamedTuple):
         psnr: of `rmse`, in dB.
         mean_psnr: the mean of the samples' own PSNR, which the few worst samples do not dominate.
         standard_error: of `rmse`.
+        mean_psnr_standard_error: of `mean_psnr`, in dB.
     """
 
     solver: str
@@ -56,6 +60,7 @@ class Row(NamedTuple):
     psnr: float
     mean_psnr: float
     standard_error: float
+    mean_psnr_standard_error: float = math.nan
 
 
 class Measured(NamedTuple):
@@ -65,32 +70,57 @@ class Measured(NamedTuple):
     samples: dict[tuple[str, int], np.ndarray]
 
 
-def measure(
-    flow: bj.Flow,
-    jobs: Iterable[Job],
-    learned: Mapping[Job, Solver],
-    x0: Float[Array, "N *event"],
-    x1: Float[Array, "N *event"],
-    keep: int,
-) -> Measured:
-    """Measure the base solvers at the NFE of `jobs`, then the learned ones.
+class FreshNoise:
+    """Noise that no fit has seen, and the true ends. Every solver is measured on it once, when it is first asked for.
 
     Args:
         flow: the velocity field; if it is `given` conditions, one for each noise.
-        jobs: the solvers that were to be learned. A base solver is measured at every NFE of theirs that its steps divide.
-        learned: those that were learned.
         x0, x1: noises and their true ends, [N, *event].
-        keep: how many samples of each solver to return.
+        keep: how many samples of each solver to keep.
     """
-    solvers = base_solvers({job.nfe for job in jobs})
-    solvers += [(job.solver, theta) for job, theta in learned.items()]
-    measured = Measured([], {})
-    for name, solver in processes.bar(solvers, desc="fresh noise"):
-        stopping.stop_if_asked()
-        ends = end_points(flow, solver, x0)
-        measured.rows.append(row_of(name, solver.nfe, ends, x1))
-        measured.samples[name, solver.nfe] = ends[:keep]
-    return measured
+
+    def __init__(self, flow: bj.Flow, x0: Float[Array, "N *event"], x1: Float[Array, "N *event"], keep: int):
+        self._flow, self._x0, self._x1, self._keep = flow, x0, x1, keep
+        self._found: dict[tuple[str, int], tuple[Row, np.ndarray]] = {}
+
+    def measure(self, jobs: Iterable[Job], learned: Mapping[Job, Solver]) -> Measured:
+        """The base solvers at the NFE of `jobs`, then the learned ones.
+
+        Args:
+            jobs: the solvers that were to be learned. A base solver is measured at every NFE of theirs that its steps divide.
+            learned: those that were learned.
+        """
+        solvers = base_solvers({job.nfe for job in jobs})
+        solvers += [(job.solver, theta) for job, theta in learned.items()]
+        measured = Measured([], {})
+        for name, solver in processes.bar(solvers, desc="fresh noise"):
+            stopping.stop_if_asked()
+            row, samples = self._of(name, solver)
+            measured.rows.append(row)
+            measured.samples[name, solver.nfe] = samples
+        return measured
+
+    def gain(self, job: Job, theta: Solver) -> str:
+        """A line that says what a learned solver gains over `plain_solver`."""
+        plain = plain_solver(job)
+        (before, _), (after, _) = self._of(plain, BASE_SOLVERS[plain][1](job.nfe)), self._of(job.solver, theta)
+        return (
+            f"{job.solver} with {job.nfe} evaluations: {after.psnr:.1f} dB on fresh noise, {after.psnr - before.psnr:+.1f} dB "
+            f"over {plain} without learning ({before.psnr:.1f} dB)"
+        )
+
+    def _of(self, name: str, solver: Solver) -> tuple[Row, np.ndarray]:
+        if (name, solver.nfe) not in self._found:
+            ends = end_points(self._flow, solver, self._x0)
+            self._found[name, solver.nfe] = row_of(name, solver.nfe, ends, self._x1), ends[: self._keep]
+        return self._found[name, solver.nfe]
+
+
+def plain_solver(job: Job) -> str:
+    """The base solver beside which a learned one is shown: its own; for other families midpoint, or Euler at an odd NFE."""
+    if job.base in BASES:
+        return job.base
+    return "rk1" if job.nfe % 2 else "rk2"
 
 
 def base_solvers(nfes: Iterable[int]) -> list[tuple[str, Solver]]:
@@ -109,7 +139,7 @@ def row_of(name: str, nfe: int, ends: Float[Array, "N *event"], x1: Float[Array,
     found = scores.score(name, bj.metrics.rmse(ends, x1, event_ndim=x1.ndim - 1), data_range=2.0)
     # The score's own PSNR is of float64: its last digits are not those of the results published so far.
     psnr, mean_psnr = (float(bj.metrics.psnr(error)) for error in (found.rmse, found.geometric_mean))
-    return Row(name, nfe, found.rmse, psnr, mean_psnr, found.standard_error)
+    return Row(name, nfe, found.rmse, psnr, mean_psnr, found.standard_error, found.mean_psnr_standard_error)
 
 
 def as_text(rows: list[Row]) -> str:

@@ -23,7 +23,7 @@ __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 _OPTIMIZERS = {"lm": lambda _: bj.SMALL_STEPS, "adam": functools.cache(optax.adam)}
 _STAGE_FIELDS = (
     *("loss", "optimizer", "learning_rate", "num_iterations"),
-    *("batch_size", "chunk_size", "probes", "validate_every"),
+    *("batch_size", "chunk_size", "keep_activations", "probes", "validate_every"),
 )
 _LARGEST_NUM_STEPS = 1000
 _MOST_FAMILIES = 16  # with room to spare: a new family must not change the random keys of the old ones

@@ -19,7 +19,6 @@ from bespoke_jax.run import adjoint
 
 torch = pytest.importorskip("torch")
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),  # of PyTorch's own forward mode
 ]
 

@@ -16,8 +16,6 @@ from experiments.data import fashion
 from experiments.pretraining.classifier import images_of
 from experiments.run import stopping
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def classifier():

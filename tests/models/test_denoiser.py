@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax import jit
 
 import bespoke_jax as bj
 from bespoke_jax.models import Denoiser, Preconditioning
 from bespoke_jax.models.denoiser import denoise
 from tests.models.common import relative
-from tests.quick import jit
 
 SCHEDULERS = ["edm", "vp", "cosine", "condot"]
 

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax import jit
 
 import bespoke_jax as bj
 from bespoke_jax.models import diffusers
@@ -16,7 +17,6 @@ from bespoke_jax.models.denoiser import Preconditioning, denoise
 from bespoke_jax.models.labels import with_labels
 from tests.models.common import FILES, configs, golden, nhwc, relative, state
 from tests.models.torch_writer import write_zip
-from tests.quick import jit
 
 PUBLISHED = "diffusers/cifar10"
 

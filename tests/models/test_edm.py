@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import jit
 
 import bespoke_jax as bj
 from bespoke_jax.models import edm
@@ -13,9 +14,6 @@ from bespoke_jax.models.labels import with_labels
 from bespoke_jax.models.weights_io.torch_file import read_torch_file
 from tests.models.common import FILES, golden, nhwc, relative, state
 from tests.models.torch_writer import Persistent, pickled, write_edm
-from tests.quick import jit
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import safetensors.flax
 import safetensors.numpy
+from jax import jit
 
 import bespoke_jax as bj
 from bespoke_jax.models import ADM, SongUNet
 from bespoke_jax.models.networks import blocks
 from tests.models.common import state
-from tests.quick import jit
 
 NCSNPP = dict(fourier=True, residual_input=True, taps=(1, 3, 3, 1))
 SMALL = dict(channels=(16, 32), num_blocks=1, num_classes=3)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import jit
 
 import bespoke_jax as bj
 from bespoke_jax.models import torchcfm
 from tests.models.common import golden, nhwc, relative, state
 from tests.models.torch_writer import write_zip
-from tests.quick import jit
 
 CIFAR10 = dict(image_size=8, num_heads=4, head_channels=16)
 GUIDED = dict(image_size=8, num_heads=2, head_channels=-1, new_attention_order=True, labels=4)

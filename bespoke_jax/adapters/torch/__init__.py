@@ -50,7 +50,7 @@ def flow(
             of PyTorch can be mapped.
         device: where the model's inputs go; None for the device of its weights.
         dtype: of the model's inputs x; None for that of its weights. t is at least float32. The output is cast to the states'.
-        options: further options of `Flow.from_prediction`, such as `time_margin`.
+        options: further options of `Flow.from_prediction`, such as `time`, `source`, `weights` and `time_margin`.
 
     Raises:
         ImportError: if PyTorch is missing.
@@ -74,7 +74,7 @@ def flow(
     per_sample_time = check_flag("per_sample_time", per_sample_time)
     called = TorchModel(model, structure, per_sample_time, *device_and_dtype(modules, device, dtype))
     velocity = TorchVelocity(called)
-    if scheduler is None and prediction == "velocity":
+    if scheduler is None and prediction == "velocity" and "time" not in options:
         found = Flow(velocity, params, event_shape, None, **options)
     else:
         wanted: Any = scheduler  # from_prediction refuses None
