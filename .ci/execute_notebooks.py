@@ -19,9 +19,9 @@ import time
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from PIL import Image
+from PIL import Image, ImageSequence
 
-COLOURS = 256  # of a picture that is kept
+COLOURS, FILM_COLOURS = 256, 32  # of what is kept
 FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "notebooks"
 
 
@@ -64,6 +64,8 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             output["metadata"], data = {}, output["data"]
             if "image/png" in data:
                 data["image/png"] = in_few_colours(base64.b64decode(data["image/png"]))
+            if "image/gif" in data:
+                data["image/gif"] = film_in_few_colours(base64.b64decode(data["image/gif"]))
 
 
 def in_few_colours(picture: bytes) -> str:
@@ -71,6 +73,20 @@ def in_few_colours(picture: bytes) -> str:
     buffer = io.BytesIO()
     shown = Image.open(io.BytesIO(picture)).convert("RGB")
     shown.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def film_in_few_colours(film: bytes) -> str:
+    """A GIF again, in the colours of its last frame, in base64."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(film)) as moving:
+        frames, times = [], []
+        for frame in ImageSequence.Iterator(moving):
+            frames.append(frame.convert("RGB"))
+            times.append(frame.info["duration"])
+    palette = frames[-1].quantize(FILM_COLOURS)
+    first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -33,12 +33,10 @@ def page_of(notebook: dict, name: str) -> tuple[str, dict[str, bytes]]:
         parts.append(f"```python\n{source}\n```")
         for output in cell["outputs"]:
             data = output.get("data", {})
-            if "image/png" in data:
-                picture = f"{name}-{len(pictures) + 1}.png"
-                pictures[picture] = base64.b64decode("".join(data["image/png"]))
+            if kind := next((kind for kind in ("png", "gif") if f"image/{kind}" in data), None):
+                picture = f"{name}-{len(pictures) + 1}.{kind}"
+                pictures[picture] = base64.b64decode("".join(data[f"image/{kind}"]))
                 parts.append(f"![Figure {len(pictures)}]({picture})")
-            elif "text/html" in data:
-                parts.append(f"<p>{''.join(data['text/html'])}</p>")
             else:
                 text = "".join(output.get("text", data.get("text/plain", ""))).rstrip("\n")
                 parts.append(f"```text\n{text}\n```")
