@@ -92,19 +92,23 @@ def _controller(number: np.dtype) -> diffrax.PIDController:
     return diffrax.PIDController(rtol=np.zeros((), number), atol=np.ones((), number), norm=jnp.abs)
 
 
+def _order() -> Any:
+    return DOPRI5().error_order(_TERM)
+
+
+@jax.jit
 def first_state(width: Float[Array, ""]) -> Any:
     """The controller's state before the first step, which has this width; a pytree of scalars."""
-    one = np.ones((), width.dtype)
-    return one, one, False
+    zero, controller = jnp.zeros_like(width), _controller(width.dtype)
+    return controller.init(_TERM, zero, jnp.ones_like(width), zero, width, None, DOPRI5().func, _order())[1]
 
 
 @jax.jit
 def _followed(start: Any, stop: Any, size: Any, state: Any) -> tuple[Any, Any, Any]:
     """(Whether a step of this error over the tolerance is accepted, the end of the next one, the controller's next state)."""
     zero = jnp.zeros_like(size)
-    order: Any = DOPRI5().error_order(_TERM)
     keep, _, following, _, state, _ = _controller(size.dtype).adapt_step_size(
-        start, stop, zero, zero, None, size, order, state
+        start, stop, zero, zero, None, size, _order(), state
     )
     return keep, following, state
 
