@@ -1,5 +1,6 @@
 """Scale-time transformations: eq. (16), Proposition 2.1, Theorem 2.3 both ways, and curves read as thetas."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -250,7 +250,7 @@ class TestRefusals:
     def test_paths_that_cannot_be_solved(self, tmp_path, config, monkeypatch):
         config.paths.rtol = config.paths.atol = 1e-12  # more than float32 has
         monkeypatch.setattr(truth.bj, "ground_truth", functools.partial(bj.ground_truth, max_steps=20))
-        with pytest.raises(SystemExit, match=r"true paths, train: ground_truth: .* Loosen the tolerances"):
+        with pytest.raises(SystemExit, match=r"true paths, train: ground_truth: .* loosen the tolerances"):
             train.main(config, tmp_path)
 
     def test_missing_field(self, tmp_path, config):
