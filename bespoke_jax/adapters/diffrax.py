@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.adapters.tables import table_of_one_velocity
 from bespoke_jax.checks import check_count, known
-from bespoke_jax.solver import Solver, check_solver_arrays, to_table
+from bespoke_jax.solver import Solver
 from bespoke_jax.stepping import Carry
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, PyTree
@@ -72,11 +73,7 @@ class TableSolver(diffrax.AbstractSolver[None]):
     interpolation_cls: ClassVar = _Ends
 
     def __init__(self, solver: Solver, noise_at: int = 0, *, image: Array | None = None):
-        self.table = to_table(check_solver_arrays("solver", solver))
-        if self.table.fields is not None:
-            raise ValueError(
-                "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
-            )
+        self.table = table_of_one_velocity(solver)
         self.noise_at = check_count("noise_at", noise_at, 0, 1)
         self.image = image
 

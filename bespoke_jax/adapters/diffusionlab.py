@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.adapters.tables import table_of_one_velocity
 from bespoke_jax.checks import check_count, known
 from bespoke_jax.solver import Solver, check_solver_arrays, to_table
 
@@ -44,12 +45,8 @@ def sampler(solver: Solver, process: Any) -> Any:
     from diffusionlab.sampling import Sampler, SamplerStep  # pyright: ignore[reportMissingImports]
 
     with jax.ensure_compile_time_eval():  # the sampler may be made under jit
-        table = to_table(check_solver_arrays("solver", solver))
+        table = table_of_one_velocity(solver)
         times = [float(time) for time in (*table.times("noise_at_1"), 0.0)]
-    if table.fields is not None:
-        raise ValueError(
-            "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
-        )
 
     def after(prediction, step):
         """The carry and the number of evaluations after the one at `step`."""

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bespoke_jax.adapters.tables import table_of_one_velocity
 from bespoke_jax.checks import check_flag
-from bespoke_jax.solver import Solver, check_solver_arrays, to_table
+from bespoke_jax.solver import Solver
 from bespoke_jax.table import SolverTable
 
 __all__ = ["TableSchedule", "TableStep", "sampler"]
@@ -29,11 +30,7 @@ def sampler(solver: Solver, corruption_process: Any, *, store_trajectory: bool =
     """
     from hackable_diffusion.lib.sampling.sampling import DiffusionSampler  # pyright: ignore[reportMissingImports]
 
-    table = to_table(check_solver_arrays("solver", solver))
-    if table.fields is not None:
-        raise ValueError(
-            "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
-        )
+    table = table_of_one_velocity(solver)
     schedule, stepper = TableSchedule(table), TableStep(table, corruption_process)
     return DiffusionSampler(
         time_schedule=schedule,

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from bespoke_jax.adapters.tables import table_of_one_velocity
 from bespoke_jax.checks import check_choice, check_count, known
 from bespoke_jax.flow.prediction import PREDICTIONS, velocity_of_prediction
 from bespoke_jax.flow.source import noise_std
 from bespoke_jax.flow.times import scheduler_of
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.solver import Solver, check_solver_arrays, to_table
+from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["StepOutput", "TableScheduler"]
@@ -70,11 +71,7 @@ class TableScheduler:
         scheduler: Scheduler | None = None,
         prediction: str = "velocity",
     ):
-        self._table = to_table(check_solver_arrays("solver", solver))
-        if self._table.fields is not None:
-            raise ValueError(
-                "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
-            )
+        self._table = table_of_one_velocity(solver)
         check_choice("prediction", prediction, PREDICTIONS)
         self.timesteps: np.ndarray = np.asarray(self._table.times(convention, scheduler))
         self._sign = 1 if convention == "noise_at_0" or prediction != "velocity" else -1

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from bespoke_jax.adapters.tables import table_of_one_velocity
 from bespoke_jax.checks import check_array, check_number, check_numeric
 from bespoke_jax.schedulers import Scheduler
-from bespoke_jax.solver import Solver, check_solver_arrays, to_table
+from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.types import Array, PyTree
 
 __all__ = ["TableIntegrator", "scheduler"]
@@ -72,10 +73,7 @@ class TableIntegrator:
     solver: Solver
 
     def __post_init__(self):
-        if to_table(check_solver_arrays("solver", self.solver)).fields is not None:
-            raise ValueError(
-                "solver: wanted one that evaluates one velocity, got one that calls the two networks of a guided flow apart."
-            )
+        table_of_one_velocity(self.solver)
 
     def __call__(
         self, func: Callable, x0: Float[Array, "*shape"], tspan: Float[Array, "n"], params: PyTree

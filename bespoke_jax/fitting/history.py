@@ -63,8 +63,8 @@ class History(NamedTuple):
             iteration=int(self.iteration[row]),
             loss=float(self.loss[row]),
             rmse=rmse,
-            psnr=decibels(rmse, data_range),
-            mean_psnr=decibels(np.exp(mean_log), data_range),
+            psnr=float(decibels(rmse, data_range)),
+            mean_psnr=float(decibels(np.exp(mean_log), data_range)),
             held_out_loss=float(self.held_out_loss[row]),
             evaluations=int(self.evaluations[row]),
         )

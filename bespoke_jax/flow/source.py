@@ -109,7 +109,7 @@ def gaussian(
     if scheduler is None:
         return x0
     # Not (x0 sigma_0) with the constants of x0 and sigma_0 multiplied first.
-    return jax.lax.optimization_barrier(x0) * jnp.asarray(scheduler.sigma(jnp.zeros((), jnp.float32)), dtype)
+    return jax.lax.optimization_barrier(x0) * jnp.asarray(_sigma_0(scheduler), dtype)
 
 
 def noise_std(scheduler: Scheduler | None) -> float:
@@ -120,4 +120,8 @@ def noise_std(scheduler: Scheduler | None) -> float:
         >>> noise_std(None), noise_std(bj.schedulers.CondOT())
         (1.0, 1.0)
     """
-    return 1.0 if scheduler is None else float(scheduler.sigma(jnp.zeros((), jnp.float32)))
+    return 1.0 if scheduler is None else float(_sigma_0(scheduler))
+
+
+def _sigma_0(scheduler: Scheduler) -> Any:
+    return scheduler.sigma(jnp.zeros((), jnp.float32))

@@ -149,8 +149,7 @@ def end_points(
     check_size(flow, len(x0), "x0")
     if solver.has_table:
         solver = solver.unrolled()
-    ends = [solver.end(of_samples(flow, part), x0[part]) for part in slices(len(x0), batch_size)]
-    return jnp.concatenate(ends) if len(ends) > 1 else ends[0]
+    return jnp.concatenate([solver.end(of_samples(flow, part), x0[part]) for part in slices(len(x0), batch_size)])
 
 
 @kernels.Kernel

@@ -8,7 +8,6 @@ network is the one compiled program of `flow.kernels`.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.flow.states import weighted
 from bespoke_jax.run.controller import DOPRI5, first_state, first_step
 from bespoke_jax.run.interpolation import padded
-from bespoke_jax.run.paths import Paths, check_finite, slices
+from bespoke_jax.run.paths import Paths, check_finite, ends_of, slices
 from bespoke_jax.run.tolerance import Attempt, Tolerance
 from bespoke_jax.types import Array, Number, State
 
@@ -128,7 +127,7 @@ def finer_ends(
     """
     tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
     _, states, _, _, evaluations = _solve(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True)
-    return _last(states), int(np.sum(np.asarray(evaluations)))
+    return ends_of(states)[1], int(np.sum(np.asarray(evaluations)))
 
 
 def _solve(
@@ -138,18 +137,14 @@ def _solve(
     if batch_size is None:
         batch_size = max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
     parts = [
-        _solve_batch(of_samples(flow, part), x0[part] if len(x0) > batch_size else x0, tolerance, max_steps, ends_only)
+        _solve_batch(of_samples(flow, part), x0[part], tolerance, max_steps, ends_only)
         for part in slices(len(x0), batch_size)
     ]
     if ends_only:
-        times, states, evaluations = map(_joined, zip(*parts, strict=True))
+        times, states, evaluations = map(jnp.concatenate, zip(*parts, strict=True))
         return times, states, None, None, evaluations
     longest = max(part[0].shape[1] for part in parts)
-    return tuple(map(_joined, zip(*(padded(part, longest) for part in parts), strict=True)))
-
-
-def _joined(parts: Sequence[jax.Array]) -> jax.Array:
-    return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+    return tuple(map(jnp.concatenate, zip(*(padded(part, longest) for part in parts), strict=True)))
 
 
 _NUMBERS_TOGETHER = 2**24  # in the states of a batch: 64 MB in float32, and Dopri5 holds ten such arrays at a time
@@ -241,11 +236,6 @@ def _not_finite(flow: Flow, t: Any, attempts: int, where: str = "after") -> Floa
 
 
 _per_path = jax.jit(functools.partial(jnp.stack, axis=1))
-
-
-@jax.jit
-def _last(states: jax.Array) -> jax.Array:
-    return states[:, -1]
 
 
 @jax.jit

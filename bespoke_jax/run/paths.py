@@ -20,7 +20,7 @@ from bespoke_jax.flow.sharding import spread
 from bespoke_jax.run.interpolation import between_ends, quartic
 from bespoke_jax.types import Array, Numbers, Scalar, State
 
-__all__ = ["Paths", "check_finite", "samples", "slices"]
+__all__ = ["Paths", "check_finite", "ends_of", "samples", "slices"]
 
 
 @jax.tree_util.register_dataclass
@@ -255,7 +255,7 @@ def samples(flow: Flow, paths: Paths) -> tuple[Flow, Float[jax.Array, "B *event"
         ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
     """
     flow = of_paths(flow, paths)
-    return flow, *_ends(paths.states)
+    return flow, *ends_of(paths.states)
 
 
 def slices(size: int, batch_size: int | None) -> Iterator[slice]:
@@ -292,5 +292,6 @@ def _finite_samples(x: Array) -> jax.Array:
 
 
 @jax.jit
-def _ends(states: jax.Array) -> tuple[jax.Array, jax.Array]:
+def ends_of(states: Float[jax.Array, "B knots *event"]) -> tuple[jax.Array, jax.Array]:
+    """(x0, x1), each [B, *event], of paths with these states."""
     return states[:, 0], states[:, -1]

@@ -1,7 +1,7 @@
 """How close a solver's end points are to the true ones: the RMSE of each sample, and summary figures."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,23 +89,23 @@ def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
     distances = np.asarray(distances, np.float64)
     distances = np.where(np.isfinite(distances), distances, np.inf)
     rmse = distances.mean()
-    psnr, mean_psnr = (decibels(d, data_range) for d in (rmse, distances))
-    of_psnr = float(np.std(20 * np.log10(np.maximum(distances, _LEAST)))) if np.isfinite(rmse) else np.inf
+    psnr, mean_psnr = (float(np.mean(decibels(d, data_range))) for d in (rmse, distances))
+    of_psnr = np.std(decibels(np.maximum(distances, _LEAST), data_range)) if np.isfinite(rmse) else np.inf
     geometric_mean = np.exp(np.log(np.maximum(distances, _LEAST)).mean())
     spread = distances.std() if np.isfinite(rmse) else np.inf
     of_rmse, of_mean_psnr = (float(each / len(distances) ** 0.5) for each in (spread, of_psnr))
     return Score(name, psnr, mean_psnr, float(rmse), float(geometric_mean), of_rmse, of_mean_psnr)
 
 
-def decibels(distances: Number | Float[np.ndarray, "..."], data_range: float) -> float:
-    """The PSNR of an RMSE, or the mean of several, in dB: 20 log10(data_range / d), in float64; infinite for 0.
+def decibels(distances: Number | Float[np.ndarray, "..."], data_range: float) -> Any:
+    """PSNRs in dB of RMSEs, 20 log10(data_range / d), in float64; infinite for 0. On the host, as `metrics.psnr` is for JAX.
 
     Examples:
-        >>> decibels(0.02, data_range=2.0), decibels(0.0, data_range=2.0)
-        (40.0, inf)
+        >>> decibels(np.array([0.02, 0.0]), data_range=2.0).tolist()
+        [40.0, inf]
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.mean(20 * np.log10(data_range / np.asarray(distances, np.float64))))
+        return 20 * np.log10(data_range / np.asarray(distances, np.float64))
 
 
 _mean_square = jax.jit(metrics.mean_square, static_argnums=1)
