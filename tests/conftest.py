@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import sys
 
 from tests import quick
 
@@ -83,6 +84,19 @@ def whole_run(tmp_path_factory):
     with flows_on_two_devices():  # as in the modules that damage copies of it: their results must have its bits
         assert train.main(small_config(), folder) == 0
     return folder
+
+
+@pytest.fixture
+def own_modules(tmp_path, monkeypatch):
+    """A working directory for modules of the user's own; none of them stays imported, nor the folder importable."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a module may be written twice within a second
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture

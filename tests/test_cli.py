@@ -46,16 +46,11 @@ FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """A working directory with the module `mine_for_cli`; nothing of it stays imported."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (tmp_path / "mine_for_cli.py").write_text(MODULE)
+def folder(own_modules):
+    """A working directory with the module `mine_for_cli`."""
+    (own_modules / "mine_for_cli.py").write_text(MODULE)
     with typechecked.uninstalled():  # whose frames would pass for the user's
-        yield tmp_path
-    for name in ("mine_for_cli", "my_flow"):
-        sys.modules.pop(name, None)
+        yield own_modules
 
 
 def run(*arguments):

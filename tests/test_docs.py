@@ -87,15 +87,14 @@ def test_examples_run(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if scripts(page)])
-def test_scripts_run(page, tmp_path, monkeypatch):
+def test_scripts_run(page, own_modules, monkeypatch):
     # As they stand, but for fits and checks of solvers, which take seconds and have tests of their own.
     monkeypatch.setattr(bj, "fit", lambda flow, solver, key, callback=None: types.SimpleNamespace(theta=solver))
     monkeypatch.setattr(bj, "check_solver", lambda flow, solver, key: solver.nfe)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(own_modules)
     for script in scripts(page):
         if name := re.match(r"# (\w+\.py)\n", script):
-            (tmp_path / name[1]).write_text(script)
+            (own_modules / name[1]).write_text(script)
         made: dict = {}
         exec(script, made)
         if isinstance(flow := made.get("flow"), bj.Flow):

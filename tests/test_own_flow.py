@@ -39,20 +39,16 @@ number = 3
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch, request):
+def module(own_modules, request):
     """Write the module `mine_<test>` into the working directory; returns its name."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
     name = "mine_" + "".join(letter for letter in request.node.name if letter.isalnum())
 
     def write(slope=1.0, size=2):
-        (tmp_path / f"{name}.py").write_text(MODULE.format(slope=slope, size=size))
+        (own_modules / f"{name}.py").write_text(MODULE.format(slope=slope, size=size))
         sys.modules.pop(name, None)
-        sys.dont_write_bytecode = True
         return name
 
-    yield write
-    sys.modules.pop(name, None)
+    return write
 
 
 def load(path, **options):
