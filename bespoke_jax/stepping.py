@@ -125,7 +125,7 @@ def walk_calls(
     terms, factors = [noise], a[:, None]
     first = np.ones_like(a[:1]) if table.first is None else np.asarray(table.first)[None]
     if table.c is not None:
-        terms.append(_broadcast(table.xi if image is None else image, noise))
+        terms.append(broadcast(table.xi if image is None else image, noise))
         c = np.asarray(table.c)
         first, factors = np.concatenate([first, c[:1]]), np.stack([a, c[1:]], axis=1)
     if table.first is not None or table.c is not None:
@@ -157,6 +157,11 @@ def _along(numbers: jax.Array, x: jax.Array, dtype: np.dtype) -> jax.Array:
     while math.prod(batch) < count:
         batch = x.shape[: len(batch) + 1]
     return numbers.astype(dtype).reshape(-1, *batch, *(1,) * (x.ndim - len(batch)))
+
+
+def broadcast(image: Array, x: Array) -> jax.Array:
+    """`like`, in the dtype of x; compiled, unless there is nothing to do."""
+    return image if (image.shape, image.dtype) == (x.shape, x.dtype) else _broadcast(image, x)
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Solvers whose first call is known beforehand: the analytical first step, for any table (derived; docs/theory.md)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,7 +45,7 @@ def known_first_call(table: SolverTable, scheduler: Scheduler, xi: Array) -> Sol
     known = b[:, 0]
     rows = a + known * of_noise
     found = t[1:], rows[1:], b[1:, 1:], rows[0], known * of_image
-    arrays = (jnp.asarray(np.asarray(value, table.t.dtype)) for value in found)
+    arrays = (jax.device_put(np.asarray(value, table.t.dtype)) for value in found)
     return SolverTable(*arrays, xi=jnp.asarray(xi, table.t.dtype))
 
 

@@ -10,7 +10,7 @@ from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.flow.conditions import dealt, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.per_sample import rows_of
-from bespoke_jax.flow.sharding import everywhere
+from bespoke_jax.flow.sharding import everywhere, mesh_of
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.paths import Paths, samples
@@ -101,9 +101,24 @@ def _noises(flow, key, purpose, count) -> tuple[Flow, Array]:
 def _solved(recipe, flow, x0) -> Paths:
     """Paths from noises, by Dopri5 or by the recipe's reference."""
     if recipe.reference is None:
-        return ground_truth(flow, x0, recipe.rtol, recipe.atol, ends_only=_ends_only(recipe))
+        size, ends_only = _together(flow, recipe, len(x0)), _ends_only(recipe)
+        return ground_truth(flow, x0, recipe.rtol, recipe.atol, batch_size=size, ends_only=ends_only)
     ends = adjoint.end_points(flow, recipe.reference, x0, recipe.stages[0].chunk_size)
     return Paths.of_ends(flow, x0, ends, recipe.reference.nfe)
+
+
+def _together(flow, recipe, count) -> int | None:
+    """How many of `count` paths to solve together: as many as the fit runs together, so that the network is compiled once.
+
+    None, for `ground_truth` to choose, if that makes many small parts, parts that the flow's devices cannot share, or paths of
+    different knots, which take programs to join.
+    """
+    size, mesh = recipe.stages[0].chunk_size, mesh_of(flow)
+    shared = mesh is None or size % mesh.size == 0
+    return size if shared and _ends_only(recipe) and count <= _MOST_PARTS * size else None
+
+
+_MOST_PARTS = 16
 
 
 def _worth(flow, recipe, paths) -> tuple[Truth, int]:

@@ -10,8 +10,9 @@ from bespoke_jax.checks import check_key, check_type
 from bespoke_jax.fitting.history import FitState, init_state
 from bespoke_jax.fitting.losses_of_ends import Distance
 from bespoke_jax.fitting.recipes import Recipe
+from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.run.paths import Paths, samples
+from bespoke_jax.run.paths import Paths
 from bespoke_jax.solver import LearnedSolver, check_solver_arrays
 
 __all__ = ["check_fit", "check_recipe", "check_start", "check_state"]
@@ -58,7 +59,7 @@ def _check_paths(name, flow, paths):
     check_type(name, paths, Paths, "bespoke_jax.Paths, as ground_truth gives them")
     paths.check(name)
     try:
-        samples(flow, paths)
+        of_paths(flow, paths)
     except ValueError as error:
         raise ValueError(f"{name}: {str(error).removeprefix('paths: ')}") from None
 

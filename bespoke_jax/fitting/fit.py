@@ -12,7 +12,7 @@ import numpy as np
 from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
-from bespoke_jax.fitting.gauss_newton import evaluate_ends
+from bespoke_jax.fitting.gauss_newton import values_of_ends
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_tails
 from bespoke_jax.fitting.loss import BY_LOSS
 from bespoke_jax.fitting.progress import told
@@ -21,12 +21,11 @@ from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import Block, choose, start_groups
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
-from bespoke_jax.run.adjoint import end_points
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, size
 from bespoke_jax.run.truth import warn_of_truth
 from bespoke_jax.solver import LearnedSolver
-from bespoke_jax.types import Array, KeyArray
+from bespoke_jax.types import KeyArray
 
 __all__ = ["fit", "fit_ladder", "fit_on"]
 
@@ -208,11 +207,9 @@ class _Watch(NamedTuple):
 
     def look(self, stage: str, state: FitState, loss: float, evaluations: int) -> FitState:
         """The state after a look."""
-        error, some, ends, x1 = _held_out(self.flow, state.theta, self.validation, self.batch_size)
-        mean, mean_log, held_out = np.mean(error, dtype=np.float32), np.mean(np.log(error)), np.nan
-        if self.recipe.figure == BY_LOSS:
-            last: Any = self.recipe.stages[-1].loss  # a Loss of ends, as Recipe has checked
-            held_out = evaluate_ends(last, some, ends, x1, self.batch_size)
+        loss_of_ends: Any = self.recipe.stages[-1].loss if self.recipe.figure == BY_LOSS else None
+        error, held_out = _held_out(self.flow, state.theta, self.validation, self.batch_size, loss_of_ends)
+        mean, mean_log = np.mean(error, dtype=np.float32), np.mean(np.log(error))
         errors = {"psnr": mean, "mean_psnr": mean_log, BY_LOSS: held_out}
         better = bool(errors[self.recipe.figure] < state.best_figure(self.recipe.figure))
         row = dict(iteration=state.iteration, loss=loss, rmse=mean, mean_log_rmse=mean_log, held_out_loss=held_out)
@@ -275,19 +272,22 @@ def _check_finite(flow, stage, state, solver, losses, first, paths):
     )
 
 
-def _held_out(flow, solver, validation, batch_size) -> tuple[np.ndarray, Flow, Array, Array]:
-    """(RMSE of the solver's end point, the flow, the end points, the true ones) of the held-out paths."""
-    some, x0, x1 = samples(flow, validation)
-    ends = end_points(some, solver, x0, batch_size)
-    return distances(some, ends, x1), some, ends, x1
+def _held_out(flow, solver, validation, batch_size, loss=None) -> tuple[np.ndarray, float]:
+    """(RMSE of the solver's end point on each held-out path, a loss of ends on them; NaN without one)."""
+    errors, values = [], []
+    for some, x0, x1 in validation.chunks(flow, batch_size):
+        ends = solver.end(some, x0)
+        errors.append(distances(some, ends, x1))
+        values.append(np.full(1, np.nan) if loss is None else values_of_ends(loss, some, ends, x1))
+    return np.concatenate(errors), float(np.mean(np.concatenate(values)))
 
 
 def _check_same_flow(flow, state, validation, stages):
     """Raise ValueError unless the state's best solver has the recorded error here; for another flow it would not."""
     if not np.isfinite(state.best_rmse):
         return
-    error, some, _, x1 = _held_out(flow, state.best, validation, stages[0].chunk_size)
-    found = np.mean(error, dtype=np.float32)
+    found = np.mean(_held_out(flow, state.best, validation, stages[0].chunk_size)[0], dtype=np.float32)
+    some, _, x1 = samples(flow, validation)
     rounding = _ROUNDING * size(some, x1)
     if not np.allclose(found, state.best_rmse, rtol=_SAME, atol=rounding):
         raise ValueError(

@@ -22,16 +22,15 @@ from jaxtyping import Float
 
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses_of_steps import weighted_error
-from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run import adjoint
-from bespoke_jax.run.paths import Paths, slices
+from bespoke_jax.run.paths import Paths
 from bespoke_jax.solver import Solver, to_table
 from bespoke_jax.types import Array, KeyArray
 
-__all__ = ["Quadratic", "evaluate", "evaluate_ends", "linearise"]
+__all__ = ["Quadratic", "evaluate", "linearise", "values_of_ends"]
 
 
 class Quadratic(NamedTuple):
@@ -99,28 +98,25 @@ def linearise(
 
 
 def evaluate(
-    loss: Loss, flow: Flow, solver: Solver, paths: Paths, *, batch_size: int | None = None
+    loss: Loss, flow: Flow, solver: Solver, paths: Paths, *, batch_size: int | None = None, count: int | None = None
 ) -> Float[Array, ""]:
-    """The value of a loss, as `linearise` gives it, at a lower cost; a loss of ends compiles nothing for the solver."""
+    """The value of a loss, as `linearise` gives it, at a lower cost; a loss of ends compiles nothing for the solver.
+
+    It is that on the first `count` paths, which is for losses of ends; None for all.
+    """
     if not loss.of_ends:
         return gather(flow, _value(loss, flow, solver, spread(flow, paths)))
     parts = []
-    for some, x0, x1 in paths.chunks(flow, batch_size):
-        parts.append(
-            jax.device_get(gather(flow, _phi_of_distance(loss, solver.end(some, x0), x1, some.error_scale(len(x0)))))
-        )
+    for some, x0, x1 in paths.chunks(flow, batch_size, count):
+        parts.append(values_of_ends(loss, some, solver.end(some, x0), x1))
     return np.asarray(np.mean(np.concatenate(parts)))
 
 
-def evaluate_ends(
-    loss: Loss, flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"], batch_size: int | None = None
-) -> float:
-    """The value of a loss of ends for samples x of the flow and their true ends x1."""
-    parts = [
-        _phi_of_distance(loss, x[part], x1[part], of_samples(flow, part).error_scale(len(x1[part])))
-        for part in slices(len(x), batch_size)
-    ]
-    return float(np.mean(np.concatenate(jax.device_get(gather(flow, parts)))))
+def values_of_ends(
+    loss: Loss, flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"]
+) -> Float[np.ndarray, "B"]:
+    """The values whose mean is a loss of ends, for samples x of the flow and their true ends x1."""
+    return jax.device_get(gather(flow, _phi_of_distance(loss, x, x1, flow.error_scale(len(x1)))))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bespoke_jax.checks import check_count, check_number, check_positive, check_type
@@ -242,7 +241,7 @@ def _ravel(params):
         parts = np.split(vector, np.cumsum([array.size for array in arrays])[:-1])
         pairs = zip(parts, arrays, strict=True)
         return structure.unflatten(
-            [jnp.asarray(part.reshape(array.shape).astype(array.dtype)) for part, array in pairs]
+            [jax.device_put(part.reshape(array.shape).astype(array.dtype)) for part, array in pairs]
         )
 
     return np.concatenate([array.ravel() for array in arrays]).astype(np.float64), unravel

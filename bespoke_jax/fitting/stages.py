@@ -45,7 +45,7 @@ class Stage:
         optimizer: `SMALL_STEPS`, another `LevenbergMarquardt`, or an optax transformation.
         batch_size: paths per update, drawn anew for each.
         chunk_size: how many of them go through the network together; a first-order optimiser takes the whole batch. The first
-            stage's size also serves for held-out paths and for ends by a `reference`, so that the network is compiled once.
+            stage's size also serves for true paths and those held out, so that the network is compiled once.
         probes: random cotangents per path for the Gauss-Newton matrix (`gauss_newton.linearise`).
         keep_activations: whether Levenberg-Marquardt on a loss of ends keeps the network's activations at all evaluations of a
             chunk. An update then costs a pass less and NFE times the memory.

@@ -51,9 +51,9 @@ def best_start(
     """
     names, spent, loss = list(thetas), 0, loss or Endpoint()
     for count, keep in _rounds(len(names), num_paths):
-        few = paths.take(np.arange(min(count, paths.num_paths)))
-        values = np.array([float(evaluate(loss, flow, thetas[name], few, batch_size=batch_size)) for name in names])
-        spent += int(few.num_paths * sum(thetas[name].evaluations(flow) for name in names))
+        losses = [evaluate(loss, flow, thetas[name], paths, batch_size=batch_size, count=count) for name in names]
+        values = np.array(losses, float)
+        spent += int(min(count, paths.num_paths) * sum(thetas[name].evaluations(flow) for name in names))
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
     return names[0], spent
@@ -147,15 +147,15 @@ def race(
         >>> [len(block.losses) for block in blocks], bool(spent > blocks[0].evaluations)
         ([2], True)
     """
-    few = paths.take(np.arange(min(num_paths, paths.num_paths)))
+    few = min(num_paths, paths.num_paths)
     blocks, values, spent = {}, {}, 0
     for name, theta in racers.items():
         blocks[name] = _first_blocks(flow, theta, paths, stage, key)
         last = blocks[name][-1].theta
         good, chunk = np.all(np.isfinite(last.raw)), stage.chunk_size
-        value = float(evaluate(_loss(stage), flow, last, few, batch_size=chunk)) if good else np.inf
+        value = float(evaluate(_loss(stage), flow, last, paths, batch_size=chunk, count=few)) if good else np.inf
         values[name] = value if np.isfinite(value) else np.inf
-        spent += int(few.num_paths * last.evaluations(flow)) + sum(block.evaluations for block in blocks[name])
+        spent += int(few * last.evaluations(flow)) + sum(block.evaluations for block in blocks[name])
     winner = min(values, key=values.__getitem__)
     return winner, blocks[winner], spent - sum(block.evaluations for block in blocks[winner])
 

@@ -76,7 +76,7 @@ def image_of(name: str, xi: Float[Array, "..."], flow: Flow) -> jax.Array:
     """
     shape, event = jnp.shape(xi), flow.event_shape
     if shape == event:
-        return jnp.asarray(xi)
+        return jax.device_put(xi)
     weights = class_weights(flow, shape[0]) if shape[1:] == event else None
     if weights is None:
         raise ValueError(

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.core
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -168,7 +167,9 @@ def gather(flow: PyTree, tree: PyTree) -> Any:
     mesh = mesh_of(flow)
     if mesh is None:
         return tree
-    return jax.tree.map(lambda array: jnp.asarray(_agreed(array) if mesh.is_multi_process else np.asarray(array)), tree)
+    return jax.tree.map(
+        lambda array: jax.device_put(_agreed(array) if mesh.is_multi_process else np.asarray(array)), tree
+    )
 
 
 def _agreed(array: Array) -> Any:

@@ -160,7 +160,7 @@ class LearnedTable(LearnedSolver):
         """The general table with this image that begins as this plain one."""
         raw, dtype = known(self.raw), self.reference.t.dtype
         table = self.unrolled() if raw is None or np.any(raw) else self.reference
-        first = jnp.asarray(np.ones((), dtype)) if table.first is None else table.first
+        first = jax.device_put(np.ones((), dtype)) if table.first is None else table.first
         general = dataclasses.replace(table, first=first, c=_zeros(self.nfe + 1, dtype), xi=xi)
         if table.corrections is not None:
             general = dataclasses.replace(general, corrections=table.corrections.like(general))
@@ -182,7 +182,7 @@ class LearnedTable(LearnedSolver):
         count = jnp.shape(self.reference.xi)[0] if self.reference.xi.ndim > len(flow.event_shape) else None
         weights = None if count is None else class_weights(flow, count)
         xi = _rounded(np.asarray(gather(flow, _means(images, weights)), np.float64)).astype(self.reference.t.dtype)
-        return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jnp.asarray(xi))), spent
+        return dataclasses.replace(self, reference=dataclasses.replace(self.reference, xi=jax.device_put(xi))), spent
 
     def most_per_sample(self, flow: Flow) -> int:
         """One for an image of a guided flow."""
@@ -229,7 +229,7 @@ class LearnedTable(LearnedSolver):
 
 def _zeros(shape: Any, dtype: Any) -> jax.Array:
     """Zeros from the host: JAX would compile a program for each shape."""
-    return jnp.asarray(np.zeros(shape, dtype))
+    return jax.device_put(np.zeros(shape, dtype))
 
 
 def _moved(t: jax.Array, angles: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from bespoke_jax.checks import check_choice
@@ -117,7 +117,7 @@ def from_state(
     network = network.clone(dtype=dtype, remat=remat)
     constants = {}
     if isinstance(network, SongUNet) and network.fourier:
-        frequencies = jnp.asarray(state.pop("map_noise.freqs"))
+        frequencies = jax.device_put(state.pop("map_noise.freqs"))
         if frequencies.shape != (network.noise_channels // 2,):
             raise ValueError(
                 f"{source}: map_noise.freqs: wanted shape ({network.noise_channels // 2},), got {frequencies.shape}."

@@ -265,7 +265,7 @@ def load_flow(name: PathLike, dtype: DTypeLike | None = None, labels: Labels | N
         kind = type(network).__name__
         raise ValueError(f"{path}: no {kind} can be made of its fields ({str(error).splitlines()[0][:200]}).") from None
     check_variables(path, network, wanted, flat)
-    arrays = {name: jnp.asarray(np.asarray(value).astype(np.float32)) for name, value in flat.items()}
+    arrays = {name: jax.device_put(np.asarray(value).astype(np.float32)) for name, value in flat.items()}
     params = unflatten_dict(arrays, sep="/")
     if preconditioning is not None:
         return Denoiser(network, params, event_shape, preconditioning).flow(scheduler, labels)

@@ -269,5 +269,5 @@ def variables_from_state(state: dict[str, np.ndarray], source: str = "state") ->
             got = "none" if array is None else f"{array.shape} (in our layout)"
             hint = f"Is it pytorch-fid's InceptionV3? Found {some(state)}."
             raise ValueError(f"{source}: {key}: wanted shape {leaf.shape}, got {got}. {hint}")
-        variables[path] = jnp.asarray(array)
+        variables[path] = jax.device_put(array)
     return unflatten_dict(variables)

@@ -24,7 +24,7 @@ from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.run.paths import slices
 from bespoke_jax.solver import Solver
-from bespoke_jax.stepping import time_dtype
+from bespoke_jax.stepping import broadcast, time_dtype
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Scalar
 
@@ -37,7 +37,7 @@ class Trace(NamedTuple):
     Attributes:
         x1: [B, *event] the final states.
         x0: the noise, [B, *event].
-        image: the samples' image, [*event] or [B, *event]; None without one.
+        image: the samples' image, [B, *event]; None without one.
         states: those of the evaluations, each [B, *event].
         velocities: u at these states, each [B, *event].
         pullbacks: the pullback of u in (t, x) at each of these states; None to compute them again.
@@ -80,6 +80,7 @@ def run(flow: Flow, table: SolverTable, x0: Float[Array, "B *event"], keep_activ
         return velocity
 
     x0, image = spread(flow, x0), table.image(flow)
+    image = None if image is None else broadcast(image, x0)
     x1 = table.of_samples(flow).walk_calls(recorded, x0, image)
     return Trace(x1, x0, image, states, velocities, pullbacks if keep_activations else None)
 
@@ -171,8 +172,7 @@ def _pulled_each(flow, pullback, cotangents):
 
     One call for each: on CPUs a batch of them takes at least half as long again, and a loop in one program several times as long.
     """
-    in_t, in_x = zip(*(_pulled(flow, pullback, w) for w in _unstacked(cotangents)), strict=True)
-    return _stacked(in_t), _stacked(in_x)
+    return _stacked([_pulled(flow, pullback, w) for w in _unstacked(cotangents)])
 
 
 @jax.jit
@@ -191,5 +191,9 @@ def _all_finite(*groups):
     return jnp.stack([jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in group])) for group in groups])
 
 
-_stacked = jax.jit(jnp.stack)
+@jax.jit
+def _stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
 _unstacked = jax.jit(list)

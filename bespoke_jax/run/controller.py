@@ -13,7 +13,7 @@ from jaxtyping import Float
 from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array
 
-__all__ = ["DOPRI5", "first_state", "first_step", "following_atol", "judge", "over_tolerance", "scales_of"]
+__all__ = ["DOPRI5", "begin", "first_state", "judge", "over_tolerance", "scales_of"]
 
 DOPRI5 = diffrax.Dopri5
 
@@ -59,24 +59,23 @@ def scales_of(
 
 
 @jax.jit
-def following_atol(
-    x: Float[Array, "B *event"], velocity: Float[Array, "B *event"], rtol: Any
-) -> Float[jax.Array, "B *ones"]:
-    """The absolute tolerance that follows the states at the noise, [B, 1, ...], in the dtype of `rtol`."""
-    atol = (rtol * scales_of(x, velocity, jnp.ones_like(rtol))).astype(rtol.dtype)
-    return jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
-
-
-@jax.jit
-def first_step(
+def begin(
     x: Float[Array, "B *event"], velocity: Float[Array, "B *event"], rtol: Any, atol: Any
-) -> Float[jax.Array, ""]:
-    """The width of the first step, over which the velocity moves x by 1 % of its scale (Hairer et al., II.4).
+) -> tuple[jax.Array, Float[jax.Array, ""]]:
+    """(The absolute tolerance at the noise, the width of the first step.)
 
     Args:
         x, velocity: the noise and the velocity there, [B, *event].
-        rtol, atol: the tolerance there, from `Tolerance.numbers`.
+        rtol, atol: the tolerance; atol None to follow the states, which gives one for each path, [B, 1, ...].
     """
+    if atol is None:
+        atol = (rtol * scales_of(x, velocity, jnp.ones_like(rtol))).astype(rtol.dtype)
+        atol = jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
+    return atol, _first_step(x, velocity, rtol, atol)
+
+
+def _first_step(x: jax.Array, velocity: jax.Array, rtol: Any, atol: Any) -> jax.Array:
+    """The width of the first step, over which the velocity moves x by 1 % of its scale (Hairer et al., II.4)."""
     dtype = promote(x.dtype, jnp.float32)  # states over a tolerance overflow in float16
     wide, speed = x.astype(dtype), velocity.astype(dtype)
     scale = atol.astype(dtype) + rtol.astype(dtype) * jnp.abs(wide)
@@ -132,7 +131,7 @@ def judge(
         error: the embedded error estimate, [B, *event].
         state: the controller's, before.
         factor: by which the tolerance is raised.
-        rtol, atol: the tolerance at the noise, from `Tolerance.numbers`.
+        rtol, atol: the tolerance at the noise, from `Tolerance.begin`.
         follow: replace `atol` by `rtol` times the smaller of the states' scales at both ends of the step, or by the round-off of
             the noise if that is larger.
 

@@ -8,6 +8,7 @@ network is the one compiled program of `flow.kernels`.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,9 +25,9 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.flow.states import weighted
-from bespoke_jax.run.controller import DOPRI5, first_state, first_step
+from bespoke_jax.run.controller import DOPRI5, first_state
 from bespoke_jax.run.interpolation import padded
-from bespoke_jax.run.paths import Paths, check_finite, ends_of, slices
+from bespoke_jax.run.paths import Paths, check_finite, slices
 from bespoke_jax.run.tolerance import Attempt, Tolerance
 from bespoke_jax.types import Array, Number, State
 
@@ -126,25 +127,33 @@ def finer_ends(
         (x1 [B, *event], velocity evaluations spent).
     """
     tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
-    _, states, _, _, evaluations = _solve(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True)
-    return ends_of(states)[1], int(np.sum(np.asarray(evaluations)))
+    _, x1, evaluations = zip(*_parts(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True), strict=True)
+    return x1[0] if len(x1) == 1 else jnp.concatenate(x1), int(np.sum(np.concatenate(evaluations)))
 
 
 def _solve(
     flow: Flow, x0: Array, tolerance: Tolerance, batch_size: int | None, max_steps: int, ends_only: bool
 ) -> tuple[Any, ...]:
     """The arrays of `Paths` from noises [B, *event], `batch_size` at a time; None for velocities and middles if not kept."""
+    parts = _parts(flow, x0, tolerance, batch_size, max_steps, ends_only)
+    if ends_only:
+        times, x1, evaluations = zip(*parts, strict=True)
+        times, evaluations = (jax.device_put(np.concatenate(column)) for column in (times, evaluations))
+        return times, _from_to(spread(flow, x0), x1), None, None, evaluations
+    longest = max(part[0].shape[1] for part in parts)
+    return tuple(map(jnp.concatenate, zip(*(padded(part, longest) for part in parts), strict=True)))
+
+
+def _parts(
+    flow: Flow, x0: Array, tolerance: Tolerance, batch_size: int | None, max_steps: int, ends_only: bool
+) -> list[tuple[Any, ...]]:
+    """The results of `_solve_batch`."""
     if batch_size is None:
         batch_size = max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
-    parts = [
+    return [
         _solve_batch(of_samples(flow, part), x0[part], tolerance, max_steps, ends_only)
         for part in slices(len(x0), batch_size)
     ]
-    if ends_only:
-        times, states, evaluations = map(jnp.concatenate, zip(*parts, strict=True))
-        return times, states, None, None, evaluations
-    longest = max(part[0].shape[1] for part in parts)
-    return tuple(map(jnp.concatenate, zip(*(padded(part, longest) for part in parts), strict=True)))
 
 
 _NUMBERS_TOGETHER = 2**24  # in the states of a batch: 64 MB in float32, and Dopri5 holds ten such arrays at a time
@@ -152,15 +161,14 @@ _SHORTEST = 1e-6  # if a step this short is not finite, the velocity is to blame
 _NEAR_THE_END = 1e-4  # of t = 1
 
 
-def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, ends_only: bool) -> tuple[jax.Array, ...]:
-    """The arrays of `Paths` from noises [B, *event] solved together; times, states and evaluations if `ends_only`."""
+def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, ends_only: bool) -> tuple[Any, ...]:
+    """The arrays of `Paths` from noises [B, *event] solved together; if `ends_only`, times, x1 and evaluations."""
     x = x0 = spread(flow, x0)
     start, end = (np.asarray(t, promote(x.dtype, jnp.float32))[()] for t in (0, 1))
     velocity = kernels.velocity(flow, start, x)
     scale = flow.error_scale(len(x))
-    asked = tolerance.numbers(weighted(x, scale), weighted(velocity, scale))
+    asked, width = tolerance.begin(weighted(x, scale), weighted(velocity, scale))
     others = 1 + tolerance.raise_to_rounding(flow, start, x, velocity, asked)
-    width = np.asarray(first_step(weighted(x, scale), weighted(velocity, scale), *asked))
     controller_state, stop, attempts, knots = first_state(width), start + width.astype(start.dtype), 0, []
     while start < end:
         if not np.isfinite(stop):
@@ -185,12 +193,11 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
             start, x, velocity = attempt.stop, attempt.x1, attempt.slopes[-1]
         stop, controller_state = verdict.following, verdict.state
     # Dopri5 is FSAL (first same as last): six new evaluations per attempted step, and one at the start.
-    evaluations = jax.device_put(np.full(len(x0), 6 * attempts + others, np.int32))
+    evaluations = np.full(len(x0), 6 * attempts + others, np.int32)
     if ends_only:
-        times = jax.device_put(np.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2)))
-        return times, _per_path([x0, x]), evaluations
+        return np.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2)), x, evaluations
     times, states, velocities, middles = (list(column) for column in zip(*knots, strict=True))
-    times = jax.device_put(np.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1)))
+    times = np.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1))
     return times, *(_per_path(column) for column in ([*states, x], [*velocities, velocity], middles)), evaluations
 
 
@@ -236,6 +243,12 @@ def _not_finite(flow: Flow, t: Any, attempts: int, where: str = "after") -> Floa
 
 
 _per_path = jax.jit(functools.partial(jnp.stack, axis=1))
+
+
+@jax.jit
+def _from_to(x0: jax.Array, x1: Sequence[jax.Array]) -> jax.Array:
+    """The states [B, 2, *event] of paths known at their ends: noises, and the ends of their parts."""
+    return jnp.stack([x0, jnp.concatenate(x1)], axis=1)
 
 
 @jax.jit

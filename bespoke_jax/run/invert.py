@@ -123,7 +123,7 @@ def _of_solver(flow: Flow, solver: Solver, x1: Array, rtol: float, max_iteration
             f"{np.max(residual) / scale:.2g} of the RMS of x1. The solver may not reach them, or fold space there; one of more "
             "evaluations is nearer to the flow, whose map does neither. If all residuals are near the tolerance, raise rtol."
         )
-    return Inverse(jnp.asarray(x0), residual, converged, max(part[3] for part in parts))
+    return Inverse(jax.device_put(x0), residual, converged, max(part[3] for part in parts))
 
 
 def checked_samples(

@@ -191,12 +191,15 @@ class Paths:
         condition = None if self.condition is None else take(self.condition, rows)
         return Paths(*fields, batch_shape=shape, condition=condition)
 
-    def chunks(self, flow: Flow, batch_size: int | None = None) -> Iterator[tuple[Flow, jax.Array, jax.Array]]:
+    def chunks(
+        self, flow: Flow, batch_size: int | None = None, count: int | None = None
+    ) -> Iterator[tuple[Flow, jax.Array, jax.Array]]:
         """The paths in chunks: (the flow of these samples, x0, x1), placed on the flow's devices.
 
         Args:
             flow: the flow of these paths.
             batch_size: the largest number of paths in a chunk; None for all together.
+            count: how many of the paths, the first ones; None, or more than there are, for all.
 
         Raises:
             ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
@@ -208,9 +211,10 @@ class Paths:
             >>> [x1.shape for _, x0, x1 in paths.chunks(flow, 3)]
             [(3, 2), (2, 2)]
         """
-        flow, x0, x1 = samples(flow, self)
-        for part in slices(self.num_paths, batch_size):
-            yield of_samples(flow, part), spread(flow, x0[part]), spread(flow, x1[part])
+        flow = of_paths(flow, self)
+        for part in slices(min(count or self.num_paths, self.num_paths), batch_size):
+            x0, x1 = ends_of(self.states, np.int32(part.start), part.stop - part.start)
+            yield of_samples(flow, part), spread(flow, x0), spread(flow, x1)
 
     def _checked(self, t: Any) -> jax.Array:
         if self.is_of_ends:
@@ -255,7 +259,7 @@ def samples(flow: Flow, paths: Paths) -> tuple[Flow, Float[jax.Array, "B *event"
         ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
     """
     flow = of_paths(flow, paths)
-    return flow, *ends_of(paths.states)
+    return flow, *ends_of(paths.states, np.int32(0), paths.num_paths)
 
 
 def slices(size: int, batch_size: int | None) -> Iterator[slice]:
@@ -278,7 +282,7 @@ def check_finite(name: str, x: Float[Array, "B *event"]) -> None:
         return
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         return
-    finite = np.asarray(_finite_samples(x))
+    finite = np.all(np.isfinite(np.asarray(x).reshape(len(x), -1)), axis=1)
     if not np.all(finite):
         raise ValueError(
             f"{name}: wanted finite numbers, got NaN or infinity in {np.sum(~finite)} of {len(finite)} samples, first in number "
@@ -286,12 +290,10 @@ def check_finite(name: str, x: Float[Array, "B *event"]) -> None:
         )
 
 
-@jax.jit
-def _finite_samples(x: Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)
-
-
-@jax.jit
-def ends_of(states: Float[jax.Array, "B knots *event"]) -> tuple[jax.Array, jax.Array]:
-    """(x0, x1), each [B, *event], of paths with these states."""
-    return states[:, 0], states[:, -1]
+@functools.partial(jax.jit, static_argnums=2)
+def ends_of(
+    states: Float[jax.Array, "N knots *event"], first: Any = 0, count: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """(x0, x1), each [B, *event], of `count` paths with these states from number `first` on; None for all N."""
+    some = jax.lax.dynamic_slice_in_dim(states, first, len(states) if count is None else count)
+    return some[:, 0], some[:, -1]

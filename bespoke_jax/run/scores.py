@@ -14,7 +14,7 @@ from bespoke_jax.flow.sharding import gather
 from bespoke_jax.flow.states import weighted
 from bespoke_jax.types import Array, Number
 
-__all__ = ["Score", "decibels", "distances", "score", "size"]
+__all__ = ["Score", "decibels", "distances", "distances_and_size", "score", "size"]
 
 _LEAST = 1e-12  # smallest distance, relative to the scale of the truth: below float32's resolution, and above 0 for logarithms
 
@@ -55,10 +55,18 @@ def distances(flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *even
         >>> distances(flow, jnp.array([[1.0, 1.0], [jnp.nan, 0.0]]), jnp.zeros((2, 2))).tolist()
         [1.0, inf]
     """
+    return distances_and_size(flow, x, x1)[0]
+
+
+def distances_and_size(
+    flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"]
+) -> tuple[Float[np.ndarray, "B"], float]:
+    """`distances`, and the `size` of x1."""
     weights = flow.error_scale(len(x))
     found, scale = (np.asarray(value) for value in gather(flow, _rmse_and_scale(x, x1, weights)))
     found = found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
-    return np.where(np.isfinite(found), np.maximum(found, _LEAST * max(scale, np.finfo(found.dtype).tiny)), np.inf)
+    least = _LEAST * max(scale, np.finfo(found.dtype).tiny)
+    return np.where(np.isfinite(found), np.maximum(found, least), np.inf), float(scale)
 
 
 def size(flow: Flow, x: Float[Array, "B *event"]) -> float:

@@ -18,7 +18,7 @@ from bespoke_jax.flow import kernels
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.states import weighted
-from bespoke_jax.run.controller import DOPRI5, following_atol, judge, over_tolerance
+from bespoke_jax.run.controller import DOPRI5, begin, judge, over_tolerance
 from bespoke_jax.types import Array, Scalar
 from bespoke_jax.warn import warn
 
@@ -104,8 +104,8 @@ class Tolerance:
     least_scale: float = math.inf
     worst_shortest: float = 0.0
 
-    def numbers(self, x: Array, velocity: Array) -> tuple[np.floating, Any]:
-        """(rtol, atol) at the noise x, before they are raised, in the dtype of the times.
+    def begin(self, x: Array, velocity: Array) -> tuple[tuple[np.floating, Any], np.ndarray]:
+        """((rtol, atol) at the noise x, before they are raised, and the width of the first step), in the dtype of the times.
 
         Args:
             x, velocity: the noise and the velocity there, [B, *event].
@@ -114,9 +114,9 @@ class Tolerance:
             atol is [B, 1, ...], one for each path, if it follows the states; else a scalar.
         """
         number = promote(x.dtype, jnp.float32).type
-        if self.atol is not None:
-            return number(self.rtol), number(self.atol)
-        return number(self.rtol), following_atol(x, velocity, number(self.rtol))
+        rtol = number(self.rtol)
+        atol, width = begin(x, velocity, rtol, None if self.atol is None else number(self.atol))
+        return (rtol, atol), np.asarray(width)
 
     def judge(self, attempt: Attempt, state: Any, numbers: tuple[np.floating, Any]) -> Verdict:
         """The verdict on an attempt. A step at the resolution of the times is accepted whatever its error.
@@ -124,7 +124,7 @@ class Tolerance:
         Args:
             attempt: the step.
             state: the controller's state before it.
-            numbers: the tolerance at the noise, from `numbers`.
+            numbers: the tolerance at the noise, from `begin`.
         """
         times, states = (attempt.start, attempt.stop, attempt.end), (attempt.x, attempt.x1)
         velocities, factor = (attempt.slopes[0], attempt.slopes[-1]), type(numbers[0])(self.factor or 1.0)
@@ -146,7 +146,7 @@ class Tolerance:
         Args:
             flow: the velocity field.
             t, x, velocity: the first time, the noise and the velocity there. Fields are smooth at the noise.
-            numbers: the tolerance there, from `numbers`.
+            numbers: the tolerance there, from `begin`.
 
         Returns:
             The velocity evaluations spent.

@@ -9,8 +9,8 @@ import numpy as np
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import finer_ends
-from bespoke_jax.run.paths import Paths, samples
-from bespoke_jax.run.scores import distances, score, size
+from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.scores import distances_and_size, score
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Number
 from bespoke_jax.warn import warn
@@ -71,10 +71,9 @@ def truth_of(
         >>> 40 < truth_of(coarse, flow, rtol=1e-3)[0].mean_psnr < 90
         True
     """
-    few = paths.take(np.arange(min(paths.num_paths, batch_size)))
-    some, x0, x1 = samples(flow, few)
+    some, x0, x1 = next(paths.chunks(flow, batch_size))
     if better is not None:
-        ends, spent = adjoint.end_points(some, better, x0, batch_size), few.num_paths * better.nfe
+        ends, spent = adjoint.end_points(some, better, x0, batch_size), len(x0) * better.nfe
     else:
         try:
             ends, spent = finer_ends(some, x0, rtol, atol)
@@ -82,10 +81,10 @@ def truth_of(
             if isinstance(error, jax.errors.JaxRuntimeError):  # such as a lack of memory
                 raise
             return Truth(math.nan, math.nan, math.nan), 0
-    apart = distances(some, x1, ends)
+    apart, size = distances_and_size(some, x1, ends)
     worth = score("true paths", apart, data_range)
     # Not the score's RMSE, which is in float64: its last digits are not those of the shares reported so far.
-    share = float(np.mean(apart)) / max(size(some, ends), float(np.finfo(np.float32).tiny))
+    share = float(np.mean(apart)) / max(size, float(np.finfo(np.float32).tiny))
     return Truth(worth.psnr, worth.mean_psnr, share), spent
 
 
