@@ -1,6 +1,7 @@
 """What every test of the core needs. Warnings are errors: pyproject.toml says so."""
 
 import contextlib
+import fcntl
 import gc
 import os
 import sys
@@ -76,13 +77,17 @@ def two_devices():
 
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory):
-    """The folder of a run of the launcher that nothing disturbed."""
+    """The folder of a run of the launcher that nothing disturbed. The first worker to need it makes it for all."""
     from experiments import train
     from tests.small_run import small_config
 
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    with flows_on_two_devices():  # as in the modules that damage copies of it: their results must have its bits
-        assert train.main(small_config(), folder) == 0
+    of_workers = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else None
+    folder = (of_workers or tmp_path_factory.mktemp("runs")) / "whole"
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with flows_on_two_devices():  # as in the modules that damage copies of it: their results must have its bits
+                assert train.main(small_config(), folder) == 0
     return folder
 
 
