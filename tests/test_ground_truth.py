@@ -3,6 +3,8 @@
 Compiling a solve takes seconds, so tests share shapes and tolerances where they can.
 """
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -388,6 +390,20 @@ def test_a_curved_field_of_large_states_is_not_taken_for_a_rounded_one():
     found = bj.ground_truth(flow, x0).x1[1:]  # d log tan(3 x / 2) / dt = 3
     exact = 2 / 3 * np.arctan(np.tan(1.5 * np.asarray(x0[1:], np.float64)) * np.exp(3))
     np.testing.assert_allclose(np.tan(1.5 * np.asarray(found)), np.tan(1.5 * exact), rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_only_the_rounding_of_a_strongly_curved_field_raises_the_tolerance(dtype):
+    flow = bj.Flow(lambda params, t, x: jnp.sin(20 * x.astype(dtype)).astype(x.dtype) / 5, None, (3,))
+    x0 = jnp.asarray(np.random.default_rng(6).standard_normal((16, 3)))
+    expected = (
+        contextlib.nullcontext() if dtype == "float64" else pytest.warns(UserWarning, match="raised to [2-9]e-09")
+    )
+    with expected:
+        found = bj.ground_truth(flow, x0, rtol=1e-9).x1
+    exact = np.arctan(np.tan(10 * x0) * np.exp(4)) / 10  # d log tan(10 x) / dt = 4
+    error = np.abs((found - exact + np.pi / 20) % (np.pi / 10) - np.pi / 20)
+    assert error.max() < (3e-9 if dtype == "float64" else 3e-7)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

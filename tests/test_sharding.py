@@ -14,7 +14,7 @@ import bespoke_jax as bj
 from bespoke_jax.fitting import gauss_newton, stages
 from bespoke_jax.fitting.losses import Endpoint
 from bespoke_jax.flow import kernels
-from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, replicate, spread
+from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, replicate, shard_params, spread
 from bespoke_jax.run import adjoint
 
 STAGES = (
@@ -168,3 +168,18 @@ def test_parameters_may_be_sharded_by_their_owner():
     np.testing.assert_allclose(
         bj.sample(sharded, theta, key, num_samples=16), bj.sample(flow, theta, key, num_samples=16), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("place", [replicate, shard_params])
+def test_devices_are_a_sequence(place, flow):
+    mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "model"))
+    for devices, error, words in (
+        (mesh, TypeError, "wanted a sequence of devices, got a Mesh; list"),
+        (mesh.devices, TypeError, "wanted a sequence of devices, got array"),
+        (jax.devices()[0], TypeError, "wanted a sequence of devices, got "),
+        ("cpu", TypeError, "wanted a sequence of devices, got 'cpu'"),
+        ([], ValueError, "wanted at least one"),
+    ):
+        with pytest.raises(error, match=f"^devices: {words}"):
+            place(flow, devices)
+    assert len(devices_of(place(flow, list(mesh.devices.flat)).params["means"])) == 8

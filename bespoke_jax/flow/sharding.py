@@ -42,6 +42,10 @@ T = TypeVar("T")  # a flow, or any other tree whose leaves say on which devices 
 def replicate(flow: T, devices: Sequence[Device] | None = None) -> T:
     """The flow with a copy of its parameters on each of `devices`; None for all devices.
 
+    Raises:
+        TypeError: if `devices` is anything else, a Mesh too.
+        ValueError: if there are none.
+
     Examples:
         >>> import bespoke_jax as bj
         >>> flow = replicate(bj.analytic.gaussian(mean=[1.0, 2.0], std=0.5))
@@ -64,7 +68,8 @@ def shard_params(flow: Flow, devices: Sequence[Device] | None = None, min_size: 
             devices divides, and copied if there is none.
 
     Raises:
-        ValueError: if `min_size` is not a positive integer.
+        TypeError: as `replicate`.
+        ValueError: if `min_size` is not a positive integer, or there are no devices.
 
     Examples:
         >>> import jax, jax.numpy as jnp, bespoke_jax as bj
@@ -88,7 +93,17 @@ def shard_params(flow: Flow, devices: Sequence[Device] | None = None, min_size: 
 
 
 def _mesh(devices: Sequence[Device] | None) -> Mesh:
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), ("samples",))
+    if isinstance(devices, Mesh):
+        raise TypeError(
+            "devices: wanted a sequence of devices, got a Mesh; list(mesh.devices.flat) has those of a mesh."
+        )
+    if devices is None:
+        devices = jax.devices()
+    if not isinstance(devices, Sequence | np.ndarray) or not all(isinstance(device, Device) for device in devices):
+        raise TypeError(f"devices: wanted a sequence of devices, got {devices!r}.")
+    if not len(devices):
+        raise ValueError("devices: wanted at least one, got none.")
+    return Mesh(np.asarray(devices), ("samples",))
 
 
 def on_one_device(flow: T) -> T:

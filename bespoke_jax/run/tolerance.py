@@ -31,6 +31,7 @@ _ROUNDING_OF_A_STEP = 8.0
 _RESOLUTION = 16  # of time, in units in the last place of t = 1: the ends of a shorter step are rounded too coarsely
 _COARSE_STEP = 10.0  # error of a shortest step, over the tolerance, above which there is a warning
 _NUDGES = (5e-4, 4e-3)  # relative perturbations of the state; the second is a unit in the last place of bfloat16
+_FINE_NUDGE = 1e-6  # eight units in the last place of float32
 
 
 class Attempt(NamedTuple):
@@ -161,9 +162,11 @@ class Tolerance:
         if _ROUNDING_OF_A_STEP * rounding > 1:
             large, spent = apart(_NUDGES[1]), 4
             # Round-off hardly grows with the nudge, while the curvature's part grows as its square: that tells them apart.
-            growth = (_NUDGES[1] / _NUDGES[0]) ** 2
-            of_both = max(0.0, (growth * rounding) ** 2 - large**2) / (growth**2 - 1)
-            rounding = large if large < math.sqrt(growth) * rounding else math.sqrt(of_both)
+            if large > _NUDGES[1] / _NUDGES[0] * rounding:
+                # More than the round-off of half precision: that of float32 is left, which a nudge without curvature shows.
+                rounding, spent = min(rounding, apart(_FINE_NUDGE)), 6
+            else:
+                rounding = large
         self.factor = max(1.0, self.share_of_rounding * _ROUNDING_OF_A_STEP * rounding)
         return spent
 
