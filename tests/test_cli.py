@@ -80,7 +80,7 @@ def test_the_commands_of_the_page_run_from_a_fit_to_code(folder):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "SECURITY.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+    "page", ["README.md", "SECURITY.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md")))]
 )
 def test_commands_of_the_pages_have_options_that_exist(page):
     check_commands(command_lines((ROOT / page).read_text()))
