@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, chec
 from bespoke_jax.fitting.gauss_newton import evaluate_ends
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_tails
 from bespoke_jax.fitting.loss import BY_LOSS
-from bespoke_jax.fitting.progress import told
+from bespoke_jax.fitting.progress import say_of, told
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import Block, choose, start_groups
@@ -77,7 +77,7 @@ def fit(
     check_fit(flow, (solver,), key, recipe, paths, validation, callback)
     recipe = recipe.resolve(flow, solver)
     check_recipe(flow, recipe, (solver,), paths)
-    data = partial(prepare, flow, key, recipe, solver, paths, validation)
+    data = partial(prepare, flow, key, recipe, solver, paths, validation, say_of(callback))
     return fit_on(flow, solver, key, recipe, data, state, callback)
 
 
@@ -120,8 +120,10 @@ def fit_ladder(
     if recipe.budget is not None:
         raise ValueError(f"recipe: wanted one without a budget, got {recipe.budget}; call fit for each solver.")
     check_recipe(flow, recipe, solvers, paths)
-    data = prepare(flow, key, recipe, max(solvers, key=lambda solver: solver.nfe), paths, validation)
-    return [fit_on(flow, solver, key, recipe, lambda: data, None, callback) for solver in solvers]
+    largest = max(solvers, key=lambda solver: solver.nfe)
+    # Once, within the first fit, so that its progress bar shows what is going on.
+    data = cache(partial(prepare, flow, key, recipe, largest, paths, validation, say_of(callback)))
+    return [fit_on(flow, solver, key, recipe, data, None, callback) for solver in solvers]
 
 
 def fit_on(
@@ -154,7 +156,7 @@ def _fit_on(flow, solver, key, recipe: Recipe, data: Data, state: FitState | Non
     stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, most)) for s in recipe.stages)
     blocks: list[Block] = []
     if state is None:
-        start = choose(flow, groups, data.paths, stages, key, recipe.num_start_paths)
+        start = choose(flow, groups, data.paths, stages, key, recipe.num_start_paths, say_of(callback))
         state, blocks = init_state(start.theta, stages, names.index(start.name)), start.blocks
         cost += start.evaluations
     else:
