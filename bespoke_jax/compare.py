@@ -16,7 +16,7 @@ from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
 from bespoke_jax.run.scores import Score, decibels, distances, score, table_of_scores, with_error
-from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth
+from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth, warn_of_useless
 from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import KeyArray, Number
 
@@ -100,8 +100,8 @@ def check_solver(
             chance or on its batch (a network in training mode).
 
     Warns:
-        UserWarning: if the solver comes within 6 dB of the true paths' own accuracy; if the velocity's slope at t = 0 is not the
-            scheduler's.
+        UserWarning: if the solver comes within 6 dB of the true paths' own accuracy; if it is hardly better than the mean sample;
+            if the velocity's slope at t = 0 is not the scheduler's.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -115,7 +115,9 @@ def check_solver(
     data_range = check_positive("data_range", data_range)
     ruler = yardstick(flow, key, num_paths, rtol=rtol, atol=atol, data_range=data_range, batch_size=batch_size)
     found = _compared(ruler, solver, others)
-    warn_of_truth("check_solver", found.solver.mean_psnr, ruler.truth.mean_psnr, ruler.truth)
+    own = found.solver
+    warn_of_truth("check_solver", own.mean_psnr, ruler.truth.mean_psnr, ruler.truth)
+    warn_of_useless("check_solver", ruler.flow, ruler.x1, own.rmse, max(own.psnr, own.mean_psnr))
     return found
 
 

@@ -13,7 +13,7 @@ from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
 from bespoke_jax.fitting.gauss_newton import evaluate_ends
-from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_tails
+from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_best
 from bespoke_jax.fitting.loss import BY_LOSS
 from bespoke_jax.fitting.progress import say_of, told
 from bespoke_jax.fitting.recipes import Recipe
@@ -24,7 +24,6 @@ from bespoke_jax.flow.sharding import gather
 from bespoke_jax.run.adjoint import end_points
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, size
-from bespoke_jax.run.truth import warn_of_truth
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array, KeyArray
 
@@ -64,7 +63,8 @@ def fit(
     Warns:
         UserWarning: if the solver comes within 6 dB of the accuracy of the held-out paths, or that accuracy is unknown; if given
             paths end far from where the flow takes their noises; if the velocity's slope at t = 0 is not its scheduler's; if
-            the solver was chosen by its mean PSNR and a few samples rule its mean RMSE (psnr and mean_psnr 10 dB apart).
+            the solver was chosen by its mean PSNR and a few samples rule its mean RMSE (psnr and mean_psnr 10 dB apart); if it
+            is hardly better than the mean of the samples in place of each of them.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -176,9 +176,7 @@ def _fit_on(flow, solver, key, recipe: Recipe, data: Data, state: FitState | Non
             state,
         )
     best, lost = chosen(watch.records, recipe.figure)
-    figure = "mean_psnr" if recipe.figure == BY_LOSS else recipe.figure
-    warn_of_truth("fit", best[figure], getattr(data.truth, figure), data.truth)
-    warn_of_tails(best, recipe.figure)
+    warn_of_best(best, recipe.figure, data.truth, *samples(flow, data.validation)[::2])
     cost, start, calls = watch.records[-1]["evaluations"], names[int(state.start)], flow.calls_per_evaluation
     return FitResult(state.best, watch.records, cost, calls * cost, start, state, data.truth, best, lost)
 
