@@ -216,8 +216,20 @@ def _compared(ruler: Yardstick, solver: Solver, others: Mapping[str, Solver] | N
         differences = decibels(own.errors, ruler.data_range) - decibels(best.errors, ruler.data_range)
         apart = float(np.std(differences) / len(differences) ** 0.5)
     calls = solver.network_calls(flow)
-    scores = (None if each is None else each.score for each in (midpoint, dedicated))
-    return SolverCheck(gain > 0, gain, nfe, calls, len(ruler.x0), own.score, euler.score, *scores, ruler.truth, apart)
+    of_midpoint, of_dedicated = (None if each is None else each.score for each in (midpoint, dedicated))
+    return SolverCheck(
+        fits=gain > 0,
+        gain=gain,
+        nfe=nfe,
+        network_calls=calls,
+        num_paths=len(ruler.x0),
+        solver=own.score,
+        euler=euler.score,
+        midpoint=of_midpoint,
+        dedicated=of_dedicated,
+        truth=ruler.truth,
+        gain_standard_error=apart,
+    )
 
 
 def _mean_psnr(measured: _Measured) -> float:

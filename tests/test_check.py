@@ -85,6 +85,13 @@ def test_the_gain_has_the_standard_error_of_differences_path_by_path():
     assert "0.1 ± 0.3 dB" in str(close) and "less than two standard errors" in str(close)
 
 
+def test_a_solver_hardly_better_than_the_mean_sample_is_warned_of():
+    with pytest.warns(UserWarning, match="check_solver: the solver's RMSE is .* the solver is of no use"):
+        bj.check_solver(FLOW, bj.classic.euler(1), KEY, num_paths=8, others={})
+    wide = bj.analytic.gaussian([100.0, -50.0], 30.0)  # where decibels alone say nothing
+    assert bj.check_solver(wide, bj.classic.midpoint(12), KEY, num_paths=8, others={}).solver.psnr < 20
+
+
 def test_without_a_scheduler_and_without_compiling_the_network_for_each_solver(monkeypatch):
     monkeypatch.setattr(compare, "ground_truth", lambda flow, x0, *_, **__: bj.Paths.of_ends(flow, x0, x0 / math.e))
     monkeypatch.setattr(compare, "truth_of", lambda *_, **__: (compare.Truth(math.inf, math.inf, 0.0), 0))
