@@ -211,7 +211,7 @@ def test_a_solver_file_is_described(folder):
     text = describe("general.json")
     assert (
         "4 of one network each: 3 conditional, 1 unconditional" in text
-        and "xi of shape (2,): the flow's guess of" in text
+        and "image   xi, (2,): where the flow points from" in text
     )
     assert "state 0 = 0.5 x0 +0 xi" in text and "(100 characters)" in text and "does not say for which" in text
     assert "x" * 100 in describe("general.json", all_numbers=True)

@@ -17,7 +17,7 @@ __all__ = ["describe", "line_of_times"]
 
 _SHOWN = 6  # coefficients of a row
 _WIDTH = 64  # characters of the line of times
-_IMAGE = "the flow's guess of the sample at pure noise, about the mean of the data; it stands in for the first call"
+_IMAGE = "where the flow points from pure noise, about the mean of the data"
 
 
 def describe(path: PathLike, all_numbers: bool = False) -> str:
@@ -69,7 +69,7 @@ def _facts(solver: Solver, table: SolverTable, content: dict[str, Any]) -> dict[
             f"{table.nfe} of one network each: {conditional} conditional, {table.nfe - conditional} unconditional"
         )
     if table.xi is not None:
-        facts["image"] = f"xi of shape {tuple(table.xi.shape)}: {_IMAGE}"
+        facts["image"] = f"xi, {tuple(table.xi.shape)}: {_IMAGE}"
     if table.corrections is not None:
         facts["corrections"] = f"by {table.corrections.of}, {table.corrections.num_features} features"
     return facts | _of_flow(content)
@@ -139,9 +139,9 @@ def _coefficients(table: SolverTable, all_numbers: bool) -> list[str]:
         for i in range(table.nfe)
     ]
     names = ["i", "t", "" if table.fields is None else "net", *factors, f"b, up to the last {shown}"]
-    said = "  state i + 1 = a x0 + c xi + sum_j b_j u_j, with x0 the noise, xi the image, u_j the velocity at t_j and state j"
+    said = "  state i + 1 = a x0 + c xi + sum_j b_j u_j; x0: noise, xi: image, u_j: velocity at t_j and state j"
     if table.c is None:
-        said = said.replace(" + c xi", "").replace(" xi the image,", "")
+        said = said.replace(" + c xi", "").replace(" xi: image,", "")
     return [said, head, "", *_aligned(names, rows)]
 
 
