@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax import classic
 from bespoke_jax.checks import check_count, check_key, check_positive, check_type
@@ -13,8 +15,8 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.run.scores import Score, distances, score
-from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth
+from bespoke_jax.run.scores import Score, decibels, distances, score, table_of_scores, with_error
+from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth, warn_of_useless
 from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import KeyArray, Number
 
@@ -35,6 +37,7 @@ class SolverCheck(NamedTuple):
         midpoint: the score of the midpoint method; None if `nfe` is odd.
         dedicated: the score of the best dedicated solver, or of the best of the given `others`; None if there were none.
         truth: the accuracy of the true paths: their ends against those solved to a tenth of the tolerance.
+        gain_standard_error: the standard error of `gain`, in dB, from the differences path by path.
     """
 
     fits: bool
@@ -47,21 +50,20 @@ class SolverCheck(NamedTuple):
     midpoint: Score | None
     dedicated: Score | None
     truth: Truth | None = None
+    gain_standard_error: float = math.nan
 
     def __str__(self) -> str:
-        verdict = f"fits: {self.gain:.2f} dB above" if self.fits else f"does not fit: {abs(self.gain):.2f} dB below"
-        rows = [row for row in (self.solver, self.euler, self.midpoint, self.dedicated) if row is not None]
-        width = max(len(row.name) for row in rows)
-        lines = [f"{row.name:<{width}}  {row.psnr:6.2f}  {row.mean_psnr:9.2f}" for row in rows]
-        head = f"{'':<{width}}    PSNR  mean PSNR"
+        apart = f"{with_error(abs(self.gain), self.gain_standard_error)} dB"
+        verdict = f"fits: {apart} above" if self.fits else f"does not fit: {apart} below"
         calls = f" = {self.network_calls} network calls" if self.network_calls != self.nfe else ""
-        return "\n".join(
-            [
-                f"{verdict} the best other solver by mean PSNR (NFE {self.nfe}{calls}, {self.num_paths} true paths)",
-                head,
-                *lines,
-            ]
-        )
+        rows = [row for row in (self.solver, self.euler, self.midpoint, self.dedicated) if row is not None]
+        lines = [
+            f"{verdict} the best other solver by mean PSNR (NFE {self.nfe}{calls}, {self.num_paths} true paths)",
+            *table_of_scores([(row.name, row) for row in rows]),
+        ]
+        if 0 < abs(self.gain) < 2 * self.gain_standard_error:
+            lines.append("The difference is less than two standard errors: measure on more paths to be sure.")
+        return "\n".join(lines)
 
 
 def check_solver(
@@ -98,8 +100,8 @@ def check_solver(
             chance or on its batch (a network in training mode).
 
     Warns:
-        UserWarning: if the solver comes within 6 dB of the true paths' own accuracy; if the velocity's slope at t = 0 is not the
-            scheduler's.
+        UserWarning: if the solver comes within 6 dB of the true paths' own accuracy; if it is hardly better than the mean sample;
+            if the velocity's slope at t = 0 is not the scheduler's.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -113,7 +115,9 @@ def check_solver(
     data_range = check_positive("data_range", data_range)
     ruler = yardstick(flow, key, num_paths, rtol=rtol, atol=atol, data_range=data_range, batch_size=batch_size)
     found = _compared(ruler, solver, others)
-    warn_of_truth("check_solver", found.solver.mean_psnr, ruler.truth.mean_psnr, ruler.truth)
+    own = found.solver
+    warn_of_truth("check_solver", own.mean_psnr, ruler.truth.mean_psnr, ruler.truth)
+    warn_of_useless("check_solver", ruler.flow, ruler.x1, own.rmse, max(own.psnr, own.mean_psnr))
     return found
 
 
@@ -135,10 +139,14 @@ class Yardstick(NamedTuple):
     data_range: float
     batch_size: int
 
+    def errors(self, solver: Solver) -> Float[np.ndarray, "N"]:
+        """The RMSE of each sample of a solver from these noises."""
+        ends = adjoint.end_points(self.flow, solver, self.x0, self.batch_size)
+        return distances(self.flow, ends, self.x1)
+
     def score(self, name: str, solver: Solver) -> Score:
         """The score of a solver on these noises."""
-        ends = adjoint.end_points(self.flow, solver, self.x0, self.batch_size)
-        return score(name, distances(self.flow, ends, self.x1), self.data_range)
+        return score(name, self.errors(solver), self.data_range)
 
     def first(self, count: int) -> "Yardstick":
         """The first `count` noises alone."""
@@ -178,22 +186,54 @@ def _samples(flow: Flow, key: KeyArray, count: int) -> tuple[Flow, jax.Array]:
     return some, some.ravel(some.noise(key, (count,)))
 
 
+class _Measured(NamedTuple):
+    """A solver's score, and the RMSE of each sample."""
+
+    score: Score
+    errors: np.ndarray
+
+    @property
+    def mean_psnr(self) -> float:
+        return self.score.mean_psnr
+
+
 def _compared(ruler: Yardstick, solver: Solver, others: Mapping[str, Solver] | None) -> SolverCheck:
     """The solver and all others, scored."""
-    flow, score_of, num_paths = ruler.flow, ruler.score, len(ruler.x0)
-    nfe = math.ceil(solver.evaluations(flow))
+
+    def measured(name: str, solver: Solver) -> _Measured:
+        errors = ruler.errors(solver)
+        return _Measured(score(name, errors, ruler.data_range), errors)
+
+    flow, nfe = ruler.flow, math.ceil(solver.evaluations(ruler.flow))
     if others is None:
         others = classic.dedicated(nfe, flow.scheduler)
-    own, euler = score_of("this solver", solver), score_of("euler", classic.euler(nfe))
-    midpoint = score_of("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
-    dedicated = max((score_of(*item) for item in others.items()), key=_mean_psnr, default=None)
-    gain = own.mean_psnr - max(_mean_psnr(other) for other in (euler, midpoint, dedicated) if other is not None)
+    own, euler = measured("this solver", solver), measured("euler", classic.euler(nfe))
+    midpoint = measured("midpoint", classic.midpoint(nfe)) if nfe % 2 == 0 else None
+    dedicated = max((measured(*item) for item in others.items()), key=_mean_psnr, default=None)
+    best = max((other for other in (euler, midpoint, dedicated) if other is not None), key=_mean_psnr)
+    gain, apart = own.mean_psnr - best.mean_psnr, math.nan
+    if math.isfinite(gain):
+        differences = decibels(own.errors, ruler.data_range) - decibels(best.errors, ruler.data_range)
+        apart = float(np.std(differences) / len(differences) ** 0.5)
     calls = solver.network_calls(flow)
-    return SolverCheck(gain > 0, gain, nfe, calls, num_paths, own, euler, midpoint, dedicated, ruler.truth)
+    of_midpoint, of_dedicated = (None if each is None else each.score for each in (midpoint, dedicated))
+    return SolverCheck(
+        fits=gain > 0,
+        gain=gain,
+        nfe=nfe,
+        network_calls=calls,
+        num_paths=len(ruler.x0),
+        solver=own.score,
+        euler=euler.score,
+        midpoint=of_midpoint,
+        dedicated=of_dedicated,
+        truth=ruler.truth,
+        gain_standard_error=apart,
+    )
 
 
-def _mean_psnr(score: Score) -> float:
-    return score.mean_psnr
+def _mean_psnr(measured: _Measured) -> float:
+    return measured.mean_psnr
 
 
 def _check_arguments(flow: Flow, solver: Solver, key: KeyArray, others: Mapping[str, Solver] | None) -> None:

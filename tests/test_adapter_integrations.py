@@ -1,5 +1,9 @@
 """Our solvers in the sampling calls of other libraries; each test is skipped where its library is not installed."""
 
+import pathlib
+import re
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +14,29 @@ pytest.importorskip("equinox")
 
 FLOW = bj.analytic.mixture([[1.0, -1.0, 0.3], [0.0, 1.0, -0.5]], std=0.3)
 SOLVERS = {"learned": bj.init_theta("rk2", 2), "unipc": bj.classic.unipc(5, FLOW.scheduler)}
+
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+EXAMPLES = {
+    library: example
+    for page in sorted(DOCS.rglob("*.md"))
+    for library, example in re.findall(
+        r"^<!-- run with (\w+) -->\n```python\n(.*?)^```$", page.read_text(), re.S | re.M
+    )
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own
+@pytest.mark.parametrize("library", EXAMPLES)
+def test_the_whole_example_of_a_page_runs(library, monkeypatch):
+    pytest.importorskip(library)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    made = {"__name__": "example"}
+    exec(EXAMPLES[library], made)
+    samples = np.asarray(made["samples"])
+    assert len(samples) > 1 and np.all(np.isfinite(samples))
+    if "x1" in made:
+        np.testing.assert_allclose(samples, made["x1"], atol=2e-3)
 
 
 @pytest.fixture(params=SOLVERS)

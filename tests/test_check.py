@@ -1,6 +1,7 @@
 """check_solver: the figures it reports are those of the solvers, and the verdict follows from them."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -66,9 +67,29 @@ def test_a_solver_that_blows_up_is_the_worst():
 def test_it_prints_a_table():
     found = bj.check_solver(FLOW, bj.classic.ipndm(8), KEY, num_paths=8, others={"heun": bj.classic.heun(8)})
     verdict, head, *lines = str(found).splitlines()
-    assert verdict.startswith(f"fits: {found.gain:.2f} dB above") and "NFE 8" in verdict
+    error = found.gain_standard_error
+    assert verdict.startswith(f"fits: {found.gain:.1f} ± {error:.1f} dB above") and "NFE 8" in verdict
     assert head.split() == ["PSNR", "mean", "PSNR"]
-    assert [line.split()[-3] for line in lines] == ["solver", "euler", "midpoint", "heun"]
+    assert [line.split("  ")[0] for line in lines[:4]] == ["this solver", "euler", "midpoint", "heun"]
+    assert re.fullmatch(r"this solver  +\d+\.\d ± \d\.\d  +\d+\.\d ± \d\.\d", lines[0])
+
+
+def test_the_gain_has_the_standard_error_of_differences_path_by_path():
+    better, worse = bj.classic.heun(8), bj.classic.midpoint(8)
+    found = bj.check_solver(FLOW, better, KEY, num_paths=8, others={"worse": worse})
+    x0 = FLOW.noise(KEY, (8,))
+    x1 = bj.ground_truth(FLOW, x0, batch_size=64).x1
+    mine, other = (bj.metrics.rmse(bj.solve(FLOW, s, x0), x1, 1) for s in (better, worse))
+    assert found.gain_standard_error == pytest.approx(np.std(20 * np.log10(other / mine)) / 8**0.5, abs=1e-3)
+    close = found._replace(gain=0.1, gain_standard_error=0.3)
+    assert "0.1 ± 0.3 dB" in str(close) and "less than two standard errors" in str(close)
+
+
+def test_a_solver_hardly_better_than_the_mean_sample_is_warned_of():
+    with pytest.warns(UserWarning, match="check_solver: the solver's RMSE is .* the solver is of no use"):
+        bj.check_solver(FLOW, bj.classic.euler(1), KEY, num_paths=8, others={})
+    wide = bj.analytic.gaussian([100.0, -50.0], 30.0)  # where decibels alone say nothing
+    assert bj.check_solver(wide, bj.classic.midpoint(12), KEY, num_paths=8, others={}).solver.psnr < 20
 
 
 def test_without_a_scheduler_and_without_compiling_the_network_for_each_solver(monkeypatch):

@@ -80,7 +80,7 @@ def test_the_commands_of_the_page_run_from_a_fit_to_code(folder):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "SECURITY.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+    "page", ["README.md", "SECURITY.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md")))]
 )
 def test_commands_of_the_pages_have_options_that_exist(page):
     check_commands(command_lines((ROOT / page).read_text()))
@@ -209,8 +209,11 @@ GENERAL = bj.SolverTable(
 def test_a_solver_file_is_described(folder):
     bj.save_solver("general.json", GENERAL, info={"note": "x" * 100})
     text = describe("general.json")
-    assert "4 of one network each: 3 conditional, 1 unconditional" in text and "image   of shape (2,)" in text
-    assert "state 0 = 0.5 x0 +0 image" in text and "(100 characters)" in text and "does not say for which" in text
+    assert (
+        "4 of one network each: 3 conditional, 1 unconditional" in text
+        and "image   xi, (2,): where the flow points from" in text
+    )
+    assert "state 0 = 0.5 x0 +0 xi" in text and "(100 characters)" in text and "does not say for which" in text
     assert "x" * 100 in describe("general.json", all_numbers=True)
     bj.save_solver("long.json", bj.classic.euler(20), flow=FLOW)
     rows = [line for line in describe("long.json").splitlines() if re.match(r" +19 ", line)]

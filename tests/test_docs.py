@@ -21,7 +21,8 @@ from bespoke_jax.learned.families import FAMILIES
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-PAGES = ("README.md", "benchmarks/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+IN_DOCS = tuple(str(path.relative_to(ROOT / "docs")) for path in sorted((ROOT / "docs").rglob("*.md")))
+PAGES = ("README.md", "benchmarks/README.md", *(f"docs/{page}" for page in IN_DOCS))
 NOTEBOOKS = tuple(f"docs/notebooks/{path.name}" for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")))
 
 
@@ -210,8 +211,8 @@ def test_solver_file_has_the_fields_of_the_table(tmp_path):
 
 
 def test_the_index_for_language_models_lists_every_page():
-    listed = re.findall(r"^- \[.+\]\((\w+\.md)\): \S", text("docs/llms.txt"), re.MULTILINE)
-    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    listed = re.findall(r"^- \[.+\]\(([\w/]+\.md)\): \S", text("docs/llms.txt"), re.MULTILINE)
+    assert sorted(listed) == sorted(IN_DOCS)
 
 
 def test_every_benchmark_has_a_row():
@@ -221,5 +222,11 @@ def test_every_benchmark_has_a_row():
 
 
 def test_reference_lists_the_public_names():
-    listed = re.findall(r"^::: bespoke_jax\.(\w+)$", text("docs/api.md"), re.MULTILINE)
+    pages = [page for page in PAGES if page.startswith("docs/api/")]
+    listed = [name for page in pages for name in re.findall(r"^::: bespoke_jax\.(\w+)$", text(page), re.MULTILINE)]
     assert sorted(listed) == sorted(bj.__all__)
+
+
+def test_the_overview_of_the_reference_links_to_each_of_its_pages():
+    linked = {f"docs/{link}" for link in re.findall(r"\]\((api/\w+\.md)\)", text("docs/api.md"))}
+    assert linked == {page for page in PAGES if page.startswith("docs/api/")}

@@ -166,6 +166,16 @@ class TestPlane:
         axes = bj.plots.paths(states)
         np.testing.assert_allclose(axes.lines[3].get_xydata(), flat[1].reshape(5, 2, 2)[:, 1])
 
+    def test_the_ends_of_a_path_are_named_outside_the_picture(self):
+        rising = np.linspace([0.0, 0.0], [1.0, 1.0], 5)[:, None]
+        noise, data = (text for text in bj.plots.paths({"truth": rising}).texts if text.get_text())
+        assert (noise.get_text(), noise.xyann[1] < 0, data.get_text(), data.xyann[1] > 0) == (
+            "noise",
+            True,
+            "data",
+            True,
+        )
+
     def test_a_solver_that_diverged_does_not_move_the_plane(self):
         points, broken = RANDOM.normal(size=(5, 3)), np.full((2, 3), np.nan)
         alone, (beside, nothing) = bj.plots.principal_plane(points)[0], bj.plots.principal_plane(points, broken)

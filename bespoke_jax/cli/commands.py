@@ -131,7 +131,7 @@ def _fit(
     save_solver(out, result.theta, _info(result, flow, seed, budget), found)
     best = result.best
     click.echo(f"{out}: {family}, NFE {result.theta.nfe}, from the start {result.start!r}")
-    click.echo(f"on held-out paths: PSNR {best['psnr']:.2f} dB, mean PSNR {best['mean_psnr']:.2f} dB")
+    click.echo(f"on held-out paths: PSNR {best['psnr']:.1f} dB, mean PSNR {best['mean_psnr']:.1f} dB")
     click.echo(f"cost: {result.cost} velocity evaluations, {result.network_calls} network calls")
 
 

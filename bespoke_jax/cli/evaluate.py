@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bespoke_jax import classic
 from bespoke_jax.compare import Yardstick
-from bespoke_jax.run.scores import Score
+from bespoke_jax.run.scores import Score, table_of_scores
 from bespoke_jax.solver import Solver
 
 __all__ = ["NUM_SCREENED", "Group", "evaluate"]
@@ -26,12 +26,8 @@ class Group(NamedTuple):
     dedicated: list[Score]
 
     def __str__(self) -> str:
-        rows = [("", row) for row in self.learned] + [("  ", row) for row in self.dedicated]
-        width = max(len(indent + row.name) for indent, row in rows)
-        head = f"{f'NFE {self.nfe}':<{width}}    PSNR  mean PSNR"
-        return "\n".join(
-            [head, *(f"{indent + row.name:<{width}}  {row.psnr:6.2f}  {row.mean_psnr:9.2f}" for indent, row in rows)]
-        )
+        rows = [(row.name, row) for row in self.learned] + [(f"  {row.name}", row) for row in self.dedicated]
+        return "\n".join(table_of_scores(rows, f"NFE {self.nfe}"))
 
 
 def evaluate(

@@ -17,6 +17,7 @@ __all__ = ["describe", "line_of_times"]
 
 _SHOWN = 6  # coefficients of a row
 _WIDTH = 64  # characters of the line of times
+_IMAGE = "where the flow points from pure noise, about the mean of the data"
 
 
 def describe(path: PathLike, all_numbers: bool = False) -> str:
@@ -68,7 +69,7 @@ def _facts(solver: Solver, table: SolverTable, content: dict[str, Any]) -> dict[
             f"{table.nfe} of one network each: {conditional} conditional, {table.nfe - conditional} unconditional"
         )
     if table.xi is not None:
-        facts["image"] = f"of shape {tuple(table.xi.shape)}"
+        facts["image"] = f"xi, {tuple(table.xi.shape)}: {_IMAGE}"
     if table.corrections is not None:
         facts["corrections"] = f"by {table.corrections.of}, {table.corrections.num_features} features"
     return facts | _of_flow(content)
@@ -127,7 +128,7 @@ def _coefficients(table: SolverTable, all_numbers: bool) -> list[str]:
     factors = {"a": np.asarray(table.a, np.float64)}
     head = f"  state 0 = {first:g} x0"
     if table.c is not None:
-        head += f" {float(table.c[0]):+.4g} image"
+        head += f" {float(table.c[0]):+.4g} xi"
         factors["c"] = np.asarray(table.c, np.float64)[1:]
     shown = table.nfe if all_numbers else _SHOWN
     least = [max(0, i + 1 - shown) for i in range(table.nfe)]
@@ -138,8 +139,10 @@ def _coefficients(table: SolverTable, all_numbers: bool) -> list[str]:
         for i in range(table.nfe)
     ]
     names = ["i", "t", "" if table.fields is None else "net", *factors, f"b, up to the last {shown}"]
-    said = "  state i + 1 = a x0 + c image + sum_j b_j u_j, with u_j the velocity at t_j and state j"
-    return [said if table.c is not None else said.replace(" + c image", ""), head, "", *_aligned(names, rows)]
+    said = "  state i + 1 = a x0 + c xi + sum_j b_j u_j; x0: noise, xi: image, u_j: velocity at t_j and state j"
+    if table.c is None:
+        said = said.replace(" + c xi", "").replace(" xi: image,", "")
+    return [said, head, "", *_aligned(names, rows)]
 
 
 def _aligned(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from bespoke_jax.fitting.memory import check_memory
+from bespoke_jax.fitting.progress import Say, quiet
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.flow.conditions import dealt, of_samples
 from bespoke_jax.flow.flow import Flow
@@ -49,12 +50,14 @@ def prepare(
     solver: LearnedSolver,
     paths: Paths | None = None,
     validation: Paths | None = None,
+    say: Say = quiet,
 ) -> Data:
     """Check the velocity, and take the paths that were given or solve them as the recipe says.
 
     Args:
         flow, key, recipe, paths, validation: as for `fit`, already checked.
         solver: the solver to learn; of several, the one with the most evaluations.
+        say: told what is being done.
     """
     _check_room(flow, recipe, solver, paths, validation)
     if validation is None:
@@ -63,9 +66,19 @@ def prepare(
         some, x0, _ = samples(flow, validation)
     count = max(2, min(recipe.stages[0].chunk_size, len(x0)))  # dependence on the batch takes two samples to see
     first, spent = np.arange(count) % len(x0), 0
+    say("compiling the velocity, and checking it")
     check_velocity(of_samples(some, first), rows_of(x0, first))
-    to_fit = _solved(recipe, *_noises(flow, key, _PATHS, recipe.num_paths)) if paths is None else paths
-    held_out = _solved(recipe, some, x0) if validation is None else validation
+    if paths is None:
+        say(f"solving {recipe.num_paths} true paths to fit to")
+        to_fit = _solved(recipe, *_noises(flow, key, _PATHS, recipe.num_paths))
+    else:
+        to_fit = paths
+    if validation is None:
+        say(f"solving {recipe.num_validation} true paths to hold out")
+        held_out = _solved(recipe, some, x0)
+    else:
+        held_out = validation
+    say("measuring the accuracy of the true paths")
     to_fit, held_out = everywhere(flow, to_fit), everywhere(flow, held_out)
     truth, cost = _worth(flow, recipe, held_out)
     spent += cost

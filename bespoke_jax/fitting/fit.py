@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,9 @@ from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
 from bespoke_jax.fitting.gauss_newton import values_of_ends
-from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_tails
+from bespoke_jax.fitting.history import FitError, FitResult, FitState, History, chosen, init_state, warn_of_best
 from bespoke_jax.fitting.loss import BY_LOSS
-from bespoke_jax.fitting.progress import told
+from bespoke_jax.fitting.progress import say_of, told
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.fitting.starts import Block, choose, start_groups
@@ -23,7 +23,6 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.scores import distances, size
-from bespoke_jax.run.truth import warn_of_truth
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 
@@ -63,7 +62,8 @@ def fit(
     Warns:
         UserWarning: if the solver comes within 6 dB of the accuracy of the held-out paths, or that accuracy is unknown; if given
             paths end far from where the flow takes their noises; if the velocity's slope at t = 0 is not its scheduler's; if
-            the solver was chosen by its mean PSNR and a few samples rule its mean RMSE (psnr and mean_psnr 10 dB apart).
+            the solver was chosen by its mean PSNR and a few samples rule its mean RMSE (psnr and mean_psnr 10 dB apart); if it
+            is hardly better than the mean of the samples in place of each of them.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -76,7 +76,7 @@ def fit(
     check_fit(flow, (solver,), key, recipe, paths, validation, callback)
     recipe = recipe.resolve(flow, solver)
     check_recipe(flow, recipe, (solver,), paths)
-    data = partial(prepare, flow, key, recipe, solver, paths, validation)
+    data = partial(prepare, flow, key, recipe, solver, paths, validation, say_of(callback))
     return fit_on(flow, solver, key, recipe, data, state, callback)
 
 
@@ -119,8 +119,10 @@ def fit_ladder(
     if recipe.budget is not None:
         raise ValueError(f"recipe: wanted one without a budget, got {recipe.budget}; call fit for each solver.")
     check_recipe(flow, recipe, solvers, paths)
-    data = prepare(flow, key, recipe, max(solvers, key=lambda solver: solver.nfe), paths, validation)
-    return [fit_on(flow, solver, key, recipe, lambda: data, None, callback) for solver in solvers]
+    largest = max(solvers, key=lambda solver: solver.nfe)
+    # Once, within the first fit, so that its progress bar shows what is going on.
+    data = cache(partial(prepare, flow, key, recipe, largest, paths, validation, say_of(callback)))
+    return [fit_on(flow, solver, key, recipe, data, None, callback) for solver in solvers]
 
 
 def fit_on(
@@ -153,7 +155,7 @@ def _fit_on(flow, solver, key, recipe: Recipe, data: Data, state: FitState | Non
     stages = tuple(dataclasses.replace(s, batch_size=min(s.batch_size, most)) for s in recipe.stages)
     blocks: list[Block] = []
     if state is None:
-        start = choose(flow, groups, data.paths, stages, key, recipe.num_start_paths)
+        start = choose(flow, groups, data.paths, stages, key, recipe.num_start_paths, say_of(callback))
         state, blocks = init_state(start.theta, stages, names.index(start.name)), start.blocks
         cost += start.evaluations
     else:
@@ -173,9 +175,8 @@ def _fit_on(flow, solver, key, recipe: Recipe, data: Data, state: FitState | Non
             state,
         )
     best, lost = chosen(watch.records, recipe.figure)
-    figure = "mean_psnr" if recipe.figure == BY_LOSS else recipe.figure
-    warn_of_truth("fit", best[figure], getattr(data.truth, figure), data.truth)
-    warn_of_tails(best, recipe.figure)
+    some, _, x1 = samples(flow, data.validation)
+    warn_of_best(best, recipe.figure, data.truth, some, x1)
     cost, start, calls = watch.records[-1]["evaluations"], names[int(state.start)], flow.calls_per_evaluation
     return FitResult(state.best, watch.records, cost, calls * cost, start, state, data.truth, best, lost)
 

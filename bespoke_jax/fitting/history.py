@@ -4,16 +4,18 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.fitting.loss import BY_LOSS, FIGURES
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
+from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.scores import decibels
-from bespoke_jax.run.truth import Truth
+from bespoke_jax.run.truth import Truth, warn_of_truth, warn_of_useless
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array
 from bespoke_jax.warn import warn
 
-__all__ = ["FitError", "FitResult", "FitState", "History", "chosen", "init_state", "warn_of_tails"]
+__all__ = ["FitError", "FitResult", "FitState", "History", "chosen", "init_state", "warn_of_best", "warn_of_tails"]
 
 _APART = 10.0  # dB between psnr and mean_psnr; up to 3 on the shipped flows
 
@@ -145,6 +147,21 @@ def chosen(history: list[dict[str, Any]], figure: str) -> tuple[dict[str, Any], 
         (other,) = set(FIGURES) - {figure}
         best = max(history, key=lambda record: record[figure])
     return best, max(record[other] for record in history) - best[other]
+
+
+def warn_of_best(best: dict[str, Any], figure: str, truth: Truth, flow: Flow, x1: Float[Array, "B *event"]) -> None:
+    """Warn if the solver that a fit chose is as good as its true paths, of no use, or the worse for a few samples.
+
+    Args:
+        best: the record that was chosen.
+        figure: the figure that chose it.
+        truth: the accuracy of the held-out paths.
+        flow, x1: the flow of their samples, and their true ends.
+    """
+    in_decibels = "mean_psnr" if figure == BY_LOSS else figure
+    warn_of_truth("fit", best[in_decibels], getattr(truth, in_decibels), truth)
+    warn_of_useless("fit", flow, x1, best["rmse"], max(best["psnr"], best["mean_psnr"]))
+    warn_of_tails(best, figure)
 
 
 def warn_of_tails(best: dict[str, Any], figure: str) -> None:

@@ -10,7 +10,10 @@ from bespoke_jax.fitting.history import FitState
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.solver import LearnedSolver
 
-__all__ = ["ProgressBar", "progress_bar", "told"]
+__all__ = ["ProgressBar", "Say", "progress_bar", "quiet", "say_of", "told"]
+
+Say = Callable[[str], None]
+"""Shows a line of text: what a fit is doing before its first iteration."""
 
 
 def progress_bar(
@@ -18,8 +21,9 @@ def progress_bar(
 ) -> "ProgressBar":
     """A progress bar for `fit(..., callback=progress_bar())`: the iterations of all stages, and the figure on held-out paths.
 
-    It is opened when the fit begins, before true paths are solved, and closed when it ends, also by an error. In `fit_ladder`
-    each solver has its own. It needs tqdm, which the extra `experiments` includes, and is a widget in notebooks.
+    It is opened when the fit begins, and closed when it ends, also by an error. Before the first iteration it says what is going
+    on: true paths, their accuracy, the starts that are tried. In `fit_ladder` each solver has its own. It needs tqdm, which the
+    extra `cli` includes, and is a widget in notebooks.
 
     Args:
         callback: a callback of your own, called first at every look at the held-out paths.
@@ -48,7 +52,7 @@ def progress_bar(
 
 
 class ProgressBar:
-    """What `progress_bar` returns: a callback with `begin` and `end`, which `fit` calls."""
+    """What `progress_bar` returns: a callback with `begin`, `say` and `end`, which `fit` calls."""
 
     def __init__(self, callback: Callable[[FitState, dict], None] | None, label: str | None, disable: bool):
         self._new = _tqdm()
@@ -73,8 +77,7 @@ class ProgressBar:
             unit="it",
             disable=self._disable,
         )
-        later = f"from iteration {done}; true paths and compiling first"
-        self.say(later if done else "true paths, if missing, and starts first")
+        self.say(f"going on from iteration {done}" if done else "beginning")
 
     def __call__(self, state: FitState, record: dict[str, Any]) -> None:
         """Show a look at the held-out paths."""
@@ -108,6 +111,16 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def quiet(text: str) -> None:
+    """A `Say` that shows nothing."""
+
+
+def say_of(callback: Any) -> Say:
+    """The `say` of a callback that has `begin`, `say` and `end`, as a `ProgressBar` does; of another one, `quiet`."""
+    has_all = all(callable(getattr(callback, name, None)) for name in ("begin", "say", "end"))
+    return callback.say if has_all else quiet
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import numpy as np
 from bespoke_jax.fitting.gauss_newton import evaluate
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses_of_ends import Endpoint
+from bespoke_jax.fitting.progress import Say, quiet
 from bespoke_jax.fitting.stages import Stage
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
@@ -35,12 +36,13 @@ def best_start(
     loss: Loss | None = None,
     num_paths: int = NUM_START_PATHS,
     batch_size: int | None = None,
+    say: Say = quiet,
 ) -> tuple[str, int]:
     """The name of the best start, and the velocity evaluations spent on finding it.
 
     Best is the one of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`, of which
     `batch_size` go through the network at a time; None for all.
-    Many starts are reduced to a few on four of those paths first.
+    Many starts are reduced to a few on four of those paths first. `say` is told which is being tried.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -51,9 +53,11 @@ def best_start(
     """
     names, spent, loss = list(thetas), 0, loss or Endpoint()
     for count, keep in _rounds(len(names), num_paths):
-        losses = [evaluate(loss, flow, thetas[name], paths, batch_size=batch_size, count=count) for name in names]
-        values = np.array(losses, float)
-        spent += int(min(count, paths.num_paths) * sum(thetas[name].evaluations(flow) for name in names))
+        few, values = min(count, paths.num_paths), np.empty(len(names))
+        for i, name in enumerate(names):
+            say(f"trying start {i + 1} of {len(names)} on {few} paths")
+            values[i] = float(evaluate(loss, flow, thetas[name], paths, batch_size=batch_size, count=few))
+        spent += int(few * sum(thetas[name].evaluations(flow) for name in names))
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
     return names[0], spent
@@ -81,6 +85,7 @@ def choose(
     stages: tuple[Stage, ...],
     key: KeyArray,
     num_paths: int = NUM_START_PATHS,
+    say: Say = quiet,
 ) -> Start:
     """The start of a fit: the best one of the only group, or the winner of a race between the best of each.
 
@@ -88,19 +93,20 @@ def choose(
         flow, paths, stages, key: those of the fit.
         groups: from `start_groups`. A single start is taken untried.
         num_paths: on how many of the paths the best few are compared.
+        say: told what is being tried.
     """
     if len(groups) == len(groups[0]) == 1:
         ((name, theta),) = groups[0].items()
         return Start(name, theta, [], 0)
     loss = next((_loss(stage) for stage in stages if stage.is_of_ends), Endpoint())
     chunk = stages[0].chunk_size
-    found = [best_start(flow, group, paths, loss, num_paths, chunk) for group in groups]
+    found = [best_start(flow, group, paths, loss, num_paths, chunk, say) for group in groups]
     racers = {name: group[name] for (name, _), group in zip(found, groups, strict=True)}
     spent = sum(evaluations for _, evaluations in found)
     if len(racers) == 1:
         ((name, theta),) = racers.items()
         return Start(name, theta, [], spent)
-    name, blocks, raced = race(flow, racers, paths, stages[0], key, num_paths)
+    name, blocks, raced = race(flow, racers, paths, stages[0], key, num_paths, say)
     return Start(name, racers[name], blocks, spent + raced)
 
 
@@ -126,6 +132,7 @@ def race(
     stage: Stage,
     key: KeyArray,
     num_paths: int = NUM_START_PATHS,
+    say: Say = quiet,
 ) -> tuple[str, list[Block], int]:
     """The racer that the first updates of a fit make best: (its name, its updates, evaluations spent on all but these).
 
@@ -137,6 +144,7 @@ def race(
         racers: by name.
         stage: the first stage of the fit.
         num_paths: on how many of the paths they are compared.
+        say: told which racer makes its updates.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -150,6 +158,8 @@ def race(
     few = min(num_paths, paths.num_paths)
     blocks, values, spent = {}, {}, 0
     for name, theta in racers.items():
+        updates = num_raced(stage.num_iterations, stage.validate_every)
+        say(f"{updates} updates from start {name}, one of {len(racers)} that race")
         blocks[name] = _first_blocks(flow, theta, paths, stage, key)
         last = blocks[name][-1].theta
         good, chunk = np.all(np.isfinite(last.raw)), stage.chunk_size

@@ -52,9 +52,7 @@ def paths(states: Mapping[str, Float[Array, "_ B *event"]], axes: Axes | None = 
                 axes.plot(*line.T, label=name if i == 0 else None, **options)
         first = flat[0]
         if first.shape[1] == 1:
-            note: dict[str, Any] = dict(textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8, color="0.3")
-            axes.annotate("noise", first[0, 0], **note)
-            axes.annotate("data", first[-1, 0], **note)
+            _note(axes, first[:, 0], np.concatenate([x.reshape(-1, 2) for x in flat])[:, 1])
         else:
             axes.scatter(*first[0].T, s=60, facecolors="none", edgecolors="black", linewidths=0.8, label="noise")
         axes.set(**labels(event_shape))
@@ -63,6 +61,21 @@ def paths(states: Mapping[str, Float[Array, "_ B *event"]], axes: Axes | None = 
             axes.set_aspect("equal", adjustable="datalim")
         axes.legend(fontsize=8)
     return axes
+
+
+def _note(axes: Axes, path: Float[np.ndarray, "points 2"], heights: Float[np.ndarray, "M"]) -> None:
+    """Write at the ends of a path what they are: above it in the upper half of the picture, below it in the lower one.
+
+    Args:
+        axes: to write on.
+        path: from noise to data.
+        heights: second coordinates of all points in the picture.
+    """
+    heights = np.nan_to_num(heights)
+    middle = (heights.min() + heights.max()) / 2
+    for text, end in (("noise", path[0]), ("data", path[-1])):
+        place: dict[str, Any] = dict(xytext=(0, 8), va="bottom") if end[1] > middle else dict(xytext=(0, -8), va="top")
+        axes.annotate(text, end, textcoords="offset points", ha="center", fontsize=8, color="0.3", **place)
 
 
 def points(

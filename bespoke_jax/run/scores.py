@@ -1,6 +1,7 @@
 """How close a solver's end points are to the true ones: the RMSE of each sample, and summary figures."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from bespoke_jax.flow.sharding import gather
 from bespoke_jax.flow.states import weighted
 from bespoke_jax.types import Array, Number
 
-__all__ = ["Score", "decibels", "distances", "distances_and_size", "score", "size"]
+__all__ = ["Score", "decibels", "distances", "distances_and_size", "score", "size", "table_of_scores", "with_error"]
 
 _LEAST = 1e-12  # smallest distance, relative to the scale of the truth: below float32's resolution, and above 0 for logarithms
 
@@ -39,6 +40,11 @@ class Score(NamedTuple):
     geometric_mean: float
     standard_error: float
     mean_psnr_standard_error: float = math.nan
+
+    @property
+    def psnr_standard_error(self) -> float:
+        """The standard error of `psnr`, in dB, to first order in that of `rmse`."""
+        return 20 / math.log(10) * self.standard_error / self.rmse if 0 < self.rmse < math.inf else math.nan
 
 
 def distances(flow: Flow, x: Float[Array, "B *event"], x1: Float[Array, "B *event"]) -> Float[np.ndarray, "B"]:
@@ -114,6 +120,49 @@ def decibels(distances: Number | Float[np.ndarray, "..."], data_range: float) ->
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return 20 * np.log10(data_range / np.asarray(distances, np.float64))
+
+
+_ONE_DECIMAL = 0.095  # dB; a standard error that rounds to 0.1 or more
+
+
+def with_error(value: float, standard_error: float, decimals: int | None = None) -> str:
+    """A figure in dB and its standard error, to as many decimals as the error bears: one, or two if it is below 0.1 dB.
+
+    An error that is unknown or rounds to 0 is left out.
+
+    Examples:
+        >>> with_error(40.1234, 0.618), with_error(40.1234, 0.041), with_error(40.1234, math.nan)
+        ('40.1 ± 0.6', '40.12 ± 0.04', '40.1')
+    """
+    if decimals is None:
+        decimals = 2 if standard_error < _ONE_DECIMAL else 1
+    error = f"{standard_error:.{decimals}f}"
+    shown = f" ± {error}" if math.isfinite(standard_error) and float(error) else ""
+    return f"{value:.{decimals}f}{shown}"
+
+
+def table_of_scores(rows: Sequence[tuple[str, Score]], corner: str = "") -> list[str]:
+    """The lines of a table for the terminal: PSNR and mean PSNR with their standard errors, under a head.
+
+    Args:
+        rows: what each row is called, and its score.
+        corner: what stands above the names.
+
+    Examples:
+        >>> print(*table_of_scores([("mine", score("mine", np.array([0.02, 0.01]), 2.0))]), sep="\\n")
+                    PSNR   mean PSNR
+        mine  42.5 ± 2.0  43.0 ± 2.1
+    """
+    pairs = [((of.psnr, of.psnr_standard_error), (of.mean_psnr, of.mean_psnr_standard_error)) for _, of in rows]
+    known = [error for pair in pairs for _, error in pair if math.isfinite(error)]
+    decimals = 2 if known and max(known) < _ONE_DECIMAL else 1
+    cells = [[with_error(*figure, decimals) for figure in pair] for pair in pairs]
+    lines = [(corner, "PSNR", "mean PSNR"), *((name, *pair) for (name, _), pair in zip(rows, cells, strict=True))]
+    first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return [
+        "  ".join([f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))])
+        for name, *row in lines
+    ]
 
 
 _mean_square = jax.jit(metrics.mean_square, static_argnums=1)
