@@ -2,7 +2,7 @@
 
 Each client is a small model, trained as its library trains models. One Markdown table for each: the library's own sampler at few
 calls and at its default, and tables of a few calls learned by a frugal fit (`--default`: by the default one), called through the
-library's own sampling function. The columns, of 10,000 samples from the same noise:
+library's own sampling function. The columns, of 10,000 samples (swirl_dynamics: 2,000) from the same noise:
 
 - RMSE to the exact ends of the flow's paths, of the first 2,000: mean and median over samples, in the units of the data, with the
   flow's weights, so that padding does not count;
@@ -14,6 +14,7 @@ A client whose library is missing is skipped, with a line that says what to inst
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import time
 import warnings
@@ -23,7 +24,7 @@ import numpy as np
 
 import bespoke_jax as bj
 from benchmarks.client_models import CLIENTS
-from benchmarks.client_models.client import NUM_EXACT, NUM_SAMPLES, Client, Sample
+from benchmarks.client_models.client import NUM_EXACT, Client, Sample
 
 ROUNDS, LONG = 3, 10.0  # runs to time; the seconds after which there are no more
 
@@ -42,7 +43,8 @@ def timed(sample: Sample) -> tuple[np.ndarray, float]:
 
 def print_table(client: Client, recipe: bj.Recipe) -> None:
     """Print the client's table, and what the fits cost."""
-    paths = bj.ground_truth(client.test, client.x0[:NUM_EXACT], batch_size=NUM_EXACT, ends_only=True)
+    recipe = dataclasses.replace(recipe, rtol=client.rtol)
+    paths = bj.ground_truth(client.test, client.x0[:NUM_EXACT], client.rtol, batch_size=NUM_EXACT, ends_only=True)
     exact = np.asarray(paths.x1)
     merit, merit_of = client.merit or ("", None)
     by_default = timed(client.own[client.default][1])
@@ -51,7 +53,7 @@ def print_table(client: Client, recipe: bj.Recipe) -> None:
         return f" {merit_of(found.reshape(NUM_EXACT, -1)):.3f} |" if merit_of else ""
 
     def row(name: str, calls: int, found: np.ndarray, took: float) -> str:
-        found = found.reshape(NUM_SAMPLES, *exact.shape[1:])[:NUM_EXACT]
+        found = found.reshape(len(client.x0), *exact.shape[1:])[:NUM_EXACT]
         errors = np.asarray(client.test.rmse(found, exact))
         times = f"{1e3 * took:.1f} | {took / by_default[1]:.3f}"
         return f"| {name} | {calls} | {errors.mean():.4f} | {np.median(errors):.4f} |{figure(found)} {times} |"

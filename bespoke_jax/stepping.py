@@ -125,7 +125,8 @@ def walk_calls(
     terms, factors = [noise], a[:, None]
     first = np.ones_like(a[:1]) if table.first is None else np.asarray(table.first)[None]
     if table.c is not None:
-        terms.append(broadcast(table.xi if image is None else image, noise))
+        shown: Any = table.xi if image is None else image
+        terms.append(broadcast(shown, noise))
         c = np.asarray(table.c)
         first, factors = np.concatenate([first, c[:1]]), np.stack([a, c[1:]], axis=1)
     if table.first is not None or table.c is not None:
@@ -161,7 +162,8 @@ def _along(numbers: jax.Array, x: jax.Array, dtype: np.dtype) -> jax.Array:
 
 def broadcast(image: Array, x: Array) -> jax.Array:
     """`like`, in the dtype of x; compiled, unless there is nothing to do."""
-    return image if (image.shape, image.dtype) == (x.shape, x.dtype) else _broadcast(image, x)
+    is_so = isinstance(image, jax.Array) and (image.shape, image.dtype) == (x.shape, x.dtype)
+    return image if is_so else _broadcast(image, x)
 
 
 @jax.jit

@@ -26,6 +26,7 @@ class Client:
         default: the name of the library's default.
         with_table: the library's sampling function with a solver of ours.
         calls: of our tables.
+        rtol: of the exact paths, and of those that the fits learn from.
         merit: the name of the client's figure of merit and its function of samples, or None.
     """
 
@@ -37,4 +38,5 @@ class Client:
     default: str
     with_table: Callable[[Any], Sample]
     calls: tuple[int, ...] = (4, 6, 8)
+    rtol: float = 1e-5
     merit: tuple[str, Callable[[np.ndarray], float]] | None = None

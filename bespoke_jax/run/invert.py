@@ -1,5 +1,6 @@
 """The noise that a solver takes to given samples: corrections by the flow backwards, and Newton's method on x0 -> x1."""
 
+import collections
 import math
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.flow.states import weighted
 from bespoke_jax.run.backwards import noise_of
-from bespoke_jax.run.krylov import solution
+from bespoke_jax.run.krylov import accelerated, solution
 from bespoke_jax.run.paths import check_finite, slices
 from bespoke_jax.run.scores import size as size_of
 from bespoke_jax.run.solve import solve
@@ -27,7 +28,9 @@ __all__ = ["Inverse", "checked_samples", "invert", "together"]
 
 _START = 1e-3  # rtol of the flow's own noise, from which Newton's method starts
 _KRYLOV = 32  # dimensions of GMRES's space: exact for samples of at most as many numbers
-_FASTER = 0.5  # a correction that lowers the residual by less leaves the rest to Newton's method
+_MEMORY = 6  # corrections from which the next one is extrapolated
+_FASTER, _PATIENCE = 0.5, 6  # where so many corrections do not lower a residual so far, Newton's method takes over
+_FAR = 100.0  # residual, over the least one, from which the corrections go back to the best x
 _HALVINGS = 8  # of a Newton step that does not lower the residual
 _ROUNDING = 16.0  # units in the last place of x0 that no residual can fall below
 _NUMBERS_TOGETHER = 2**22  # in a batch of states, of which GMRES holds 33
@@ -62,8 +65,8 @@ def invert(
 
     Newton's method, with GMRES for its linear equations and halved steps where the residual does not fall. It starts from the
     noise that the flow itself carries to x1; for samples of more than 32 numbers the flow, solved backwards, first corrects that
-    noise. A solver of very few evaluations may fold space: then some x1 have several noises,
-    of which one is found, or none. Call it outside `jit`.
+    noise, with Anderson's extrapolation (1965). A solver of very few evaluations may fold space: then some x1 have several
+    noises, of which one is found, or none. Call it outside `jit`.
 
     Args:
         flow: the velocity field.
@@ -194,22 +197,26 @@ def _newton(
 def _corrected(
     flow: Flow, solver: Solver, x: jax.Array, x1: Array, residual: np.ndarray, allowed: np.ndarray
 ) -> tuple[jax.Array, np.ndarray, int]:
-    """(x, residual, velocity evaluations) after corrections by the flow: x + R(x1) - R(F(x)), R the flow backwards.
+    """(x, residual, velocity evaluations) after corrections by the flow: x + R(x1) - R(F(x)), R the flow backwards, accelerated.
 
     The more accurate the solver F, the faster they converge, whatever the size of a sample. R of x1 and R of F(x) share their
-    steps, so that errors of R cancel.
+    steps, so that errors of R cancel. Residuals rise and fall on the way: the best x of each sample is kept.
     """
-    twice, evaluations = in_turn(flow, 2 * len(x)), 0
-    while np.any(residual > allowed):
+    twice, evaluations, idle = in_turn(flow, 2 * len(x)), 0, 0
+    best, states, moves = x, collections.deque(maxlen=_MEMORY), collections.deque(maxlen=_MEMORY)
+    while np.any(residual > allowed) and idle < _PATIENCE:
         noises, spent = noise_of(twice, jnp.concatenate([x1, _end(flow, solver, x)]), _START, 2 * len(x))
-        trial = x + spread(flow, noises[: len(x)] - noises[len(x) :])
-        found = np.asarray(gather(flow, _residual(flow, solver, trial, x1)))
+        noises = np.asarray(gather(flow, noises), np.float64)
+        states.append(np.asarray(gather(flow, x), np.float64))
+        moves.append(noises[: len(x)] - noises[len(x) :])
+        x = spread(flow, jnp.asarray(accelerated(states, moves), x1.dtype))
+        found = np.asarray(gather(flow, _residual(flow, solver, x, x1)))
         evaluations += 2 * spent + 2 * math.ceil(solver.evaluations(flow))
-        better = (found < _FASTER * residual) & (residual > allowed)
-        if not np.any(better):
-            break
-        x, residual = _chosen(better, trial, x), np.where(better, found, residual)
-    return x, residual, evaluations
+        better, unfinished = found < residual, residual > allowed
+        idle = 0 if np.any(unfinished & (found < _FASTER * residual)) else idle + 1
+        best, residual = _chosen(better, x, best), np.where(better, found, residual)
+        x = _chosen(unfinished & (found < _FAR * residual), x, best)
+    return best, residual, evaluations
 
 
 _end = jax.jit(solve)

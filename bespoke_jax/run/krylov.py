@@ -1,10 +1,11 @@
 """Linear equations with a Jacobian J, and the trace of log J, from products J v alone: Arnoldi's method for a batch of matrices.
 
 References: Saad & Schultz 1986 (GMRES); Ubaru, Chen & Saad 2017 (the trace of a function of a symmetric matrix from products with
-random vectors; here by Arnoldi in place of Lanczos, since J is not symmetric).
+random vectors; here by Arnoldi in place of Lanczos, since J is not symmetric); Anderson 1965 (the extrapolation of an iteration,
+which is GMRES for a linear one: Walker & Ni 2011).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ from jaxtyping import Float
 
 from bespoke_jax.types import Array
 
-__all__ = ["arnoldi", "log_trace", "solution"]
+__all__ = ["accelerated", "arnoldi", "log_trace", "solution"]
 
 _BREAKDOWN = 100  # units in the last place: a smaller remainder is round-off, and the space is invariant
+_RANK = 1e-12  # of a matrix of squares: directions shorter than 1e-6 of the longest are round-off
 
 
 def arnoldi(
@@ -61,6 +63,29 @@ def solution(product: Callable[[Array], Array], target: Float[Array, "B D"], siz
     # A diagonal of 0 (J is singular) gives infinity; 0 there makes no move in that direction.
     y = jax.scipy.linalg.solve_triangular(r, (_lengths(target) * q[:, 0])[..., None])[..., 0]
     return jnp.einsum("bk,kbd->bd", jnp.where(jnp.isfinite(y), y, 0), vectors[:-1])
+
+
+def accelerated(states: Sequence[np.ndarray], moves: Sequence[np.ndarray]) -> np.ndarray:
+    """Anderson's extrapolation of the iteration x -> x + move(x) in each sample: the x whose move is 0, if moves are linear.
+
+    Args:
+        states: the last k of x, each [B, *event], the oldest first.
+        moves: those of these states.
+
+    Examples:
+        >>> matrix = np.array([[2.0, 0.5], [0.0, 0.1]])  # x -> x + 1 - matrix x diverges
+        >>> states, moves = [np.zeros((1, 2))], [np.ones((1, 2))]
+        >>> for _ in range(3):
+        ...     states.append(accelerated(states, moves))
+        ...     moves.append(1 - states[-1] @ matrix.T)
+        >>> bool(np.abs(moves[-1]).max() < 1e-9)
+        True
+    """
+    x, f = (np.stack(each).reshape(len(each), len(each[0]), -1) for each in (states, moves))
+    dx, df = np.diff(x, axis=0), np.diff(f, axis=0)
+    gram, right = np.einsum("ibd,jbd->bij", df, df), np.einsum("ibd,bd->bi", df, f[-1])
+    shares = np.einsum("bij,bj->bi", np.linalg.pinv(gram, _RANK, hermitian=True), right)
+    return (x[-1] + f[-1] - np.einsum("bi,ibd->bd", shares, dx + df)).reshape(states[-1].shape)
 
 
 def log_trace(h: Float[np.ndarray, "B k1 k"], dimension: int, size: int | None = None) -> Float[np.ndarray, "B"]:

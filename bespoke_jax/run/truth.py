@@ -11,7 +11,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import finer_ends
 from bespoke_jax.run.paths import Paths
-from bespoke_jax.run.scores import distances_and_size, score
+from bespoke_jax.run.scores import distances_and_size, score, size
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Number
 from bespoke_jax.warn import warn
@@ -86,10 +86,10 @@ def truth_of(
             if isinstance(error, jax.errors.JaxRuntimeError):  # such as a lack of memory
                 raise
             return Truth(math.nan, math.nan, math.nan), 0
-    apart, size = distances_and_size(some, x1, ends)
+    apart, scale = distances_and_size(some, x1, ends)
     worth = score("true paths", apart, data_range)
     # Not the score's RMSE, which is in float64: its last digits are not those of the shares reported so far.
-    share = float(np.mean(apart)) / max(size, float(np.finfo(np.float32).tiny))
+    share = float(np.mean(apart)) / max(scale, float(np.finfo(np.float32).tiny))
     return Truth(worth.psnr, worth.mean_psnr, share), spent
 
 
