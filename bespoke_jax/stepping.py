@@ -162,8 +162,9 @@ def _along(numbers: jax.Array, x: jax.Array, dtype: np.dtype) -> jax.Array:
 
 def broadcast(image: Array, x: Array) -> jax.Array:
     """`like`, in the dtype of x; compiled, unless there is nothing to do."""
-    is_so = isinstance(image, jax.Array) and (image.shape, image.dtype) == (x.shape, x.dtype)
-    return image if is_so else _broadcast(image, x)
+    if isinstance(image, jax.Array) and image.shape == x.shape and image.dtype == x.dtype:
+        return image
+    return _broadcast(image, x)
 
 
 @jax.jit

@@ -74,7 +74,7 @@ def begin(
     return atol, _first_step(x, velocity, rtol, atol)
 
 
-def _first_step(x: jax.Array, velocity: jax.Array, rtol: Any, atol: Any) -> jax.Array:
+def _first_step(x: Array, velocity: Array, rtol: Any, atol: Any) -> jax.Array:
     """The width of the first step, over which the velocity moves x by 1 % of its scale (Hairer et al., II.4)."""
     dtype = promote(x.dtype, jnp.float32)  # states over a tolerance overflow in float16
     wide, speed = x.astype(dtype), velocity.astype(dtype)
