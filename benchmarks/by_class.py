@@ -1,4 +1,4 @@
-"""Corrections for each class: `python -m benchmarks.by_class [--flow NAME] [--nfe N] [--per-class P ...]`.
+"""Corrections for each class: `python -m benchmarks.by_class [--flow NAME] [--nfe N] [--per-class P ...] [--batch-size B]`.
 
 One row per solver: mean PSNR in dB of each class, on fresh noises, then the mean over classes. The shared table is the shipped
 one; it learns on with the same paths and updates, once alone and once with corrections for each class.
@@ -12,7 +12,7 @@ import numpy as np
 import bespoke_jax as bj
 from experiments.run.command_line import use_all_cores
 
-CLASSES, NUM_TEST, NUM_STEPS = 10, 48, 96
+CLASSES, NUM_TEST, NUM_STEPS, BATCH_SIZE = 10, 48, 96, 16
 
 
 def flow_of(name: str, per_class: int) -> bj.Flow:
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, default=6)
     parser.add_argument("--per-class", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="paths an update, of all classes")
     options = parser.parse_args()
     use_all_cores()
     flow = flow_of(options.flow, 1)
@@ -58,7 +59,8 @@ def main() -> None:
     row("as shipped", shared)
     for per_class in options.per_class:
         paths = paths_of(options.flow, jax.random.key(3), per_class)
-        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=options.steps),), choose_start=False, best_by="mean_psnr")
+        stage = bj.Stage(num_iterations=options.steps, batch_size=options.batch_size)
+        recipe = bj.Recipe(stages=(stage,), choose_start=False, best_by="mean_psnr")
         for name, start in (("shared", shared), ("per class", bj.corrected(shared, num_classes=CLASSES))):
             fitted = bj.fit(flow, bj.LearnedTable.of(start), key, recipe, paths=paths, validation=validation)
             row(f"{name}, {per_class} paths a class", fitted.theta, fitted.cost)

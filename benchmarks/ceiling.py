@@ -15,7 +15,8 @@ import bespoke_jax as bj
 from benchmarks.fit_defaults import figure
 from benchmarks.random_flows import case
 from bespoke_jax.fitting.gauss_newton import evaluate
-from bespoke_jax.fitting.starts import start_thetas
+from bespoke_jax.fitting.starts import start_groups
+from bespoke_jax.solver import LearnedSolver
 
 NFE, NUM_STARTS = 8, 3
 MORE_PATHS, MORE_STEPS, LARGER_BATCH = 1024, 256, 64
@@ -48,11 +49,12 @@ LONG = dataclasses.replace(
 )
 
 
-def best_starts(flow: bj.Flow, solver, paths: bj.Paths) -> list[str]:
-    """The names of the best starts on these paths, the best first."""
-    starts = start_thetas(flow, solver)
+def best_starts(flow: bj.Flow, solver: LearnedSolver, paths: bj.Paths) -> dict[str, LearnedSolver]:
+    """The best starts on these paths, of all structures, the best first."""
+    starts = {name: start for group in start_groups(flow, solver) for name, start in group.items()}
     losses = {name: float(evaluate(bj.losses.Endpoint(), flow, start, paths)) for name, start in starts.items()}
-    return sorted((name for name in starts if losses[name] < float("inf")), key=losses.__getitem__)[:NUM_STARTS]
+    names = sorted((name for name in starts if losses[name] < float("inf")), key=losses.__getitem__)
+    return {name: starts[name] for name in names[:NUM_STARTS]}
 
 
 def rows(name: str):
@@ -63,8 +65,9 @@ def rows(name: str):
     fits = [(way, solver, recipe) for way, recipe in WAYS.items()]
     few = bj.ground_truth(flow, flow.noise(jax.random.key(3), (32,)), ends_only=True)
     long = dataclasses.replace(LONG, choose_start=False)
-    for start in best_starts(flow, solver, few):
-        fits.append((f"long, from {start}", start_thetas(flow, solver)[start], long))
+    solver, _ = solver.suited(flow).with_samples(flow, few.x0, few.x1, 16)
+    for start, theta in best_starts(flow, solver, few).items():
+        fits.append((f"long, from {start}", theta, long))
     for way, start, recipe in fits:
         result = bj.fit(flow, start, key, recipe)
         yield f"| {name} | {way} | {figure(flow, result.theta, test)} | {result.cost:,} |"

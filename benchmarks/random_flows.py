@@ -18,7 +18,7 @@ import numpy as np
 
 import bespoke_jax as bj
 from bespoke_jax.run.scores import distances, score
-from bespoke_jax.table import LearnedSolver, Solver
+from bespoke_jax.solver import LearnedSolver, Solver
 
 NUM_FLOWS, NUM_TEST, NUM_CHOICE = 40, 4096, 512
 DIMENSIONS, NUM_COMPONENTS = (2, 8, 64), 8

@@ -1,6 +1,7 @@
 """The house: each room of the library imports only rooms below it, and nothing imports the public face."""
 
 import ast
+import importlib
 import pathlib
 
 import pytest
@@ -81,3 +82,14 @@ def test_a_module_has_300_lines_and_a_function_60_at_most(module):
     assert text.count("\n") <= 300
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     assert not [node.name for node in functions if node.end_lineno - node.lineno >= 60]
+
+
+def test_the_benchmarks_import_what_is_there():
+    """No test runs them, and pyright reads the two packages alone."""
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+                module = importlib.import_module(node.module)
+                for name in (alias.name for alias in node.names):
+                    there = f"{node.module}.{name}" in MODULES or hasattr(module, name)
+                    assert there, f"{path.name} imports {node.module}.{name}"

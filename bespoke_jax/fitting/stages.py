@@ -12,7 +12,7 @@ import optax
 
 from bespoke_jax.checks import check_count, check_flag, check_number
 from bespoke_jax.fitting import gauss_newton
-from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt
+from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses import LOSSES, named
 from bespoke_jax.fitting.relax import relaxed
@@ -169,8 +169,15 @@ class Stage:
         return *gather(flow, (theta, opt_state)), np.array(values), evaluations
 
 
-# From a start that is far off, a damping of 1e-3 makes the first steps too long to recover from under this loss.
-DEFAULT_STAGES = (Stage("sqrt_rmse", optimizer=dataclasses.replace(SMALL_STEPS, damping=3e-2, shrink=2.0)),)
+# From a start that is far off, a damping of 1e-3 makes the first steps too long to recover from under this loss. A memory that is
+# long from the beginning keeps quadratics that no longer hold.
+_LONGER_EACH_STEP = PowerLaw(matrix=4.0, gradient=6.0)
+DEFAULT_STAGES = (
+    Stage(
+        "sqrt_rmse",
+        optimizer=dataclasses.replace(SMALL_STEPS, damping=3e-2, shrink=2.0, averaging=_LONGER_EACH_STEP),
+    ),
+)
 """Small steps on the mean square root of the error; docs/fitting.md has the evidence."""
 
 
