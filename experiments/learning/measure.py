@@ -87,10 +87,11 @@ class FreshNoise:
         """The base solvers at the NFE of `jobs`, then the learned ones.
 
         Args:
-            jobs: the solvers that were to be learned. A base solver is measured at every NFE of theirs that its steps divide.
+            jobs: the solvers that were to be learned. A base solver is measured at every NFE of theirs that its steps divide, and
+                beside a solver by the call with as many network calls.
             learned: those that were learned.
         """
-        solvers = base_solvers({job.nfe for job in jobs})
+        solvers = base_solvers({job.rival_nfe for job in jobs})
         solvers += [(job.solver, theta) for job, theta in learned.items()]
         measured = Measured([], {})
         for name, solver in processes.bar(solvers, desc="fresh noise"):
@@ -103,10 +104,11 @@ class FreshNoise:
     def gain(self, job: Job, theta: Solver) -> str:
         """A line that says what a learned solver gains over `plain_solver`."""
         plain = plain_solver(job)
-        (before, _), (after, _) = self._of(plain, BASE_SOLVERS[plain][1](job.nfe)), self._of(job.solver, theta)
+        (before, _), (after, _) = self._of(plain, BASE_SOLVERS[plain][1](job.rival_nfe)), self._of(job.solver, theta)
+        counted = "evaluations" if job.nfe == job.rival_nfe else "network calls"
         return (
-            f"{job.solver} with {job.nfe} evaluations: {after.psnr:.1f} dB on fresh noise, {after.psnr - before.psnr:+.1f} dB "
-            f"over {plain} without learning ({before.psnr:.1f} dB)"
+            f"{job.solver} with {job.nfe} {counted}: {after.psnr:.1f} dB on fresh noise, {after.psnr - before.psnr:+.1f} dB over "
+            f"{plain} without learning ({before.psnr:.1f} dB)"
         )
 
     def _of(self, name: str, solver: Solver) -> tuple[Row, np.ndarray]:
@@ -120,7 +122,7 @@ def plain_solver(job: Job) -> str:
     """The base solver beside which a learned one is shown: its own; for other families midpoint, or Euler at an odd NFE."""
     if job.base in BASES:
         return job.base
-    return "rk1" if job.nfe % 2 else "rk2"
+    return "rk1" if job.rival_nfe % 2 else "rk2"
 
 
 def base_solvers(nfes: Iterable[int]) -> list[tuple[str, Solver]]:

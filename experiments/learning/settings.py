@@ -59,8 +59,13 @@ class Job(NamedTuple):
 
     @property
     def nfe(self) -> int:
-        """Velocity evaluations per sample."""
+        """Velocity evaluations per sample; of a solver by the call, network calls."""
         return self.start.nfe
+
+    @property
+    def rival_nfe(self) -> int:
+        """Evaluations of a solver of another kind with as many network calls, which it is compared with."""
+        return self.nfe // 2 if self.base == "calls" else self.nfe
 
     @property
     def index(self) -> int:
