@@ -22,7 +22,7 @@ from bespoke_jax.flow.guided import of_call, scale_of
 from bespoke_jax.run.paths import slices
 from bespoke_jax.table import SolverTable
 
-__all__ = ["NUM_TIMES", "table_on_paths"]
+__all__ = ["NUM_TIMES", "Design", "WalkedPaths", "table_on_paths"]
 
 NUM_TIMES = 40
 """Evaluations of the true paths, among whose times those of the calls are chosen."""
@@ -46,13 +46,11 @@ def table_on_paths(
         x0: noises, one for each of the flow's conditions if it is `given` some.
         xi: an image, as for `SolverTable.xi`, or None.
     """
-    paths = _Paths.of(flow, x0, None if xi is None else _image(flow, xi, x0))
-    design = _Design(_inner(np.concatenate([paths.known, *paths.velocities, paths.states])), len(paths.known))
-    found = [design.improved(start) for start in _even_calls(num_calls)]
-    return _fitted(flow, paths, min(found, key=lambda calls: float(design.errors(calls[None])[0])), xi)
+    paths = WalkedPaths.of(flow, x0, xi)
+    return _fitted(flow, paths, paths.design().best(num_calls), xi)
 
 
-class _Paths(NamedTuple):
+class WalkedPaths(NamedTuple):
     """True paths at the times of K evaluations, flattened.
 
     Attributes:
@@ -70,26 +68,24 @@ class _Paths(NamedTuple):
     velocities: np.ndarray
 
     @classmethod
-    def of(cls, flow: Flow, x0: jax.Array, image: jax.Array | None) -> "_Paths":
+    def of(cls, flow: Flow, x0: jax.Array, xi: jax.Array | None) -> "WalkedPaths":
+        """The paths of these noises; arguments are those of `table_on_paths`."""
         scheduler, w = flow.scheduler, float(scale_of(flow))
-        table = ipndm(NUM_TIMES, order=4) if scheduler is None else unipc(NUM_TIMES, scheduler, grid="cosine")
-        states, velocities = [], []
-
-        def guided(_, t, x):
-            own, none = (_velocity(flow, field, t, x) for field in (0, 1))
-            states.append(x)
+        table = ipndm(NUM_TIMES, order=4) if scheduler is None else unipc(NUM_TIMES, scheduler, grid="log_snr")
+        times, a, b = (np.asarray(value) for value in (table.t, table.a, table.b))
+        states, velocities, guided = [x0], [], []
+        for i, t in enumerate(times):  # in NumPy, which compiles nothing for each number of terms
+            own, none = (_velocity(flow, field, t, states[-1]) for field in (0, 1))
             velocities.append((own, none))
-            return own + w * (own - none)
+            guided.append(np.asarray(own + w * (own - none)))
+            states.append(jnp.asarray(a[i] * np.asarray(x0) + np.tensordot(b[i, : i + 1], np.stack(guided), axes=1)))
+        known = [x0] if xi is None else [x0, jnp.broadcast_to(image_of("xi", xi, flow), x0.shape)]
+        by_network = np.stack([_flat(each) for each in zip(*velocities, strict=True)])
+        return cls(x0, times, _flat(known), _flat(states), by_network)
 
-        states.append(table.walk_calls(guided, x0))
-        known = [x0] if image is None else [x0, image]
-        return cls(
-            x0,
-            np.asarray(table.t),
-            _flat(known),
-            _flat(states),
-            np.stack([_flat(each) for each in zip(*velocities, strict=True)]),
-        )
+    def design(self) -> "Design":
+        """What calls at these times would do."""
+        return Design(_inner(np.concatenate([self.known, *self.velocities, self.states])), len(self.known))
 
 
 def _velocity(flow: Flow, field: int, t: np.ndarray, x: jax.Array) -> jax.Array:
@@ -102,10 +98,6 @@ def _flat(arrays) -> np.ndarray:
     return np.stack([np.asarray(array, np.float32).reshape(-1) for array in arrays])
 
 
-def _image(flow: Flow, xi: jax.Array, x0: jax.Array) -> jax.Array:
-    return jnp.broadcast_to(image_of("xi", xi, flow), x0.shape)
-
-
 def _inner(vectors: np.ndarray) -> np.ndarray:
     """Mean products of vectors [N, B * D]: [N, N] in double precision, a part at a time."""
     total, size = np.zeros((len(vectors), len(vectors))), vectors.shape[1]
@@ -115,7 +107,7 @@ def _inner(vectors: np.ndarray) -> np.ndarray:
     return total / size
 
 
-class _Design(NamedTuple):
+class Design(NamedTuple):
     """What sets of calls would do on true paths, from inner products alone.
 
     A call is 2 k + f, of the network f at the time k, so that a sorted set is in the order in which the calls are made. The
@@ -152,6 +144,11 @@ class _Design(NamedTuple):
             left = np.maximum(self.products[state, state] - np.sum(right * factors, axis=1), 0.0)
             noise = np.concatenate([noise, left[:, None]], axis=1)
         return noise[:, -1]
+
+    def best(self, num_calls: int) -> np.ndarray:
+        """The best set found from calls at evenly spread times."""
+        found = [self.improved(start) for start in _even_calls(num_calls)]
+        return min(found, key=lambda calls: float(self.errors(calls[None])[0]))
 
     def improved(self, calls: np.ndarray) -> np.ndarray:
         """The calls [m], each in turn replaced by the best other one, until that gains little."""
@@ -190,7 +187,7 @@ def _even_calls(num_calls: int) -> list[np.ndarray]:
     return found
 
 
-def _fitted(flow: Flow, paths: _Paths, calls: np.ndarray, xi: jax.Array | None) -> SolverTable:
+def _fitted(flow: Flow, paths: WalkedPaths, calls: np.ndarray, xi: jax.Array | None) -> SolverTable:
     """The table of these calls, each state nearest to that of the true paths, by its own velocities."""
     times, fields = calls // 2, calls % 2
     known, m = len(paths.known), len(calls)
