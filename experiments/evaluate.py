@@ -25,9 +25,7 @@ def evaluate(plan: settings.Plan, flow: bj.Flow, learned: list[compare.Named], w
         run: the run.
     """
     test = truth.test_set(flow, plan, run)
-    found = compare.compare(
-        truth.dealt(flow, plan, "test"), (job.rival_nfe for job in plan.jobs), learned, test.x0, test.x1
-    )
+    found = compare.compare(truth.dealt(flow, plan, "test"), (job.nfe for job in plan.jobs), learned, test.x0, test.x1)
     processes.from_first(lambda: publish(found, run, where))
 
 

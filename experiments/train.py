@@ -19,7 +19,7 @@ def train(plan: settings.Plan, flow: bj.Flow, run: runs.Run) -> int:
         flow, plan, paths, run, then=lambda job, result: processes.say(fresh.gain(job, result.theta))
     )
     measured = fresh.measure(plan.jobs, {job: result.theta for job, result in learned.items()})
-    best = rivals.find(noises[0], {job.rival_nfe for job in plan.jobs}, *noises[1:], keep=plan.num_samples)
+    best = rivals.find(noises[0], {job.nfe for job in plan.jobs}, *noises[1:], keep=plan.num_samples)
 
     def publish():
         seconds = _seconds(run, learned)

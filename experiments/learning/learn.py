@@ -122,7 +122,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
     """
     recipe = _recipe(flow, job, plan)
     num_iterations = sum(stage.num_iterations for stage in recipe.stages)
-    if finished := run.finished(job.name, job.nfe):
+    if finished := run.finished(job.name, job.start.nfe):
         theta, info = finished
         with processes.bar(total=num_iterations, desc=label, unit="it") as bar:
             bar.update(num_iterations)

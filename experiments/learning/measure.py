@@ -87,42 +87,41 @@ class FreshNoise:
         """The base solvers at the NFE of `jobs`, then the learned ones.
 
         Args:
-            jobs: the solvers that were to be learned. A base solver is measured at every NFE of theirs that its steps divide, and
-                beside a solver by the call with as many network calls.
+            jobs: the solvers that were to be learned. A base solver is measured at every NFE of theirs that its steps divide.
             learned: those that were learned.
         """
-        solvers = base_solvers({job.rival_nfe for job in jobs})
+        solvers = base_solvers({job.nfe for job in jobs})
         solvers += [(job.solver, theta) for job, theta in learned.items()]
         measured = Measured([], {})
         for name, solver in processes.bar(solvers, desc="fresh noise"):
             stopping.stop_if_asked()
             row, samples = self._of(name, solver)
             measured.rows.append(row)
-            measured.samples[name, solver.nfe] = samples
+            measured.samples[name, row.nfe] = samples
         return measured
 
     def gain(self, job: Job, theta: Solver) -> str:
         """A line that says what a learned solver gains over `plain_solver`."""
         plain = plain_solver(job)
-        (before, _), (after, _) = self._of(plain, BASE_SOLVERS[plain][1](job.rival_nfe)), self._of(job.solver, theta)
-        counted = "evaluations" if job.nfe == job.rival_nfe else "network calls"
+        (before, _), (after, _) = self._of(plain, BASE_SOLVERS[plain][1](job.nfe)), self._of(job.solver, theta)
         return (
-            f"{job.solver} with {job.nfe} {counted}: {after.psnr:.1f} dB on fresh noise, {after.psnr - before.psnr:+.1f} dB over "
-            f"{plain} without learning ({before.psnr:.1f} dB)"
+            f"{job.solver} with {job.nfe} evaluations: {after.psnr:.1f} dB on fresh noise, {after.psnr - before.psnr:+.1f} dB "
+            f"over {plain} without learning ({before.psnr:.1f} dB)"
         )
 
     def _of(self, name: str, solver: Solver) -> tuple[Row, np.ndarray]:
-        if (name, solver.nfe) not in self._found:
+        nfe = int(solver.evaluations(self._flow))
+        if (name, nfe) not in self._found:
             ends = end_points(self._flow, solver, self._x0)
-            self._found[name, solver.nfe] = row_of(name, solver.nfe, ends, self._x1), ends[: self._keep]
-        return self._found[name, solver.nfe]
+            self._found[name, nfe] = row_of(name, nfe, ends, self._x1), ends[: self._keep]
+        return self._found[name, nfe]
 
 
 def plain_solver(job: Job) -> str:
     """The base solver beside which a learned one is shown: its own; for other families midpoint, or Euler at an odd NFE."""
     if job.base in BASES:
         return job.base
-    return "rk1" if job.rival_nfe % 2 else "rk2"
+    return "rk1" if job.nfe % 2 else "rk2"
 
 
 def base_solvers(nfes: Iterable[int]) -> list[tuple[str, Solver]]:

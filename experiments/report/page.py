@@ -152,8 +152,8 @@ def _beside_plain(jobs, samples):
     """Label -> samples of each learned solver, and of its base solver at the same NFE."""
     rows = {}
     for job in jobs:
-        for solver, nfe in ((job.solver, job.nfe), (plain_solver(job), job.rival_nfe)):
-            rows[f"{solver}, NFE {nfe}"] = samples[solver, nfe]
+        for solver in (job.solver, plain_solver(job)):
+            rows[f"{solver}, NFE {job.nfe}"] = samples[solver, job.nfe]
     return rows
 
 
@@ -222,8 +222,7 @@ def _rivals(rivals):
 def _calls(flow):
     calls = flow.calls_per_evaluation
     return (
-        f"<p>With guidance, each evaluation is {calls} network calls: NFE and costs count evaluations. The NFE of solvers by the "
-        "call counts network calls.</p>"
+        f"<p>With guidance, each evaluation is {calls} network calls: NFE and costs count evaluations.</p>"
         if calls > 1
         else ""
     )
