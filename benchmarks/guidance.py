@@ -5,6 +5,7 @@ brackets the mean over samples. All are learned on the same 160 paths of the gui
 
 - pairs: a table over evaluations, each of two calls;
 - by the call: `LearnedCalls` in pairs, the first of which it may save;
+- on paths: `LearnedCalls.on_paths`, which chooses the calls, and begins where that leaves it;
 - reuse: by the call, with the last difference of the two networks in the place of every other unconditional call;
 - interval: by the call, with the last difference kept for the last third, where guidance matters least.
 """
@@ -15,14 +16,16 @@ import jax
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import dealt
+from bespoke_jax.solver import LearnedSolver
 from experiments.run.command_line import use_all_cores
 
+NAMES = ["pairs", "by the call", "on paths", "reuse", "interval"]
 NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
 
 
-def solvers(calls: int) -> dict[str, bj.LearnedTable]:
-    """The solvers with this many calls, before they learn."""
-    found: dict[str, bj.LearnedTable] = {
+def solvers(calls: int) -> dict[str, LearnedSolver]:
+    """The solvers with this many calls, before they learn, but for that of `LearnedCalls.on_paths`."""
+    found: dict[str, LearnedSolver] = {
         "pairs": bj.init_theta("table", calls // 2),
         "by the call": bj.LearnedCalls.euler(calls),
     }
@@ -44,7 +47,20 @@ def _last_third(nfe: int) -> list[int]:
     return list(range(nfe - nfe // 3, nfe))
 
 
-def figure(flow: bj.Flow, solver: bj.LearnedTable, paths: bj.Paths) -> str:
+def fit_of(name: str, calls: int, flow: bj.Flow, key: jax.Array, data: list[bj.Paths]) -> tuple[str, bj.FitResult, int]:
+    """(name, learned solver, network calls) of one row."""
+    stages = (bj.Stage(num_iterations=NUM_STEPS),)
+    if name != "on paths":
+        found = bj.fit(flow, solvers(calls)[name], key, bj.Recipe(stages=stages), paths=data[0], validation=data[1])
+        return name, found, found.network_calls
+    start = bj.LearnedCalls.on_paths(flow, calls, jax.random.key(11))
+    recipe = bj.Recipe(stages=stages, choose_start=False)
+    found = bj.fit(flow, start, key, recipe, paths=data[0], validation=data[1])
+    others = sum(start.reference.fields or ())
+    return f"{name}, {calls - others} + {others}", found, found.network_calls + 2 * (128 + 32 * 40) + 32 * calls
+
+
+def figure(flow: bj.Flow, solver: LearnedSolver, paths: bj.Paths) -> str:
     """PSNR of the mean RMSE (mean over samples)."""
     ends = bj.adjoint.end_points(flow, solver, paths.x0, 32)
     distances = bj.metrics.rmse(ends, paths.x1, ends.ndim - 1)
@@ -58,7 +74,7 @@ def main() -> None:
     parser.add_argument("--flow", default="fashion_fmot_class")
     parser.add_argument("--scale", type=float, default=1.5)
     parser.add_argument("--calls", type=int, nargs="+", default=[8, 10, 12, 16])
-    parser.add_argument("--only", nargs="+", default=["pairs", "by the call", "reuse", "interval"], metavar="NAME")
+    parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME")
     options = parser.parse_args()
     use_all_cores()
     flow = bj.guided(bj.models.load_flow(options.flow, labels="all"), options.scale)
@@ -71,14 +87,13 @@ def main() -> None:
     print(f"{options.flow}, w = {options.scale:g}")
     print("| solver | calls | start | PSNR | network calls of the fit |")
     print("|---|---|---|---|---|")
-    recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),))
     for calls in options.calls:
-        for name, solver in solvers(calls).items():
+        for name in ["on paths", *solvers(calls)]:
             if name.split(",")[0] not in options.only:
                 continue
-            fitted = bj.fit(flow, solver, key, recipe, paths=data[0], validation=data[1])
+            label, fitted, cost = fit_of(name, calls, flow, key, data)
             found = figure(flows[2], fitted.theta, data[2])
-            print(f"| {name} | {calls} | {fitted.start} | {found} | {fitted.network_calls:,} |", flush=True)
+            print(f"| {label} | {calls} | {fitted.start} | {found} | {cost:,} |", flush=True)
 
 
 if __name__ == "__main__":

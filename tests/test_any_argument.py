@@ -66,6 +66,7 @@ CALLS = {
     "noise": (FLOW.noise, dict(key=KEY, dtype=jnp.float32)),
     "given": (bj.given, dict(flow=CONDITIONAL, conditions=jnp.zeros((3, 2)), batched=False)),
     "guided": (bj.guided, dict(flow=CONDITIONAL, guidance_scale=0.5, unconditional=jnp.ones(2))),
+    "on_paths": (bj.LearnedCalls.on_paths, dict(flow=bj.guided(CONDITIONAL, 0.5), num_calls=4, key=KEY)),
     "init_theta": (bj.init_theta, dict(base="rk2", num_steps=3, dtype=jnp.float32)),
     "theta_from_knots": (functools.partial(bj.theta_from_knots, "rk1"), KNOTS),
     "step_theta": (bj.step_theta, dict(theta=THETA, i=1, x=X0, u=FLOW)),

@@ -100,6 +100,23 @@ def test_a_call_left_out_is_replaced_by_the_last_difference():
     np.testing.assert_allclose(bj.solve(flow, calls, noise), wanted, rtol=0, atol=1e-12)
 
 
+def test_a_table_of_a_range_is_that_of_each_scale():
+    scales = np.array([0.5, 1.0, 3.0])
+    flow, table = bj.guided(bj.given(ONE, CONDITIONS), scales), bj.classic.heun(4, dtype=jnp.float64)
+    calls = bj.by_call(table, (0.5, 3.0), without=[2])
+    found = calls.end(flow, x0())
+    for i, w in enumerate(scales):
+        alone = bj.guided(bj.given(ONE, CONDITIONS[i : i + 1]), w)
+        wanted = bj.by_call(table, w, without=[2]).end(alone, x0()[i : i + 1])
+        np.testing.assert_allclose(found[i : i + 1], wanted, atol=1e-6)
+    learned = bj.LearnedCalls.euler(6, scales=(0.5, 3.0)).suited(flow)
+    known = bj.classic.known_first_call(table, ONE.scheduler, jnp.zeros((3, 2)))
+    start = learned.of(learned.expanded(flow, known))
+    assert start.num_parameters == learned.num_parameters
+    chosen = start.table().of_samples(bj.guided(ONE, 2.0))
+    np.testing.assert_allclose(chosen.b, bj.by_call(known, 2.0).b, atol=1e-6)
+
+
 @pytest.mark.parametrize("keep", [False, True], ids=["recomputed", "kept"])
 def test_the_adjoint_is_that_of_the_solve(keep):
     flow, table, noise = KINDS["each"](), random_table((0, 1, 0, 1)), x0()
@@ -185,7 +202,10 @@ def test_files(tmp_path):
             ValueError,
             "fields",
         ),
-        (lambda: bj.LearnedCalls.euler(5), ValueError, "num_calls"),
+        (lambda: bj.LearnedCalls.euler(5, without=[]), ValueError, "num_calls"),
+        (lambda: bj.LearnedCalls.euler(4, scales=(2.0, 1.0)), ValueError, "guidance_scale: wanted a number, or"),
+        (lambda: bj.LearnedCalls.euler(4, scales=1.0), ValueError, "scales"),
+        (lambda: bj.LearnedCalls.euler(4).suited(bj.guided(KINDS["each"](), [1.0, 2.0, 3.0])), ValueError, "scales="),
         (lambda: bj.LearnedCalls.of(bj.classic.euler(4)), ValueError, "reference: wanted one over calls"),
         (
             lambda: bj.by_call(bj.classic.euler(3), W, without=[0]),

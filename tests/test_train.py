@@ -223,6 +223,8 @@ class TestRefusals:
             ({"fit.budget": -1}, r"config\.fit\.budget: wanted an integer >= 0, got -1"),
             ({"fit.budget": 700}, r"config\.fit\.budget: wanted at least \d+ .* got 700\. It is rk\d-bespoke-n2"),
             ({"solvers.rk3": (4,)}, r"config\.solvers: wanted one of .*'rk2'.* got 'rk3'"),
+            ({"solvers.calls": (4,)}, r"config\.solvers\.calls: flow: wanted a guided flow"),
+            ({"solvers.calls": (4, 5)}, r"config\.solvers\.calls: wanted even numbers of network calls, got \(4, 5\)"),
             ({"solvers.rk2": (4, 4)}, r"config\.solvers: .* none twice, got"),
             ({"solvers.rk2": (0,)}, r"config\.solvers\.rk2: wanted an integer .* got 0"),
             ({"solvers": {}}, r"config\.solvers: wanted one solver or more, .* got \{\}"),

@@ -70,7 +70,8 @@ def scale_of(flow: Flow) -> jax.Array:
     """The guidance scale w of a guided flow, []. Raises ValueError if it is not `guided`, or has a scale for each sample."""
     if guided_velocity(flow).scale is not None:
         raise ValueError(
-            "flow: wanted one guidance scale for all samples, got one for each, which no table over calls can hold."
+            "flow: wanted one guidance scale for all samples, got one for each; a solver for these is "
+            "LearnedCalls.euler(m, scales=(least, greatest))."
         )
     return flow.params["guidance_scale"]
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from bespoke_jax import classic
 from bespoke_jax.checks import check_choice, check_count
 from bespoke_jax.learned import theta
+from bespoke_jax.learned.calls import LearnedCalls
 from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.table import LearnedTable
 from bespoke_jax.learned.times import LearnedTimes
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Callable] = {
     "table": lambda n, dtype: LearnedTable.of(classic.euler(check_count("num_steps", n), dtype)),
     "times": lambda n, dtype: LearnedTimes.of("ipndm-4", n, dtype=dtype),
     "curve": lambda n, dtype: LearnedCurve.identity("rk2", n, dtype=dtype),
+    "calls": lambda n, dtype: LearnedCalls.euler(n, dtype=dtype),
 }
 """Name -> function (num_steps, dtype) -> the solver before it learns. Append new rows: runs' random keys depend on the order."""
 
@@ -36,13 +38,15 @@ def init_theta(base: str, num_steps: int, dtype: DTypeLike = jnp.float32) -> Lea
       `LearnedTimes.of` has the other solvers whose times can be learned.
     - "curve": midpoint with `num_steps` equal steps, along a curve of degree 6; `LearnedCurve.identity` has Euler and other
       degrees.
+    - "calls": a learned table of `num_steps` >= 2 single calls of the two networks of a guided flow; `LearnedCalls` has other
+      ways to make them.
 
     Raises:
         TypeError: for a dtype that is not floating.
-        ValueError: for another base, or `num_steps` that is not a positive integer (or is 1, for "times").
+        ValueError: for another base, or `num_steps` that is not a positive integer (or is 1, for "times" and "calls").
 
     Examples:
         >>> [init_theta(base, num_steps=4).num_parameters for base in FAMILIES]
-        [15, 31, 17, 3, 11]
+        [15, 31, 17, 3, 11, 17]
     """
     return FAMILIES[check_choice("base", base, FAMILIES)](num_steps, dtype)

@@ -220,9 +220,9 @@ class LearnedTable(LearnedSolver):
         return other if self.reference.xi is None else other._general(self.reference.xi)
 
     def _corrected(self, table: SolverTable) -> SolverTable:
-        """A table with corrections of this one's kind, all 0, if this one has some."""
+        """A table with corrections of this one's kind, all 0, if this one has some and the table none."""
         own = self.reference.corrections
-        if own is None:
+        if own is None or table.corrections is not None:
             return table
         return dataclasses.replace(table, corrections=Corrections.zeros(table, own.num_features, own.of, own.span))
 

@@ -87,7 +87,7 @@ def compare(
         num_screened: how many of the noises every dedicated solver is tried on; the first ones.
         num_finalists: how many dedicated solvers of each NFE are measured on all noises.
     """
-    all_nfes = sorted({*nfes, *(solver.nfe for _, solver in learned)})
+    all_nfes = sorted({*nfes, *(int(solver.evaluations(flow)) for _, solver in learned)})
     solvers = [item for nfe in all_nfes for item in _dedicated(nfe, flow.scheduler).items()]
     plain = [item for item in solvers if item[0] in _PLAIN]
     solvers = [item for item in solvers if item[0] not in _PLAIN]
@@ -98,7 +98,7 @@ def compare(
         for name, solver in processes.bar(solvers, desc=label, unit="solver"):
             stopping.stop_if_asked()
             ends = end_points(of_samples(flow, part), solver, x0[part])
-            rows.append(row_of(name, solver.nfe, ends, x1[part]))
+            rows.append(row_of(name, int(solver.evaluations(flow)), ends, x1[part]))
         return rows
 
     screened = measured(solvers, few, f"screening on {few.stop} noises")

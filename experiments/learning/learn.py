@@ -18,7 +18,7 @@ from experiments.learning.truth import Truth
 from experiments.run import processes, stopping
 from experiments.run.runs import Run
 
-__all__ = ["Learned", "check_budget", "learn", "learn_all"]
+__all__ = ["Learned", "check_jobs", "learn", "learn_all"]
 
 
 class Learned(NamedTuple):
@@ -83,8 +83,13 @@ def _data_once(flow, plan, truth) -> Callable[[], Data]:
     return data
 
 
-def check_budget(flow: bj.Flow, plan: Plan) -> None:
-    """Raise ValueError if the plan's budget is too small for one of its solvers."""
+def check_jobs(flow: bj.Flow, plan: Plan) -> None:
+    """Raise ValueError if a solver does not suit the flow, or the plan's budget is too small for it."""
+    for job in plan.jobs:
+        try:
+            job.start.suited(flow)
+        except ValueError as error:  # "calls" wants guidance
+            raise ValueError(f"config.solvers.{job.base}: {error}") from None
     for job in plan.jobs if plan.budget else ():
         try:
             bj.frugal(plan.budget, choose_start=plan.choose_start).resolve(flow, job.start)
@@ -117,7 +122,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
     """
     recipe = _recipe(flow, job, plan)
     num_iterations = sum(stage.num_iterations for stage in recipe.stages)
-    if finished := run.finished(job.name, job.nfe):
+    if finished := run.finished(job.name, job.start.nfe):
         theta, info = finished
         with processes.bar(total=num_iterations, desc=label, unit="it") as bar:
             bar.update(num_iterations)

@@ -97,7 +97,7 @@ class FreshNoise:
             stopping.stop_if_asked()
             row, samples = self._of(name, solver)
             measured.rows.append(row)
-            measured.samples[name, solver.nfe] = samples
+            measured.samples[name, row.nfe] = samples
         return measured
 
     def gain(self, job: Job, theta: Solver) -> str:
@@ -110,10 +110,11 @@ class FreshNoise:
         )
 
     def _of(self, name: str, solver: Solver) -> tuple[Row, np.ndarray]:
-        if (name, solver.nfe) not in self._found:
+        nfe = int(solver.evaluations(self._flow))
+        if (name, nfe) not in self._found:
             ends = end_points(self._flow, solver, self._x0)
-            self._found[name, solver.nfe] = row_of(name, solver.nfe, ends, self._x1), ends[: self._keep]
-        return self._found[name, solver.nfe]
+            self._found[name, nfe] = row_of(name, nfe, ends, self._x1), ends[: self._keep]
+        return self._found[name, nfe]
 
 
 def plain_solver(job: Job) -> str:

@@ -13,7 +13,7 @@ def prepare(config: ConfigDict, workdir: PathLike) -> tuple[settings.Plan, bj.Fl
     """(plan, flow, run) of a config. Every mistake in the user's input is an error here, before any work."""
     plan = settings.read(config)
     flow = flows.load(config.flow)
-    learn.check_budget(flow, plan)
+    learn.check_jobs(flow, plan)
     return plan, flow, open_for(config, flow, workdir)
 
 

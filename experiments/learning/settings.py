@@ -59,8 +59,8 @@ class Job(NamedTuple):
 
     @property
     def nfe(self) -> int:
-        """Velocity evaluations per sample."""
-        return self.start.nfe
+        """Velocity evaluations per sample, by which results are ordered; two network calls of a solver by the call are one."""
+        return self.start.nfe // 2 if self.base == "calls" else self.start.nfe
 
     @property
     def index(self) -> int:
@@ -177,6 +177,8 @@ def _listed(config) -> tuple[Job, ...]:
                 f"config.solvers.{base}: wanted a tuple of numbers of steps such as (4, 5, 8, 10), got {counts!r}."
             )
         jobs += [Job(base, check_count(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
+        if base == "calls" and any(count % 2 for count in counts):
+            raise ValueError(f"config.solvers.calls: wanted even numbers of network calls, got {counts}.")
     if not jobs or len(set(jobs)) < len(jobs):
         raise ValueError(f"config.solvers: wanted one solver or more, none twice, got {config.solvers.to_dict()}.")
     return tuple(sorted(_learning(job, config.fit.learned) for job in jobs))
