@@ -39,7 +39,7 @@ def test_a_fit_says_that_a_few_samples_rule_the_mean_rmse_and_the_recipe_for_it_
     by_mean, said = fitted(parting, bj.mean_rmse(32, num_paths=512, num_validation=256))
     assert not said, "the remedy does not advise itself"
     fresh = bj.ground_truth(parting, parting.noise(jax.random.key(9), (2048,)), ends_only=True)
-    assert mean_rmse(parting, by_mean.theta, fresh) < 0.8 * mean_rmse(parting, usual.theta, fresh)
+    assert mean_rmse(parting, by_mean.theta, fresh) < 0.9 * mean_rmse(parting, usual.theta, fresh)
 
 
 def test_a_fit_whose_samples_are_alike_says_nothing():
