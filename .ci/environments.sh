@@ -20,3 +20,8 @@ environment() {
   "$2" -m venv "$work/$1"
   echo "== $1: $("$work/$1/bin/python" --version)"
 }
+
+# requirements PYTHON EXTRA: those of this extra of pyproject.toml, a line each.
+requirements() {
+  "$1" -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$2"
+}

@@ -119,6 +119,11 @@ class LearnedCalls(LearnedTable):
 
     by_calls = True
 
+    @property
+    def family(self) -> str:
+        """ "calls": the name of the family."""
+        return "calls"
+
     @classmethod
     def euler(
         cls,

@@ -64,6 +64,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "table": dict(color="#009E73", marker="o"),
     "times": dict(color="#CC79A7", marker="P"),
     "curve": dict(color="#E69F00", marker="X"),
+    "calls": dict(color="#56B4E9", marker="d"),
 }
 _OTHERS: list[dict[str, Any]] = [
     dict(color=color, marker=marker)
