@@ -156,9 +156,8 @@ def mean_rmse(
 ) -> Recipe:
     """A recipe for the mean RMSE where a few samples rule it, as they do on data with narrow clusters, whose paths part.
 
-    The default minimises a mean of logarithms, in which these few count no more than others. Here the mean RMSE is the loss that
-    chooses the start, is minimised and chooses the best solver, on enough paths to hold such samples. It takes 6 to 9 times the
-    evaluations of the default.
+    The default minimises a loss in which these few count little more than others. Here the mean RMSE chooses the start, is
+    minimised and chooses the best solver, on enough paths to hold such samples. It takes 6 to 9 times the default's evaluations.
 
     Raises:
         ValueError: for counts that are not positive integers.
@@ -167,7 +166,8 @@ def mean_rmse(
         >>> mean_rmse().figure, mean_rmse(num_paths=512).num_paths
         ('psnr', 512)
     """
-    return Recipe((Stage("rmse", num_iterations, batch_size=batch_size),), num_paths, num_validation)
+    stage = Stage("rmse", num_iterations, DEFAULT_STAGES[0].optimizer, batch_size)
+    return Recipe((stage,), num_paths, num_validation)
 
 
 # Found on the shipped flows with rk2 of five steps; benchmarks/README.md has the results.
