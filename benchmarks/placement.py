@@ -10,18 +10,14 @@ import jax
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax.flow.conditions import dealt, of_samples
-from bespoke_jax.learned.placed import Design, WalkedPaths
+from bespoke_jax.learned.calls import noises_and_image
+from bespoke_jax.learned.placed import Design, WalkedPaths, improved
 from experiments.run.command_line import use_all_cores
-
-NUM_IMAGES, NUM_PATHS = 128, 32
 
 
 def design_of(flow: bj.Flow, key: jax.Array) -> tuple[Design, np.ndarray]:
     """(what calls at these times would do, the times)."""
-    flow, x0 = dealt(flow, key, NUM_IMAGES), flow.noise(key, (NUM_IMAGES,))
-    image = bj.LearnedCalls.euler(2).suited(flow).with_samples(flow, x0, x0, NUM_PATHS)[0].reference.xi
-    paths = WalkedPaths.of(of_samples(flow, slice(0, NUM_PATHS)), x0[:NUM_PATHS], image)
+    paths = WalkedPaths.of(*noises_and_image(flow, key))
     return paths.design(), paths.times
 
 
@@ -33,18 +29,15 @@ def best_pairs(design: Design, nfe: int) -> np.ndarray:
 
 def _improved(design: Design, places: np.ndarray) -> np.ndarray:
     """Each time in turn replaced by the best other one."""
-    nfe, times = len(places), (places * design.num_times).astype(int)
-    for _ in range(10):
-        before = times
-        for i in range(nfe):
-            others = np.repeat(times[None], design.num_times, axis=0)
-            others[:, i] = np.arange(design.num_times)
-            others = np.sort(others, axis=1)
-            others = others[np.all(np.diff(others, axis=1) > 0, axis=1)]
-            times = others[np.argmin(design.errors(as_calls(others)))]
-        if np.array_equal(times, before):
-            break
-    return as_calls(times[None])[0]
+
+    def are_apart(times: np.ndarray) -> np.ndarray:
+        return np.all(np.diff(times, axis=1) > 0, axis=1)
+
+    def errors(times: np.ndarray) -> np.ndarray:
+        return design.errors(as_calls(times))
+
+    times = (places * design.num_times).astype(int)
+    return as_calls(improved(times, design.num_times, are_apart, errors)[None])[0]
 
 
 def as_calls(times: np.ndarray) -> np.ndarray:

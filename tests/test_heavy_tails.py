@@ -20,11 +20,11 @@ def parting():
     return bj.analytic.mixture(MEANS, 0.03)
 
 
-def fitted(flow, recipe):
+def fitted(flow, recipe, key=KEY):
     """(the result of a fit, the warnings of tails that it issued)."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = bj.fit(flow, START, KEY, recipe)
+        result = bj.fit(flow, START, key, recipe)
     return result, [str(warning.message) for warning in caught if "mean_rmse()" in str(warning.message)]
 
 
@@ -39,7 +39,9 @@ def test_a_fit_says_that_a_few_samples_rule_the_mean_rmse_and_the_recipe_for_it_
     by_mean, said = fitted(parting, bj.mean_rmse(32, num_paths=512, num_validation=256))
     assert not said, "the remedy does not advise itself"
     fresh = bj.ground_truth(parting, parting.noise(jax.random.key(9), (2048,)), ends_only=True)
-    assert mean_rmse(parting, by_mean.theta, fresh) < 0.9 * mean_rmse(parting, usual.theta, fresh)
+    again, _ = fitted(parting, bj.Recipe(), jax.random.key(1))  # one fit's mean RMSE is a matter of rounding
+    of_usual = np.mean([mean_rmse(parting, each.theta, fresh) for each in (usual, again)])
+    assert mean_rmse(parting, by_mean.theta, fresh) < 0.8 * of_usual
 
 
 def test_a_fit_whose_samples_are_alike_says_nothing():

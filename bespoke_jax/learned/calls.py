@@ -19,7 +19,7 @@ from bespoke_jax.learned.table import LearnedTable
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import DTypeLike, KeyArray, Numbers, Scalar
 
-__all__ = ["LearnedCalls", "by_call"]
+__all__ = ["LearnedCalls", "by_call", "noises_and_image"]
 
 _NUM_IMAGES, _NUM_PATHS = 128, 32  # noises for the image, and those of them whose paths are followed
 
@@ -191,11 +191,8 @@ class LearnedCalls(LearnedTable):
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
         num_calls, key = check_count("num_calls", num_calls, 2, NUM_TIMES), check_key(key)
         scale_of(flow)
-        flow = dealt(flow, key, _NUM_IMAGES)
-        x0 = flow.as_array("x0", flow.noise(key, (_NUM_IMAGES,)))[0]
-        image, _ = cls.euler(2).suited(flow).with_samples(flow, x0, x0, _NUM_PATHS)
-        few = slice(0, _NUM_PATHS)
-        return cls.of(table_on_paths(of_samples(flow, few), num_calls, x0[few], image.reference.xi))
+        few, x0, xi = noises_and_image(flow, key)
+        return cls.of(table_on_paths(few, num_calls, x0, xi))
 
     def suited(self, flow: Flow) -> Self:
         """As that of a `LearnedTable`.
@@ -228,3 +225,11 @@ class LearnedCalls(LearnedTable):
         """Of each evaluation, what follows its conditional call: "1", or nothing."""
         assert self.reference.fields is not None
         return "".join(map(str, self.reference.fields)).split("0")[1:]
+
+
+def noises_and_image(flow: Flow, key: KeyArray) -> tuple[Flow, jax.Array, jax.Array | None]:
+    """(The flow of a few samples, their noises [B, *event], an image or None): what calls of a guided flow are placed on."""
+    flow, few = dealt(flow, key, _NUM_IMAGES), slice(0, _NUM_PATHS)
+    x0 = flow.as_array("x0", flow.noise(key, (_NUM_IMAGES,)))[0]
+    image, _ = LearnedCalls.euler(2).suited(flow).with_samples(flow, x0, x0, _NUM_PATHS)
+    return of_samples(flow, few), x0[few], image.reference.xi

@@ -5,6 +5,7 @@ this are a least-squares problem for each state, in the noise, the image and the
 calls would do is known from inner products alone, so that many sets can be compared at no call of the network.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from bespoke_jax.flow.guided import of_call, scale_of
 from bespoke_jax.run.paths import slices
 from bespoke_jax.table import SolverTable
 
-__all__ = ["NUM_TIMES", "Design", "WalkedPaths", "table_on_paths"]
+__all__ = ["NUM_TIMES", "Design", "WalkedPaths", "improved", "table_on_paths"]
 
 NUM_TIMES = 40
 """Evaluations of the true paths, among whose times those of the calls are chosen."""
@@ -72,16 +73,17 @@ class WalkedPaths(NamedTuple):
         """The paths of these noises; arguments are those of `table_on_paths`."""
         scheduler, w = flow.scheduler, float(scale_of(flow))
         table = ipndm(NUM_TIMES, order=4) if scheduler is None else unipc(NUM_TIMES, scheduler, grid="log_snr")
-        times, a, b = (np.asarray(value) for value in (table.t, table.a, table.b))
-        states, velocities, guided = [x0], [], []
-        for i, t in enumerate(times):  # in NumPy, which compiles nothing for each number of terms
-            own, none = (_velocity(flow, field, t, states[-1]) for field in (0, 1))
-            velocities.append((own, none))
-            guided.append(np.asarray(own + w * (own - none)))
-            states.append(jnp.asarray(a[i] * np.asarray(x0) + np.tensordot(b[i, : i + 1], np.stack(guided), axes=1)))
+        states, velocities = [], []
+
+        def recorded(i, t, x):
+            states.append(x)
+            velocities.append([_velocity(flow, field, t, x) for field in (0, 1)])
+            return kernels.combine([1 + w, -w], velocities[-1])
+
+        states.append(table.walk_calls(recorded, x0))
         known = [x0] if xi is None else [x0, jnp.broadcast_to(image_of("xi", xi, flow), x0.shape)]
         by_network = np.stack([_flat(each) for each in zip(*velocities, strict=True)])
-        return cls(x0, times, _flat(known), _flat(states), by_network)
+        return cls(x0, np.asarray(table.t), _flat(known), _flat(states), by_network)
 
     def design(self) -> "Design":
         """What calls at these times would do."""
@@ -152,22 +154,40 @@ class Design(NamedTuple):
 
     def improved(self, calls: np.ndarray) -> np.ndarray:
         """The calls [m], each in turn replaced by the best other one, until that gains little."""
-        best = self.errors(calls[None])[0]
-        for _ in range(_SWEEPS):
-            before = best
-            for i in range(len(calls)):
-                others = np.repeat(calls[None], 2 * self.num_times, axis=0)
-                others[:, i] = np.arange(2 * self.num_times)
-                others = np.sort(others, axis=1)
-                others = others[_is_in_order(others)]
-                if len(others):
-                    errors = self.errors(others)
-                    least = np.argmin(errors)
-                    if errors[least] < best:
-                        best, calls = errors[least], others[least]
-            if best > (1 - _GAIN) * before:
-                break
-        return calls
+        return improved(calls, 2 * self.num_times, _is_in_order, self.errors, _GAIN)
+
+
+def improved(
+    numbers: np.ndarray,
+    count: int,
+    are_allowed: Callable[[np.ndarray], np.ndarray],
+    errors: Callable[[np.ndarray], np.ndarray],
+    gain: float = 0.0,
+) -> np.ndarray:
+    """A sorted set of numbers below `count`, each in turn replaced by the best other one.
+
+    Args:
+        numbers: the set to begin from, [m].
+        count: how many numbers there are to choose from.
+        are_allowed, errors: functions of S sets [S, m], sorted: whether each may be chosen, and its error, [S].
+        gain: a sweep that lowers the error by a smaller share is the last.
+    """
+    best = errors(numbers[None])[0]
+    for _ in range(_SWEEPS):
+        before = best
+        for i in range(len(numbers)):
+            others = np.repeat(numbers[None], count, axis=0)
+            others[:, i] = np.arange(count)
+            others = np.sort(others, axis=1)
+            others = others[are_allowed(others)]
+            if len(others):
+                found = errors(others)
+                least = np.argmin(found)
+                if found[least] < best:
+                    best, numbers = found[least], others[least]
+        if best >= (1 - gain) * before:
+            break
+    return numbers
 
 
 def _is_in_order(calls: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from bespoke_jax.flow.sharding import spread
 from bespoke_jax.run.interpolation import between_ends, quartic
 from bespoke_jax.types import Array, Numbers, Scalar, State
 
-__all__ = ["Paths", "check_finite", "ends_of", "samples", "slices"]
+__all__ = ["Paths", "check_finite", "samples", "slices"]
 
 
 @jax.tree_util.register_dataclass
@@ -213,7 +213,7 @@ class Paths:
         """
         flow = of_paths(flow, self)
         for part in slices(min(count or self.num_paths, self.num_paths), batch_size):
-            x0, x1 = ends_of(self.states, np.int32(part.start), part.stop - part.start)
+            x0, x1 = _ends(self.states, np.int32(part.start), part.stop - part.start)
             yield of_samples(flow, part), spread(flow, x0), spread(flow, x1)
 
     def _checked(self, t: Any) -> jax.Array:
@@ -259,7 +259,7 @@ def samples(flow: Flow, paths: Paths) -> tuple[Flow, Float[jax.Array, "B *event"
         ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
     """
     flow = of_paths(flow, paths)
-    return flow, *ends_of(paths.states, np.int32(0), paths.num_paths)
+    return flow, *_ends(paths.states, np.int32(0), paths.num_paths)
 
 
 def slices(size: int, batch_size: int | None) -> Iterator[slice]:
@@ -291,9 +291,7 @@ def check_finite(name: str, x: Float[Array, "B *event"]) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def ends_of(
-    states: Float[jax.Array, "N knots *event"], first: Any = 0, count: int | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """(x0, x1), each [B, *event], of `count` paths with these states from number `first` on; None for all N."""
-    some = jax.lax.dynamic_slice_in_dim(states, first, len(states) if count is None else count)
+def _ends(states: jax.Array, first: np.int32, count: int) -> tuple[jax.Array, jax.Array]:
+    """(x0, x1), each [B, *event], of `count` paths with these states from number `first` on."""
+    some = jax.lax.dynamic_slice_in_dim(states, first, count)
     return some[:, 0], some[:, -1]
