@@ -29,12 +29,13 @@ collect_ignore_glob = ["golden/make_*.py"]  # need the libraries that the golden
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # one program at a time: they share few threads
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile much and compute little
+jax.config.update("jax_traceback_in_locations_limit", 0)  # where an operation was traced: written into every program
 
 typechecked.install()
 gc.set_threshold(50_000)  # tracing makes many objects and few cycles
 
 # The same examples on every run, and no clock: a test that fails here fails everywhere.
-hypothesis.settings.register_profile("bespoke", deadline=None, derandomize=True, database=None, max_examples=40)
+hypothesis.settings.register_profile("bespoke", deadline=None, derandomize=True, database=None, max_examples=24)
 hypothesis.settings.load_profile("bespoke")
 
 
@@ -60,18 +61,18 @@ def base(request):
 
 
 @contextlib.contextmanager
-def flows_on_two_devices():
-    """Launchers spread samples over two devices and not eight, which take four times as long for every small program."""
-    replicate, two = bj.sharding.replicate, jax.devices()[:2]
+def flows_on(number):
+    """Launchers spread samples over so many devices and not eight, which take far longer for every small program."""
+    replicate, few = bj.sharding.replicate, jax.devices()[:number]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bj.sharding, "replicate", lambda flow, devices=None: replicate(flow, devices or two))
+        patch.setattr(bj.sharding, "replicate", lambda flow, devices=None: replicate(flow, devices or few))
         yield
 
 
 @pytest.fixture(scope="module")
-def two_devices():
-    """A module that runs launchers: `pytestmark = pytest.mark.usefixtures("two_devices")`. test_sharding.py has eight."""
-    with flows_on_two_devices():
+def one_device():
+    """A module that runs launchers: `pytestmark = pytest.mark.usefixtures("one_device")`. test_train.py has a run on two."""
+    with flows_on(1):
         yield
 
 
@@ -86,7 +87,7 @@ def whole_run(tmp_path_factory):
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            with flows_on_two_devices():  # as in the modules that damage copies of it: their results must have its bits
+            with flows_on(1):  # as in the modules that damage copies of it: their results must have its bits
                 assert train.main(small_config(), folder) == 0
     return folder
 

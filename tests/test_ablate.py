@@ -14,7 +14,7 @@ from experiments.configs import fashion_ablation
 from experiments.learning import costs, learn, settings
 from tests.small_run import small_config
 
-pytestmark = pytest.mark.usefixtures("two_devices")
+pytestmark = pytest.mark.usefixtures("one_device")
 
 RUINOUS = bj.Recipe(stages=(bj.Stage("endpoint", 3, optax.sgd(np.nan), batch_size=8),), choose_start=False)
 

@@ -82,7 +82,9 @@ def test_losses_of_steps_against_the_whole_jacobian(base, name, flow, paths):
         assert_near(found, part, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["rmse", "endpoint"])
+@pytest.mark.parametrize(
+    "base, name", [pytest.param("rk1", "rmse", marks=pytest.mark.slow), ("rk2", "rmse"), ("rk1", "endpoint")]
+)
 def test_losses_of_ends_against_the_whole_jacobian(base, name, flow, paths):
     theta, value, gradient, matrix = wanted(name, base, flow, paths)
     draws = [

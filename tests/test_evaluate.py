@@ -13,7 +13,7 @@ from experiments import evaluate, train
 from experiments.configs import tiny
 from experiments.learning import compare, flows, measure, settings
 
-pytestmark = pytest.mark.usefixtures("two_devices")
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def small_config():

@@ -12,13 +12,7 @@ from experiments import fid, train
 from experiments.configs import fashion_fmot_class, tiny
 from experiments.learning import flows, frechet, measure, settings
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_device():
-    """Eight would compile as much again; tests/test_sharding.py has them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bj.sharding, "replicate", lambda flow: flow)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def small_config():

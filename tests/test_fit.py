@@ -40,11 +40,11 @@ def paths(flow):
 
 def gain(flow, theta, start, paths):
     """dB of `theta` over `start` on these paths."""
-    errors = [float(bj.losses.rmse(flow, solver, paths)) for solver in (start, theta)]
+    errors = [float(jax.jit(bj.losses.rmse)(flow, solver, paths)) for solver in (start, theta)]
     return 20 * np.log10(errors[0] / errors[1])
 
 
-@pytest.mark.parametrize("base, num_steps", [("rk1", 6), ("rk2", 4)])
+@pytest.mark.parametrize("base, num_steps", [pytest.param("rk1", 6, marks=pytest.mark.slow), ("rk2", 4)])
 def test_the_default_stages_beat_the_base_solver_on_fresh_noise(flow, paths, base, num_steps):
     start = bj.init_theta(base, num_steps)
     result = bj.fit(flow, start, KEY, paths=paths[0], validation=paths[1])

@@ -193,7 +193,7 @@ def test_shared_conditions_give_what_copies_give(flow, monkeypatch):
             bj.adjoint.end_points(some, solver, x0, batch_size=3),
             bj.sample(flow, solver, KEY, num_samples=5),
             bj.sample(flow, solver, KEY),
-            bj.losses.endpoint(flow, solver, few),
+            jax.jit(bj.losses.endpoint)(flow, solver, few),
             *jax.tree.leaves(conditions.condition_of(conditions.dealt(flow, KEY, 8))),
         ]
 

@@ -55,6 +55,7 @@ def test_a_bad_count_is_named(name):
         bj.mean_rmse(**{name: 0})
 
 
+@pytest.mark.slow
 def test_the_default_ends_above_a_fit_of_the_logarithm_in_both_figures():
     random = np.random.default_rng(9)  # flow 9 of benchmarks.random_flows
     means, std = random.uniform(-1, 1, (8, 2)), np.exp(random.uniform(np.log(0.05), np.log(0.5), 8))

@@ -23,7 +23,7 @@ from tests.small_run import small_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-pytestmark = pytest.mark.usefixtures("two_devices")
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_killed_at_any_file_operation_it_ends_with_the_same_bits(tmp_path, whole
 
 @pytest.mark.usefixtures("no_report")
 class TestSIGTERM:
-    @pytest.mark.parametrize("after", [2, 6])
+    @pytest.mark.parametrize("after", [2, pytest.param(6, marks=pytest.mark.slow)])
     def test_stops_after_a_checkpoint_and_says_resume(self, tmp_path, whole_run, config, monkeypatch, after):
         saved, save = [], runs.Checkpoints.save
 

@@ -197,6 +197,7 @@ def test_the_density_of_a_mixture():
     assert errors[2] < 1e-3 < 10 * errors[1] < errors[0]  # order 2: a sixteenth
 
 
+@pytest.mark.slow
 def test_the_density_of_a_crude_solver_integrates_to_one():
     flow = bj.analytic.mixture([-1.0, 1.0], std=0.5)
     solver = bj.init_theta("rk2", 3)

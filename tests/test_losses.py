@@ -15,7 +15,7 @@ import scipy.linalg
 import bespoke_jax as bj
 from bespoke_jax.fitting import losses
 from bespoke_jax.metrics import mean_square
-from tests import reference
+from tests import reference, zoo
 from tests.test_curvature import errors_of
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -81,7 +81,12 @@ def check_against_numpy(flow, theta, knots, paths, u):
         np.testing.assert_allclose(values(flow, theta, paths, lipschitz), wanted, rtol=1e-9)
 
 
-def test_every_loss_on_every_problem_against_numpy(problem):
+FEW = ("gaussian", "mixture scalar", "mixture image")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in zoo.PROBLEMS])
+def test_every_loss_on_every_problem_against_numpy(name):
+    problem = zoo.PROBLEMS[name]
     check_against_numpy(problem.flow, *random_theta("rk2"), problem.paths, problem.velocity)
 
 
@@ -126,6 +131,7 @@ def test_a_batch_of_two_axes_gives_the_same_losses(flow, paths):
     np.testing.assert_allclose(values(flow, theta, nested), values(flow, theta, paths), rtol=1e-12)
 
 
+@pytest.mark.parametrize("base", [pytest.param("rk1", marks=pytest.mark.slow), "rk2"])
 def test_an_error_of_zero_has_finite_losses_and_gradients(base, paths):
     # u = 0: every path stays and the base solver is exact, but root and logarithm have no derivative at 0.
     still = dataclasses.replace(

@@ -16,7 +16,7 @@ from experiments.run.config import ConfigDict
 from experiments.run.errors import WrongType
 from tests.small_run import small_config
 
-pytestmark = pytest.mark.usefixtures("two_devices")
+pytestmark = pytest.mark.usefixtures("one_device")
 
 MODULE = """
 import jax.numpy as jnp

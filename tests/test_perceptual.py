@@ -79,11 +79,11 @@ def test_the_classifiers_features_are_one_function_with_a_gradient():
     assert features is bj.models.classifier_features(layers=(1, 2)) is not bj.models.classifier_features(layers=(2,))
     assert bj.perceptual(features) == bj.perceptual(bj.models.classifier_features(layers=(1, 2)))
     x = jax.random.uniform(KEY, (3, 28, 28, 1), minval=-1.0)
-    found = features(x)
+    found = jax.jit(features)(x)
     assert found.shape == (3, 14 * 14 * 24 + 7 * 7 * 48)
-    np.testing.assert_allclose(features(x[1:2])[0], found[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(features)(x[1:2])[0], found[1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jnp.mean(found[:, : 14 * 14 * 24] ** 2, axis=-1), 1, rtol=1e-4)
-    assert np.any(np.asarray(jax.grad(lambda x: features(x)[0, 0])(x)))
+    assert np.any(np.asarray(jax.jit(jax.grad(lambda x: features(x)[0, 0]))(x)))
 
 
 def test_the_last_layer_averages_to_what_a_distance_measures():

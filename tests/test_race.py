@@ -32,6 +32,7 @@ def mean_log_rmse(solver, paths):
     return float(jnp.mean(jnp.log(bj.metrics.rmse(ends, paths.x1, 1))))
 
 
+@pytest.mark.slow
 def test_the_first_call_saved_is_worth_decibels(paths, monkeypatch):
     recipe, options = bj.Recipe(stages=(bj.Stage("endpoint"),)), dict(paths=paths[0], validation=paths[1])
     fitted = bj.fit(FLOW, bj.init_theta("table", 4), KEY, recipe, **options)

@@ -33,7 +33,7 @@ def devices_of(array):
     return {shard.device for shard in array.addressable_shards}
 
 
-@pytest.fixture(scope="module", params=[4, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 8))])
+@pytest.fixture(scope="module", params=[2, *(pytest.param(number, marks=pytest.mark.slow) for number in (4, 8))])
 def many(request, flow):
     return replicate(flow, jax.devices()[: request.param])
 

@@ -22,9 +22,10 @@ from experiments import train
 from experiments.learning import flows, learn, measure, rivals, settings, truth
 from experiments.report import page
 from experiments.run import runs, stopping
+from tests.conftest import flows_on
 from tests.small_run import small_config
 
-pytestmark = pytest.mark.usefixtures("two_devices")
+pytestmark = pytest.mark.usefixtures("one_device")
 
 ROOT = pathlib.Path(__file__).parents[1]
 # One optimiser: two are not equal, and share nothing compiled.
@@ -386,6 +387,17 @@ def test_a_budget_is_kept_without_paths_of_the_run_and_after_an_interruption(tmp
         (tmp_path / name / "solvers" / "rk2-bespoke-n2.json").read_bytes() for name in ("whole", "resumed")
     )
     assert whole == resumed
+
+
+@pytest.mark.usefixtures("no_report")
+def test_on_two_devices_the_figures_are_those_of_one(tmp_path, config, whole_run):
+    config.solvers = dict(rk1=(2,))
+    with flows_on(2):
+        assert train.main(config, tmp_path) == 0
+    wanted = {(row["solver"], row["nfe"]): float(row["rmse"]) for row in read_csv(whole_run / "results.csv")}
+    found = {(row["solver"], row["nfe"]): float(row["rmse"]) for row in read_csv(tmp_path / "results.csv")}
+    assert ("rk1-bespoke", "2") in found
+    assert found == {key: pytest.approx(wanted[key], rel=1e-3) for key in found}
 
 
 @pytest.mark.usefixtures("no_report")

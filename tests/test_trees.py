@@ -187,15 +187,15 @@ def test_the_true_paths_of_a_padded_sample_take_about_the_steps_of_the_sample_al
     np.testing.assert_allclose(small.unravel(found.x1)["positions"][:, :2], wanted.x1, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["endpoint", "rmse", "rmse_bound", "local"])
+@pytest.mark.parametrize("name", ["endpoint", "rmse", "rmse_bound", pytest.param("local", marks=pytest.mark.slow)])
 def test_weighted_losses_have_the_gradient_of_their_value(name):
     loss, theta = bj.losses.named(name), bj.init_theta("rk1", 2)
     paths = bj.ground_truth(MOLECULES, MOLECULES.noise(KEY, (8,)))
-    wanted = jax.grad(lambda raw: loss(MOLECULES, theta.with_raw(raw), paths))(theta.raw)
+    wanted = jax.jit(jax.grad(lambda raw: loss(MOLECULES, theta.with_raw(raw), paths)))(theta.raw)
     found = linearise(loss, MOLECULES, theta, paths, KEY, batch_size=3)
     np.testing.assert_allclose(found.gradient, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
     doubled = MOLECULES.replace(weights=lambda p: {"positions": 2.0 * p["condition"]["mask"][:, None]})
-    np.testing.assert_allclose(loss(doubled, theta, paths), found.value, rtol=1e-5)  # only their ratios matter
+    np.testing.assert_allclose(jax.jit(loss)(doubled, theta, paths), found.value, rtol=1e-5)  # only their ratios matter
 
 
 def doubled(x):

@@ -242,7 +242,7 @@ def test_a_model_that_writes_into_its_input_writes_into_nothing_of_ours():
     close(flow(T, X), -kept)
 
 
-def test_samples_on_two_devices():
+def test_samples_on_one_device():
     flow, port = both_conditional()
     devices = jax.devices()[:2]
     conditions = jnp.arange(8.0).reshape(4, 2) / 10
