@@ -8,15 +8,15 @@ import numpy as np
 from bespoke_jax.fitting.memory import check_memory
 from bespoke_jax.fitting.progress import Say, quiet
 from bespoke_jax.fitting.recipes import Recipe
-from bespoke_jax.flow.conditions import dealt, of_samples
+from bespoke_jax.flow.conditions import dealt, is_given, of_samples
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.per_sample import rows_of
 from bespoke_jax.flow.sharding import everywhere, mesh_of
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.paths import Paths, samples
 from bespoke_jax.run.probe import EVALUATIONS as PROBE
 from bespoke_jax.run.probe import check_velocity
+from bespoke_jax.run.rows import cut
 from bespoke_jax.run.truth import NUM_CHECKED, Truth, truth_of, warn_of_other_paths
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array, KeyArray
@@ -61,16 +61,16 @@ def prepare(
     """
     _check_room(flow, recipe, solver, paths, validation)
     if validation is None:
-        some, x0 = _noises(flow, key, _VALIDATION, recipe.num_validation)
+        some, x0 = _noises(flow, key, _VALIDATION, recipe.num_validation, recipe)
     else:
         some, x0, _ = samples(flow, validation)
     count = max(2, min(recipe.stages[0].chunk_size, len(x0)))  # dependence on the batch takes two samples to see
     first, spent = np.arange(count) % len(x0), 0
     say("compiling the velocity, and checking it")
-    check_velocity(of_samples(some, first), rows_of(x0, first))
+    check_velocity(of_samples(some, first), cut(some, x0, first))
     if paths is None:
         say(f"solving {recipe.num_paths} true paths to fit to")
-        to_fit = _solved(recipe, *_noises(flow, key, _PATHS, recipe.num_paths))
+        to_fit = _solved(recipe, *_noises(flow, key, _PATHS, recipe.num_paths, recipe))
     else:
         to_fit = paths
     if validation is None:
@@ -105,10 +105,13 @@ def _ends_only(recipe) -> bool:
     return all(stage.is_of_ends for stage in recipe.stages)
 
 
-def _noises(flow, key, purpose, count) -> tuple[Flow, Array]:
+def _noises(flow, key, purpose, count, recipe) -> tuple[Flow, Array]:
     """Fresh noises, and the flow of these samples: the conditions of a `given` one are dealt out to them."""
     some = dealt(flow, jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose), count)
-    return some, some.ravel(some.noise(jax.random.fold_in(key, purpose), (count,)))
+    # As many for each purpose, where the flow does not say how many: a second number would be a second program.
+    drawn = count if is_given(some) else max(recipe.num_paths, recipe.num_validation)
+    x0 = some.ravel(some.noise(jax.random.fold_in(key, purpose), (drawn,)))
+    return some, cut(some, x0, slice(0, count))
 
 
 def _solved(recipe, flow, x0) -> Paths:

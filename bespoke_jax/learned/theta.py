@@ -192,7 +192,7 @@ def init_theta(base: str, num_steps: int, dtype: DTypeLike = jnp.float32) -> The
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
     num_steps, dtype = check_base(base, num_steps), check_float_dtype("dtype", dtype)
-    return Theta(jnp.zeros(4 * BASES[base] * num_steps - 1, dtype), base, num_steps)
+    return Theta(jax.device_put(np.zeros(4 * BASES[base] * num_steps - 1, dtype)), base, num_steps)
 
 
 def theta_from_knots(
@@ -224,7 +224,7 @@ def theta_from_knots(
     numbers = numbers_of_knots(t, dt, s, ds)
     if (n := len(dt)) % BASES[base]:
         raise ValueError(f"knots: wanted a multiple of {BASES[base]} intervals for {base}, got {n}.")
-    return Theta(jnp.asarray(numbers, dtype), base, n // BASES[base])
+    return Theta(jax.device_put(np.asarray(numbers, dtype)), base, n // BASES[base])
 
 
 def knot_places(base: str, num_steps: int) -> Float[np.ndarray, "knots"]:

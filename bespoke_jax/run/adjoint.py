@@ -23,6 +23,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.run.paths import slices
+from bespoke_jax.run.rows import cut, joined
 from bespoke_jax.solver import Solver
 from bespoke_jax.stepping import broadcast, time_dtype
 from bespoke_jax.table import SolverTable
@@ -150,7 +151,8 @@ def end_points(
     check_size(flow, len(x0), "x0")
     if solver.has_table:
         solver = solver.unrolled()
-    return jnp.concatenate([solver.end(of_samples(flow, part), x0[part]) for part in slices(len(x0), batch_size)])
+    parts = slices(len(x0), batch_size)
+    return joined(flow, [solver.end(of_samples(flow, part), cut(flow, x0, part)) for part in parts])
 
 
 @kernels.Kernel

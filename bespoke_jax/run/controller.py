@@ -13,7 +13,7 @@ from jaxtyping import Float
 from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array
 
-__all__ = ["DOPRI5", "begin", "first_state", "judge", "over_tolerance", "scales_of"]
+__all__ = ["DOPRI5", "begin", "judge", "over_tolerance", "scales_of"]
 
 DOPRI5 = diffrax.Dopri5
 
@@ -61,8 +61,8 @@ def scales_of(
 @jax.jit
 def begin(
     x: Float[Array, "B *event"], velocity: Float[Array, "B *event"], rtol: Any, atol: Any
-) -> tuple[jax.Array, Float[jax.Array, ""]]:
-    """(The absolute tolerance at the noise, the width of the first step.)
+) -> tuple[jax.Array, Float[jax.Array, ""], Any]:
+    """(The absolute tolerance at the noise, the width of the first step, the controller's state before it.)
 
     Args:
         x, velocity: the noise and the velocity there, [B, *event].
@@ -71,7 +71,8 @@ def begin(
     if atol is None:
         atol = (rtol * scales_of(x, velocity, jnp.ones_like(rtol))).astype(rtol.dtype)
         atol = jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
-    return atol, _first_step(x, velocity, rtol, atol)
+    width = _first_step(x, velocity, rtol, atol)
+    return atol, width, _first_state(width)
 
 
 def _first_step(x: Array, velocity: Array, rtol: Any, atol: Any) -> jax.Array:
@@ -95,8 +96,7 @@ def _order() -> Any:
     return DOPRI5().error_order(_TERM)
 
 
-@jax.jit
-def first_state(width: Float[Array, ""]) -> Any:
+def _first_state(width: jax.Array) -> Any:
     """The controller's state before the first step, which has this width; a pytree of scalars."""
     zero, controller = jnp.zeros_like(width), _controller(width.dtype)
     return controller.init(_TERM, zero, jnp.ones_like(width), zero, width, None, DOPRI5().func, _order())[1]

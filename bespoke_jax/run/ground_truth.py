@@ -8,7 +8,6 @@ network is the one compiled program of `flow.kernels`.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,9 +24,10 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.flow.states import weighted
-from bespoke_jax.run.controller import DOPRI5, first_state
+from bespoke_jax.run.controller import DOPRI5
 from bespoke_jax.run.interpolation import padded
 from bespoke_jax.run.paths import Paths, check_finite, slices
+from bespoke_jax.run.rows import between_ends, cut, joined
 from bespoke_jax.run.tolerance import Attempt, Tolerance
 from bespoke_jax.types import Array, Number, State
 
@@ -128,7 +128,7 @@ def finer_ends(
     """
     tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
     _, x1, evaluations = zip(*_parts(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True), strict=True)
-    return x1[0] if len(x1) == 1 else jnp.concatenate(x1), int(np.sum(np.concatenate(evaluations)))
+    return joined(flow, x1), int(np.sum(np.concatenate(evaluations)))
 
 
 def _solve(
@@ -138,8 +138,9 @@ def _solve(
     parts = _parts(flow, x0, tolerance, batch_size, max_steps, ends_only)
     if ends_only:
         times, x1, evaluations = zip(*parts, strict=True)
+        states = between_ends(flow, spread(flow, x0), joined(flow, x1))[1]
         times, evaluations = (jax.device_put(np.concatenate(column)) for column in (times, evaluations))
-        return times, _from_to(spread(flow, x0), x1), None, None, evaluations
+        return times, states, None, None, evaluations
     longest = max(part[0].shape[1] for part in parts)
     return tuple(map(jnp.concatenate, zip(*(padded(part, longest) for part in parts), strict=True)))
 
@@ -151,7 +152,7 @@ def _parts(
     if batch_size is None:
         batch_size = max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
     return [
-        _solve_batch(of_samples(flow, part), x0[part], tolerance, max_steps, ends_only)
+        _solve_batch(of_samples(flow, part), cut(flow, x0, part), tolerance, max_steps, ends_only)
         for part in slices(len(x0), batch_size)
     ]
 
@@ -167,9 +168,9 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
     start, end = (np.asarray(t, promote(x.dtype, jnp.float32))[()] for t in (0, 1))
     velocity = kernels.velocity(flow, start, x)
     scale = flow.error_scale(len(x))
-    asked, width = tolerance.begin(weighted(x, scale), weighted(velocity, scale))
+    asked, width, controller_state = tolerance.begin(weighted(x, scale), weighted(velocity, scale))
     others = 1 + tolerance.raise_to_rounding(flow, start, x, velocity, asked)
-    controller_state, stop, attempts, knots = first_state(width), start + width.astype(start.dtype), 0, []
+    stop, attempts, knots = start + width.astype(start.dtype), 0, []
     while start < end:
         if not np.isfinite(stop):
             raise _not_finite(flow, start, attempts)
@@ -243,12 +244,6 @@ def _not_finite(flow: Flow, t: Any, attempts: int, where: str = "after") -> Floa
 
 
 _per_path = jax.jit(functools.partial(jnp.stack, axis=1))
-
-
-@jax.jit
-def _from_to(x0: jax.Array, x1: Sequence[jax.Array]) -> jax.Array:
-    """The states [B, 2, *event] of paths known at their ends: noises, and the ends of their parts."""
-    return jnp.stack([x0, jnp.concatenate(x1)], axis=1)
 
 
 @jax.jit

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array, Scalar
 
-__all__ = ["between_ends", "padded", "quartic"]
+__all__ = ["padded", "quartic"]
 
 
 def quartic(
@@ -60,13 +59,3 @@ def padded(fields: tuple[jax.Array, ...], num_knots: int) -> tuple[jax.Array, ..
 def _grown(array: jax.Array, length: int) -> jax.Array:
     last = array[:, -1:]
     return jnp.concatenate([array, *[last] * (length - array.shape[1])], axis=1)
-
-
-@jax.jit
-def between_ends(
-    x0: Float[Array, "B *event"], x1: Float[Array, "B *event"], evaluations: Scalar
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The arrays of `Paths` known only at their ends: times, states, evaluations."""
-    states = jnp.stack([x0, x1], axis=1)
-    times = jnp.tile(jnp.arange(2, dtype=promote(states.dtype, jnp.float32)), (len(x0), 1))
-    return times, states, jnp.full(len(x0), evaluations, jnp.int32)

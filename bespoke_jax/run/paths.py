@@ -17,7 +17,9 @@ from bespoke_jax.flow.conditions import check_size, of_paths, of_samples, stored
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.per_sample import Indexed, rows_of, take
 from bespoke_jax.flow.sharding import spread
-from bespoke_jax.run.interpolation import between_ends, quartic
+from bespoke_jax.run.interpolation import quartic
+from bespoke_jax.run.rows import between_ends
+from bespoke_jax.run.rows import ends as ends_of
 from bespoke_jax.types import Array, Numbers, Scalar, State
 
 __all__ = ["Paths", "check_finite", "samples", "slices"]
@@ -94,7 +96,8 @@ class Paths:
         check_size(flow, count, "x0")
         for name, x in zip(("x0", "x1"), ends, strict=True):
             check_finite(name, x)
-        times, states, spent = between_ends(*ends, np.int32(evaluations))
+        times, states = between_ends(flow, *ends)
+        spent = jax.device_put(np.full(count, evaluations, np.int32))
         return cls(times, states, None, None, spent, batch_shape, stored_conditions(flow))
 
     def check(self, name: str) -> None:
@@ -213,7 +216,7 @@ class Paths:
         """
         flow = of_paths(flow, self)
         for part in slices(min(count or self.num_paths, self.num_paths), batch_size):
-            x0, x1 = _ends(self.states, np.int32(part.start), part.stop - part.start)
+            x0, x1 = ends_of(flow, self.states, part)
             yield of_samples(flow, part), spread(flow, x0), spread(flow, x1)
 
     def _checked(self, t: Any) -> jax.Array:
@@ -259,7 +262,7 @@ def samples(flow: Flow, paths: Paths) -> tuple[Flow, Float[jax.Array, "B *event"
         ValueError: if the paths have another event shape than the flow, or only one of the two has conditions.
     """
     flow = of_paths(flow, paths)
-    return flow, *_ends(paths.states, np.int32(0), paths.num_paths)
+    return flow, *ends_of(flow, paths.states, slice(0, paths.num_paths))
 
 
 def slices(size: int, batch_size: int | None) -> Iterator[slice]:
@@ -288,10 +291,3 @@ def check_finite(name: str, x: Float[Array, "B *event"]) -> None:
             f"{name}: wanted finite numbers, got NaN or infinity in {np.sum(~finite)} of {len(finite)} samples, first in number "
             f"{int(np.argmin(finite))}."
         )
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _ends(states: jax.Array, first: np.int32, count: int) -> tuple[jax.Array, jax.Array]:
-    """(x0, x1), each [B, *event], of `count` paths with these states from number `first` on."""
-    some = jax.lax.dynamic_slice_in_dim(states, first, count)
-    return some[:, 0], some[:, -1]

@@ -105,8 +105,8 @@ class Tolerance:
     least_scale: float = math.inf
     worst_shortest: float = 0.0
 
-    def begin(self, x: Array, velocity: Array) -> tuple[tuple[np.floating, Any], np.ndarray]:
-        """((rtol, atol) at the noise x, before they are raised, and the width of the first step), in the dtype of the times.
+    def begin(self, x: Array, velocity: Array) -> tuple[tuple[np.floating, Any], np.ndarray, Any]:
+        """((rtol, atol) at the noise x, before they are raised; the width of the first step; the controller's state before it).
 
         Args:
             x, velocity: the noise and the velocity there, [B, *event].
@@ -116,8 +116,8 @@ class Tolerance:
         """
         number = promote(x.dtype, jnp.float32).type
         rtol = number(self.rtol)
-        atol, width = begin(x, velocity, rtol, None if self.atol is None else number(self.atol))
-        return (rtol, atol), np.asarray(width)
+        atol, width, state = begin(x, velocity, rtol, None if self.atol is None else number(self.atol))
+        return (rtol, atol), np.asarray(width), state
 
     def judge(self, attempt: Attempt, state: Any, numbers: tuple[np.floating, Any]) -> Verdict:
         """The verdict on an attempt. A step at the resolution of the times is accepted whatever its error.

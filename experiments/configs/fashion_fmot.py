@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     config.solvers = dict(rk1=(8,), rk2=(4, 8), table=(4, 8))
     # The network always gets 32 samples at once, which suits CPUs, and is compiled for that number alone.
     config.paths.update(num_train=96, num_validation=32, num_test=128)
-    config.fit.stage1.update(num_iterations=20, batch_size=32, chunk_size=32, keep_activations=True, validate_every=5)
+    config.fit.stage1.update(num_iterations=16, batch_size=32, chunk_size=32, keep_activations=True, validate_every=4)
     return config
