@@ -108,6 +108,9 @@ class LearnedCalls(LearnedTable):
     The guided velocity costs two calls an evaluation. Here the calls are apart: each has a time, a state and factors of its own.
     `fit` tries to save the first pair, which is known beforehand on an ideal field. `nfe` counts calls.
 
+    A fit ends highest from where one of pairs has ended: `LearnedCalls.of(by_call(to_table(pairs), scale))`, with
+    `Recipe(choose_start=False)`; docs/guidance.md has the figures.
+
     Attributes:
         raw, reference: as for `LearnedTable`; the reference has `fields`, which are not learned.
 
