@@ -21,6 +21,7 @@ from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guided import of_call, scale_of
 from bespoke_jax.run.paths import slices
+from bespoke_jax.run.rows import cut, joined
 from bespoke_jax.table import SolverTable
 
 __all__ = ["NUM_TIMES", "Design", "WalkedPaths", "improved", "table_on_paths"]
@@ -93,7 +94,7 @@ class WalkedPaths(NamedTuple):
 def _velocity(flow: Flow, field: int, t: np.ndarray, x: jax.Array) -> jax.Array:
     """That of one of the two networks, in chunks."""
     parts = slices(len(x), _CHUNK)
-    return jnp.concatenate([kernels.velocity(of_call(of_samples(flow, part), field), t, x[part]) for part in parts])
+    return joined(flow, [kernels.velocity(of_call(of_samples(flow, p), field), t, cut(flow, x, p)) for p in parts])
 
 
 def _flat(arrays) -> np.ndarray:

@@ -127,7 +127,7 @@ def finer_ends(
         (x1 [B, *event], velocity evaluations spent).
     """
     tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
-    _, x1, evaluations = zip(*_parts(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True), strict=True)
+    x1, evaluations = zip(*_parts(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True), strict=True)
     return joined(flow, x1), int(np.sum(np.concatenate(evaluations)))
 
 
@@ -137,10 +137,9 @@ def _solve(
     """The arrays of `Paths` from noises [B, *event], `batch_size` at a time; None for velocities and middles if not kept."""
     parts = _parts(flow, x0, tolerance, batch_size, max_steps, ends_only)
     if ends_only:
-        times, x1, evaluations = zip(*parts, strict=True)
-        states = between_ends(flow, spread(flow, x0), joined(flow, x1))[1]
-        times, evaluations = (jax.device_put(np.concatenate(column)) for column in (times, evaluations))
-        return times, states, None, None, evaluations
+        x1, evaluations = zip(*parts, strict=True)
+        times, states = between_ends(flow, spread(flow, x0), joined(flow, x1))
+        return times, states, None, None, jax.device_put(np.concatenate(evaluations))
     longest = max(part[0].shape[1] for part in parts)
     return tuple(map(jnp.concatenate, zip(*(padded(part, longest) for part in parts), strict=True)))
 
@@ -163,7 +162,7 @@ _NEAR_THE_END = 1e-4  # of t = 1
 
 
 def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, ends_only: bool) -> tuple[Any, ...]:
-    """The arrays of `Paths` from noises [B, *event] solved together; if `ends_only`, times, x1 and evaluations."""
+    """The arrays of `Paths` from noises [B, *event] solved together; if `ends_only`, x1 and evaluations."""
     x = x0 = spread(flow, x0)
     start, end = (np.asarray(t, promote(x.dtype, jnp.float32))[()] for t in (0, 1))
     velocity = kernels.velocity(flow, start, x)
@@ -196,7 +195,7 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
     # Dopri5 is FSAL (first same as last): six new evaluations per attempted step, and one at the start.
     evaluations = np.full(len(x0), 6 * attempts + others, np.int32)
     if ends_only:
-        return np.broadcast_to(np.array([0, end], end.dtype), (len(x0), 2)), x, evaluations
+        return x, evaluations
     times, states, velocities, middles = (list(column) for column in zip(*knots, strict=True))
     times = np.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1))
     return times, *(_per_path(column) for column in ([*states, x], [*velocities, velocity], middles)), evaluations

@@ -23,8 +23,10 @@ __all__ = ["between_ends", "cut", "ends", "joined"]
 
 def _on_host(flow: PyTree, *arrays: Any) -> list[np.ndarray] | None:
     """The numbers of arrays of the flow's samples; None if the flow lies on a mesh, or they cannot be read."""
-    numbers = [known(array) for array in arrays] if mesh_of(flow) is None else [None]
-    return None if any(each is None for each in numbers) else numbers  # pyright: ignore[reportReturnType]
+    if mesh_of(flow) is not None:
+        return None
+    numbers = [found for array in arrays if (found := known(array)) is not None]
+    return numbers if len(numbers) == len(arrays) else None
 
 
 def cut(flow: PyTree, x: Float[Array, "B *event"], rows: slice | np.ndarray) -> Float[Array, "R *event"]:
