@@ -92,6 +92,7 @@ def test_a_fit_that_fails_leaves_the_others(tmp_path, monkeypatch):
     assert "rk1-bespoke-time-n2 failed" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_batch_of_a_gradient_and_of_one_evaluation_of_a_linearisation():
     flow = bj.Flow(lambda params, t, x: jnp.tanh(params @ x[..., None])[..., 0] + t, jnp.eye(64), (64,))
     paths = bj.ground_truth(flow, flow.noise(jax.random.key(0), (16,)))

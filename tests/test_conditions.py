@@ -135,6 +135,7 @@ def test_one_solver_is_learned_for_all_conditions(optimizer):
         assert errors[0] < errors[1]
 
 
+@pytest.mark.slow
 def test_one_device_or_two_learn_the_same():
     stage = bj.Stage("rmse", 3, optax.adam(2e-2), batch_size=16, validate_every=3)
     recipe = bj.Recipe(stages=(stage,), num_paths=24, num_validation=12, choose_start=False)

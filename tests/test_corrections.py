@@ -57,7 +57,7 @@ def of_class(corrected, label):
     return dataclasses.replace(corrected, **moved, corrections=None)
 
 
-@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("general", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_each_sample_is_solved_by_the_table_of_its_class(general):
     given, own = flow(), table(general)
     own.check("table")

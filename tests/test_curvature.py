@@ -74,6 +74,7 @@ def assert_near(found, wanted, rtol):
     np.testing.assert_allclose(found, wanted, rtol=rtol, atol=0.1 * rtol * np.max(np.abs(wanted)))
 
 
+@pytest.mark.parametrize("base", [pytest.param("rk1", marks=pytest.mark.slow), "rk2"])
 @pytest.mark.parametrize("name", PER_STEP)
 def test_losses_of_steps_against_the_whole_jacobian(base, name, flow, paths):
     options = dict(lipschitz=1.7) if name == "rmse_bound" else {}

@@ -174,7 +174,11 @@ def test_wrong_scales(flow, scale, message):
 # --- Large conditions. ---
 
 
-@pytest.mark.parametrize("flow", [MANY, BATCHED, bj.guided(MANY, 0.7, no_centre)], ids=["vmap", "batched", "guided"])
+@pytest.mark.parametrize(
+    "flow",
+    [MANY, BATCHED, pytest.param(bj.guided(MANY, 0.7, no_centre), marks=pytest.mark.slow)],
+    ids=["vmap", "batched", "guided"],
+)
 def test_shared_conditions_give_what_copies_give(flow, monkeypatch):
     which = np.array([2, 0, 1, 1, 2, 0, 0])
     x0 = jax.random.normal(KEY, (7, 2))

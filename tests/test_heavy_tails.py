@@ -32,6 +32,7 @@ def mean_rmse(flow, solver, paths):
     return float(jnp.mean(bj.metrics.rmse(bj.adjoint.end_points(flow, solver, paths.x0), paths.x1, 1)))
 
 
+@pytest.mark.slow
 def test_a_fit_says_that_a_few_samples_rule_the_mean_rmse_and_the_recipe_for_it_lowers_it(parting):
     usual, said = fitted(parting, bj.Recipe())
     assert len(said) == 1

@@ -87,9 +87,10 @@ SOLVERS = {
     "multistep": lambda: bj.classic.ipndm(8),
     "no table": lambda: bj.classic.genie(8, FLOW.scheduler),
 }
+FEW = ("rk2", "table", "multistep", "no table")
 
 
-@pytest.mark.parametrize("family", SOLVERS)
+@pytest.mark.parametrize("family", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in SOLVERS])
 def test_a_solver_inverted_gives_its_noise(family):
     solver, x0 = SOLVERS[family](), FLOW.noise(KEY, (6,))
     found = bj.invert(FLOW, solver, zoo.solve(FLOW, solver, x0))

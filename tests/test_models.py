@@ -123,7 +123,7 @@ def test_shipped_solvers_beat_their_base_on_fresh_noise(shipped, fresh, base, nu
     [
         pytest.param("fashion_fmot_class", marks=pytest.mark.slow),
         pytest.param("fashion_cosine_class", marks=pytest.mark.slow),
-        "fashion_vp_class",
+        pytest.param("fashion_vp_class", marks=pytest.mark.slow),
     ],
 )
 def test_one_solver_serves_all_classes_of_a_shipped_flow(name):

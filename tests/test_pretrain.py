@@ -85,9 +85,8 @@ def test_what_is_learned_is_what_a_flow_reads(prediction, scheduler):
     np.testing.assert_allclose(flow(t, alpha[0] * x1 + sigma[0] * x0), wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("FM-OT", marks=pytest.mark.slow), pytest.param("FM/v-CS", marks=pytest.mark.slow), "eps-VP"]
-)
+@pytest.mark.parametrize("kind", ["FM-OT", "FM/v-CS", "eps-VP"])
+@pytest.mark.slow
 def test_each_kind_of_model_learns_its_classes(kind, tmp_path):
     learning = objective(kind)
     state, losses = learned(learning, 60)
@@ -107,11 +106,11 @@ def test_each_kind_of_model_learns_its_classes(kind, tmp_path):
     assert means[0] < -0.4 and means[1] > 0.4
 
 
-def test_many_devices_give_the_same_numbers():
-    (one, losses), (many, losses_of_many) = (learned(objective(), 3, count) for count in (1, 8))
+def test_two_devices_give_the_same_numbers():
+    (one, losses), (many, losses_of_many) = (learned(objective(), 3, count) for count in (1, 2))
     np.testing.assert_allclose(losses_of_many, losses, rtol=1e-4)
     for a, b in zip(jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True):
-        assert len(a.sharding.device_set) == 8 and a.sharding.is_fully_replicated
+        assert len(a.sharding.device_set) == 2 and a.sharding.is_fully_replicated
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 

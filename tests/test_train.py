@@ -187,7 +187,7 @@ class TestResume:
 
 @pytest.mark.usefixtures("no_pictures")
 class TestFailure:
-    @pytest.mark.parametrize("broken", [{"rk1"}, {"rk1", "rk2"}])
+    @pytest.mark.parametrize("broken", [{"rk1"}, pytest.param({"rk1", "rk2"}, marks=pytest.mark.slow)])
     def test_a_solver_that_fails_leaves_the_others(self, tmp_path, config, monkeypatch, broken, capsys):
         fit_on = learn.fit_on
 

@@ -172,7 +172,10 @@ def test_a_network_of_flow_matching_in_a_file_of_ours(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, flow.params)
 
 
-@pytest.mark.parametrize("name", ["edm/euler", "edm/euler v", "edm/dpm"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("edm/euler", marks=pytest.mark.slow), "edm/euler v", pytest.param("edm/dpm", marks=pytest.mark.slow)],
+)
 def test_networks_of_edm_s_schedulers(tmp_path, name):
     folder = folder_of(tmp_path, name)
     model = diffusers.load_denoiser(folder)

@@ -34,7 +34,12 @@ def test_a_published_file_denoises_as_the_original(published):
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("edm/ncsnpp-ve", "VEPrecond"), ("edm/ddpmpp-vp", "VPPrecond"), ("edm/adm-edm", "EDMPrecond")]
+    "name, kind",
+    [
+        ("edm/ncsnpp-ve", "VEPrecond"),
+        pytest.param("edm/ddpmpp-vp", "VPPrecond", marks=pytest.mark.slow),
+        ("edm/adm-edm", "EDMPrecond"),
+    ],
 )
 def test_every_network_and_preconditioning(tmp_path, name, kind):
     # Measured: 4e-7, 1.3e-6 and, for VP, whose time is up to 999, so that sines lose digits, 5e-6.

@@ -73,7 +73,8 @@ def test_remat_is_of_every_block(name):
     assert count(plain.clone(remat=True)) == sum(("block" in part or "resample" in part) for part in variables)
 
 
-@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [False, True])
 def test_dropout_is_for_training_only(remat):
     plain = NETWORKS["ADM"]
     network, variables = plain.clone(dropout=0.5, remat=remat), random_variables(plain)
