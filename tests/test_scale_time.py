@@ -224,6 +224,7 @@ def test_order_of_convergence(order, tolerance):
 
 @pytest.mark.parametrize("source, target", [("CondOT", "Cosine"), ("Cosine", "CondOT"), ("CondOT", "CondOT")])
 @pytest.mark.parametrize("learned", ["both", "time"])
+@pytest.mark.parametrize("base", [pytest.param("rk1", marks=pytest.mark.slow), "rk2"])
 def test_a_theta_is_the_same_solver_of_the_same_model_under_another_scheduler(base, source, target, learned):
     means = [[-1.0, 0.3], [1.0, 0.5], [0.0, -1.0]]
     flows = [bj.analytic.mixture(means, 0.4, scheduler=zoo.SCHEDULERS[name]) for name in (source, target)]

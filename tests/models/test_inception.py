@@ -34,7 +34,7 @@ def weights_file(state, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("convention", inception.CONVENTIONS)
+@pytest.mark.parametrize("convention", ["pytorch-fid", pytest.param("tensorflow", marks=pytest.mark.slow)])
 def test_features_are_those_of_the_original(golden, weights_file, convention):
     images = nhwc(golden["images"]) / 127.5 - 1
     ours = inception.load(weights_file, convention)(images)
