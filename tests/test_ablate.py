@@ -80,6 +80,7 @@ def test_started_again_it_learns_nothing_and_says_the_same(folder, monkeypatch):
     assert (folder / "ablation.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_fit_that_fails_leaves_the_others(tmp_path, monkeypatch):
     fit_on = learn.fit_on
 

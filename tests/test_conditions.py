@@ -98,7 +98,11 @@ def test_conditions_are_dealt_out_evenly():
 
 @pytest.mark.parametrize(
     "loss",
-    [bj.losses.RmseBound(), bj.losses.Endpoint(), bj.losses.Distance(features=jnp.sin, name="sine")],
+    [
+        pytest.param(bj.losses.RmseBound(), marks=pytest.mark.slow),
+        bj.losses.Endpoint(),
+        bj.losses.Distance(features=jnp.sin, name="sine"),
+    ],
     ids=lambda loss: loss.name,
 )
 def test_losses_and_curvature_are_means_over_the_samples_own(paths, loss):

@@ -1,16 +1,14 @@
 """A run's folder with what is not a run's: other programs' files, damaged ones, files of other runs, litter of a kill."""
 
-import functools
 import json
 
 import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from experiments.learning import costs, flows, settings, truth
+from experiments.learning import costs, truth
 from experiments.run import runs
 from experiments.run.errors import ReadError, WriteError
-from tests.small_run import small_config
 
 STAMP = dict(seed=0, flow=dict(name="mixture", sizes=(4, 8)))
 
@@ -252,13 +250,3 @@ def test_a_file_where_a_folder_has_to_be(run):
     (run.folder / "figures").touch()
     with pytest.raises(WriteError, match="cannot be written"):
         run.write_figure("a", None)
-
-
-def test_the_small_run_has_arrays_of_this_form(whole_run):
-    """That what a run solves passes its own checks: else it would be solved again each time."""
-    config = small_config()
-    plan, flow = settings.read(config), flows.load(config.flow)
-    ends_only = all(stage.is_of_ends for stage in plan.stages)
-    check_paths = functools.partial(truth._check_paths, ends_only=ends_only)
-    for name, check in (("train", check_paths), ("validation", check_paths), ("test", truth._check_ends)):
-        check(runs._arrays_in(whole_run / "paths" / f"{name}.npz"), truth._noises(flow, plan, name))

@@ -169,7 +169,9 @@ def test_a_fold_is_said():
 # --- The density. ---
 
 
-@pytest.mark.parametrize("scheduler", zoo.SCHEDULERS)
+@pytest.mark.parametrize(
+    "scheduler", ["CondOT", "EDM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Cosine", "VariancePreserving"))]
+)
 def test_gaussian_data_has_a_gaussian_density(scheduler):
     flow = bj.analytic.gaussian([0.5, -1.0, 0.0], 0.4, zoo.SCHEDULERS[scheduler])
     x1, (alpha, sigma, *_) = samples_of(flow, 4), flow.scheduler.at(jnp.zeros(()))

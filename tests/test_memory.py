@@ -64,7 +64,8 @@ def gradient_memory(loss, theta) -> float:
     return in_states(gradient, theta.raw, FLOW, paths)
 
 
-@pytest.mark.parametrize("loss", [bj.losses.rmse_bound, pytest.param(bj.losses.local, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [bj.losses.rmse_bound, bj.losses.local])
 def test_a_step_of_the_bound_is_flat_in_n(loss):
     few, many = (gradient_memory(loss, bj.init_theta("rk2", n)) for n in (2, 16))
     assert many < few + 1

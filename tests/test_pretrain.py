@@ -106,6 +106,7 @@ def test_each_kind_of_model_learns_its_classes(kind, tmp_path):
     assert means[0] < -0.4 and means[1] > 0.4
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_same_numbers():
     (one, losses), (many, losses_of_many) = (learned(objective(), 3, count) for count in (1, 2))
     np.testing.assert_allclose(losses_of_many, losses, rtol=1e-4)

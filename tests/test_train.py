@@ -105,6 +105,14 @@ class TestOutput:
             f"<td>{costs[name]['seconds']:.0f}</td></tr>" in page for name in ("rk1-bespoke-n2", "rk2-bespoke-n2")
         )
 
+    def test_paths_pass_the_checks_of_a_run_that_goes_on(self, whole_run, config):
+        """Else they would be solved again each time."""
+        plan, flow = settings.read(config), flows.load(config.flow)
+        ends_only = all(stage.is_of_ends for stage in plan.stages)
+        check_paths = functools.partial(truth._check_paths, ends_only=ends_only)
+        for name, check in (("train", check_paths), ("validation", check_paths), ("test", truth._check_ends)):
+            check(runs._arrays_in(whole_run / "paths" / f"{name}.npz"), truth._noises(flow, plan, name))
+
     def test_checkpoints(self, whole_run):
         for name in ("rk1-bespoke-n2", "rk2-bespoke-n2"):
             assert {path.name for path in (whole_run / "checkpoints" / name).iterdir()} == {"4", "5"}

@@ -187,7 +187,15 @@ def test_the_true_paths_of_a_padded_sample_take_about_the_steps_of_the_sample_al
     np.testing.assert_allclose(small.unravel(found.x1)["positions"][:, :2], wanted.x1, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["endpoint", "rmse", "rmse_bound", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("endpoint", marks=pytest.mark.slow),
+        "rmse",
+        "rmse_bound",
+        pytest.param("local", marks=pytest.mark.slow),
+    ],
+)
 def test_weighted_losses_have_the_gradient_of_their_value(name):
     loss, theta = bj.losses.named(name), bj.init_theta("rk1", 2)
     paths = bj.ground_truth(MOLECULES, MOLECULES.noise(KEY, (8,)))
