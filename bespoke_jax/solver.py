@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import jax
+import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax.flow.flow import Flow
@@ -148,6 +149,13 @@ class LearnedSolver(Solver):
     def rivals(self, flow: Flow) -> dict[str, Self]:
         """More of them, of another structure. Their loss does not tell how they end, beside those of `starts`."""
         return {}
+
+    def first_directions(self, flow: Flow) -> Float[np.ndarray, "P p"] | None:
+        """Where a fit that chose its start moves the numbers in its first half; None for anywhere.
+
+        A solver with many numbers ends higher if a few combinations of them are learned before the rest.
+        """
+        return None
 
 
 def check_solver_arrays(name: str, solver: Any, *, needs_table: bool = True) -> Any:

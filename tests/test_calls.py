@@ -1,5 +1,6 @@
 """Guidance by the call: tables over the single calls of a guided flow's two networks."""
 
+import dataclasses
 import json
 
 import jax
@@ -143,6 +144,36 @@ def test_calls_are_counted_as_they_are_made():
         assert len(made) == solver.nfe == solver.network_calls(flow)
         assert solver.evaluations(flow) == solver.nfe / 2
     assert bj.classic.euler(4).network_calls(flow) == 8 and bj.classic.euler(4).evaluations(flow) == 4
+
+
+@pytest.mark.parametrize("options", [{}, dict(without=[1, 3]), dict(at_once=True)], ids=["pairs", "dropped", "at once"])
+@pytest.mark.parametrize("scheduler", [ONE.scheduler, None], ids=["general", "plain"])
+def test_the_first_directions_are_those_of_a_table_over_evaluations(scheduler, options):
+    flow = bj.guided(bj.Flow(velocity, ONE.params, (2,), scheduler), W)
+    calls = bj.LearnedCalls.euler(8 - len(options.get("without", ())), dtype=jnp.float64, **options).suited(flow)
+    pairs = bj.LearnedTable.of(bj.classic.ipndm(4, dtype=jnp.float64)).suited(flow)
+    calls = dataclasses.replace(calls, reference=calls.expanded(flow, pairs.reference))
+    numbers = 0.1 * np.random.default_rng(0).normal(size=pairs.num_parameters)
+    moved = calls.with_raw(jnp.asarray(calls.first_directions(flow) @ numbers)).table()
+    wanted = calls.expanded(flow, pairs.with_raw(jnp.asarray(numbers)).table())
+    for found, there in zip(jax.tree.leaves(moved), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(found, there, rtol=0, atol=1e-6)  # w is a float32
+
+
+def test_a_fit_that_chose_its_start_learns_pairs_before_the_calls_apart():
+    apart = []
+
+    def look(state, record):
+        directions = state.theta.first_directions(flow)
+        numbers = np.linalg.lstsq(directions, state.theta.raw, rcond=None)[0]
+        apart.append(np.max(np.abs(directions @ numbers - state.theta.raw)))
+
+    stage = bj.Stage("endpoint", 8, dataclasses.replace(bj.SMALL_STEPS, tries=0), validate_every=4)
+    recipe = bj.Recipe((stage,), num_paths=16, num_validation=8)
+    with jax.enable_x64(False):
+        flow = KINDS["one"]()
+        bj.fit(flow, bj.LearnedCalls.euler(4), KEY, recipe, callback=look)
+    assert apart[0] == 0 and apart[1] < 1e-6 and apart[2] > 1e-3
 
 
 @pytest.mark.slow

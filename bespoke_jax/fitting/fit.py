@@ -232,19 +232,17 @@ class _Watch(NamedTuple):
 def _run_stage(
     flow, number: int, stage: Stage, done: int, state: FitState, data: Data, key, watch: _Watch, blocks: list[Block]
 ) -> FitState:
-    """The state after a stage that follows `done` iterations; updates that the state already includes are not repeated.
-
-    Nor are those of `blocks`, the first of the stage.
-    """
+    """The state after a stage that follows `done` iterations; those in the state, or in `blocks`, are not repeated."""
     if int(state.iteration) == done:
         state = state._replace(theta=state.best)
+    directions = None if number or not watch.recipe.choose_start else state.theta.first_directions(flow)
     for first in range(done, done + stage.num_iterations, stage.validate_every):
         count = min(stage.validate_every, done + stage.num_iterations - first)
         if int(state.iteration) >= first + count:  # done before the interruption
             watch.recall(stage.name, state)
             continue
         (block, *blocks) = blocks or [
-            Block(*stage.update(flow, state.theta, state.opt_states[number], data.paths, key, first, count))
+            Block(*stage.update(flow, state.theta, state.opt_states[number], data.paths, key, first, count, directions))
         ]
         solver, opt_state, losses, spent = block
         _check_finite(flow, stage, state, solver, losses, first, data.paths)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_number, check_positive, check_type
 from bespoke_jax.dtypes import promote
@@ -167,7 +168,12 @@ class LevenbergMarquardt:
         )
 
     def update(
-        self, quadratic: Quadratic, state: LevenbergMarquardtState, params: PyTree, value_fn: Callable | None
+        self,
+        quadratic: Quadratic,
+        state: LevenbergMarquardtState,
+        params: PyTree,
+        value_fn: Callable | None,
+        directions: Float[np.ndarray, "P p"] | None = None,
     ) -> tuple[PyTree, LevenbergMarquardtState, StepInfo]:
         """(new parameters, new state, report). The parameters stay as they are if no step that is tried lowers the loss.
 
@@ -176,6 +182,7 @@ class LevenbergMarquardt:
             state: what `init` or the last update returned.
             params: any pytree; gradient and matrix are in the order of `ravel_pytree`.
             value_fn: `value_fn(params) -> scalar`, the loss on the same data, called once per try; None if there are no tries.
+            directions: the parameters move by `directions @ step`, a step of p numbers; None for a step of each by itself.
         """
         if value_fn is None:
             check_count("LevenbergMarquardt.tries", self.tries, 0, 0)
@@ -185,15 +192,21 @@ class LevenbergMarquardt:
         if not quadratic.is_finite:  # it must not enter the averages
             return params, state._replace(damping=_bounded(damping * self.grow)), StepInfo(0, float(damping), False)
         state, matrix, gradient = self._averaged(state, quadratic, flat)
+        if directions is not None:
+            matrix, gradient = directions.T @ matrix @ directions, directions.T @ gradient
+
+        def moved(step):
+            return unravel(flat + (step if directions is None else directions @ step))
+
         if value_fn is None or not self.tries:
             step, _ = _step(matrix, gradient, damping, self.scaling, self.limit)
             info = StepInfo(0, float(damping), True)
-            return unravel(flat + step), state._replace(damping=_bounded(damping / self.shrink)), info
+            return moved(step), state._replace(damping=_bounded(damping / self.shrink)), info
         # No step lowers the loss: the damping grows once, not to the last one tried, since the batch may be to blame.
         best, least, after, tried, taken = params, float(quadratic.value), damping * self.grow, 0, damping
         for _ in range(self.tries):
             step, promised = _step(matrix, gradient, damping, self.scaling, self.limit)
-            candidate = unravel(flat + step)
+            candidate = moved(step)
             value, tried = float(value_fn(candidate)), tried + 1
             if value < least:
                 best, least, after, taken = candidate, value, damping / self.shrink, damping

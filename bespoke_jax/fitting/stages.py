@@ -147,10 +147,12 @@ class Stage:
         key: KeyArray,
         first: int,
         count: int,
+        directions: np.ndarray | None = None,
     ) -> tuple[LearnedSolver, Any, np.ndarray, int]:
         """`count` updates beginning with number `first`: (solver, opt_state, losses, velocity evaluations).
 
-        Second-order updates end at the first loss that is not finite.
+        Second-order updates end at the first loss that is not finite. Those before `num_iterations // 2` move the numbers in
+        `directions` [P, p], if there are any (`LearnedSolver.first_directions`); a first-order optimiser moves all.
 
         A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
         a cotangent 1. Recomputation (rematerialisation) is not counted.
@@ -161,7 +163,8 @@ class Stage:
             return *gather(flow, found), int(3 * count * self.batch_size * theta.evaluations(flow))
         values, evaluations = [], 0
         for number in range(first, first + count):
-            theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number)
+            within = directions if number < self.num_iterations // 2 else None
+            theta, opt_state, value, spent = _second_order(self, flow, theta, opt_state, paths, key, number, within)
             values.append(float(value))
             evaluations += spent
             if not np.isfinite(value):
@@ -201,7 +204,7 @@ def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
     return theta.with_raw(raw), opt_state, values
 
 
-def _second_order(stage, flow, theta, state, paths, key, iteration):
+def _second_order(stage, flow, theta, state, paths, key, iteration, directions):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
     batch = _draw(stage, None, paths, key, np.int32(iteration))  # its chunks are spread
     if stage.noise_radius:
@@ -213,7 +216,7 @@ def _second_order(stage, flow, theta, state, paths, key, iteration):
     def value_fn(raw):
         return gauss_newton.evaluate(stage.loss, flow, theta.with_raw(raw), batch, batch_size=stage.chunk_size)
 
-    raw, state, info = stage.optimizer.update(quadratic, state, theta.raw, value_fn)
+    raw, state, info = stage.optimizer.update(quadratic, state, theta.raw, value_fn, directions)
     # On a quadratic that is not finite Levenberg-Marquardt makes no step; the loss says so.
     value = quadratic.value if quadratic.is_finite else np.nan
     spent = stage.batch_size * theta.evaluations(flow) * (stage.passes(theta) + info.tried)

@@ -187,10 +187,10 @@ def num_raced(num_iterations: int, validate_every: int) -> int:
 def _first_blocks(flow, theta, paths, stage, key) -> list[Block]:
     """The updates of a racer."""
     total, blocks = num_raced(stage.num_iterations, stage.validate_every), []
-    opt_state = stage.optimizer.init(theta.raw)
+    opt_state, directions = stage.optimizer.init(theta.raw), theta.first_directions(flow)
     for first in range(0, total, stage.validate_every):
         count = min(stage.validate_every, total - first)
-        blocks.append(Block(*stage.update(flow, theta, opt_state, paths, key, first, count)))
+        blocks.append(Block(*stage.update(flow, theta, opt_state, paths, key, first, count, directions)))
         theta, opt_state = blocks[-1].theta, blocks[-1].opt_state
         if not np.all(np.isfinite(blocks[-1].losses)):
             break

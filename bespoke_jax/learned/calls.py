@@ -7,6 +7,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_flag, check_key, check_numbers, check_type
 from bespoke_jax.classic import euler
@@ -213,9 +214,38 @@ class LearnedCalls(LearnedTable):
 
     def expanded(self, flow: Flow, table: SolverTable) -> SolverTable:
         """A table over evaluations by the same calls as this one's reference."""
-        without = [j for j, follows in enumerate(self._pairs) if not follows]
         scales = scale_of(flow) if self._span is None else self._span
-        return dataclasses.replace(by_call(table, scales, without), block=self.reference.block)
+        return dataclasses.replace(by_call(table, scales, self._without), block=self.reference.block)
+
+    def first_directions(self, flow: Flow) -> Float[np.ndarray, "P p"] | None:
+        """Those in which the calls of a pair stay at one time and one state: a table over evaluations, written by the call.
+
+        None for factors that depend on the scale, which are not linear in those of such a table.
+        """
+        if self.reference.corrections is not None:
+            return None
+        n, general, w = len(self._pairs), self.reference.first is not None, float(scale_of(flow))
+        of_times = np.repeat(np.eye(n), [1 + len(follows) for follows in self._pairs], axis=0)
+        of_times = of_times if general else of_times[1:, 1:]  # the first is not learned
+        sizes = np.cumsum([n, n * (n + 1) // 2, int(general), general * (n + 1)])
+
+        def by_call(numbers):
+            a, lower, first, c, _ = np.split(np.asarray(numbers, np.float32), sizes)
+            b = np.zeros((n, n), np.float32)
+            b[np.tril_indices(n)] = lower
+            t, a, b, first, c = jax.device_put(
+                (np.zeros(n, np.float32), a, b, *((first[0], c) if general else (None, None)))
+            )
+            pairs = SolverTable(t, a, b, first, c)
+            return _factors(dataclasses.replace(_by_call(pairs, w, self._without), block=self.reference.block))
+
+        of_factors = np.stack([by_call(unit) - by_call(0 * unit) for unit in np.eye(sizes[-1])], axis=1)
+        return np.block(
+            [
+                [of_times, np.zeros((len(of_times), of_factors.shape[1]))],
+                [np.zeros((len(of_factors), of_times.shape[1])), of_factors],
+            ]
+        )
 
     @property
     def _span(self) -> tuple[float, float] | None:
@@ -228,6 +258,18 @@ class LearnedCalls(LearnedTable):
         """Of each evaluation, what follows its conditional call: "1", or nothing."""
         assert self.reference.fields is not None
         return "".join(map(str, self.reference.fields)).split("0")[1:]
+
+    @property
+    def _without(self) -> list[int]:
+        """The evaluations that leave out the unconditional call."""
+        return [j for j, follows in enumerate(self._pairs) if not follows]
+
+
+def _factors(table: SolverTable) -> np.ndarray:
+    """The factors of a table in the order of a `LearnedTable`'s numbers."""
+    parts = [table.a, np.asarray(table.b)[np.nonzero(table.uses)]]
+    parts += [np.reshape(part, -1) for part in (table.first, table.c) if part is not None]
+    return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
 
 def noises_and_image(flow: Flow, key: KeyArray) -> tuple[Flow, jax.Array, jax.Array | None]:
