@@ -84,12 +84,13 @@ class LearnedTimes(LearnedSolver):
         n, dtype = check_count("num_steps", num_steps, 2), check_float_dtype("dtype", dtype)
         if METHODS[method].needs_scheduler or scheduler is not None:
             check_scheduler(scheduler, f"the method {method!r}")
-        times = jnp.asarray(time_grid(grid, n, scheduler), dtype)
-        gap, least = float(np.min(np.diff(np.asarray(times, np.float64)))), 4 * float(jnp.finfo(dtype).eps) / _SHORTEST
+        times = np.asarray(time_grid(grid, n, scheduler)).astype(dtype)
+        gap, least = float(np.min(np.diff(times.astype(np.float64)))), 4 * float(jnp.finfo(dtype).eps) / _SHORTEST
         if gap < least:
             raise ValueError(f"grid: wanted gaps of at least {least:.1e} in {jnp.dtype(dtype).name}, got {gap:.1e}.")
         kept = scheduler if METHODS[method].needs_scheduler else None
-        return cls(jnp.zeros(n - 1, dtype), times, method, kept)
+        raw, times = jax.device_put((np.zeros(n - 1, dtype), times))
+        return cls(raw, times, method, kept)
 
     def check(self, name: str) -> None:
         """Raise TypeError or ValueError unless arrays and method agree and the grid increases from 0 to 1."""
