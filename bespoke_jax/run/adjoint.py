@@ -141,7 +141,7 @@ def finite(
 ) -> Bool[jax.Array, "2"]:
     """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are."""
     _, pullback = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
-    return _all_finite((velocity,), _pulled(flow, pullback, jnp.ones_like(x)))
+    return _all_finite((velocity,), _pulled(flow, pullback, jnp.ones_like(x)[None], 0))
 
 
 def end_points(
@@ -165,8 +165,8 @@ def _linearised(flow: Flow, t: Scalar, x: Array) -> tuple[jax.Array, Callable]:
     return jax.vjp(functools.partial(each_at_its_time, flow), jnp.broadcast_to(t, x.shape[:1]), x)
 
 
-def _pulled(flow, pullback, w):
-    return pullback(w) if flow.outside_jax else _apply(pullback, w)
+def _pulled(flow, pullback, cotangents, i):
+    return pullback(cotangents[i]) if flow.outside_jax else _apply(pullback, cotangents, np.int32(i))
 
 
 def _pulled_each(flow, pullback, cotangents):
@@ -174,12 +174,12 @@ def _pulled_each(flow, pullback, cotangents):
 
     One call for each: on CPUs a batch of them takes at least half as long again, and a loop in one program several times as long.
     """
-    return _stacked([_pulled(flow, pullback, w) for w in _unstacked(cotangents)])
+    return _stacked([_pulled(flow, pullback, cotangents, i) for i in range(len(cotangents))])
 
 
 @jax.jit
-def _apply(pullback, w):
-    return pullback(w)
+def _apply(pullback, cotangents, i):
+    return pullback(cotangents[i])
 
 
 @jax.jit
@@ -196,6 +196,3 @@ def _all_finite(*groups):
 @jax.jit
 def _stacked(trees):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-_unstacked = jax.jit(list)
