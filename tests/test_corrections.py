@@ -81,7 +81,7 @@ def test_without_corrections_it_is_the_table_itself():
     np.testing.assert_allclose(bj.solve(given, zero, x0), bj.solve(given, plain, x0), rtol=1e-12)
 
 
-@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("general", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_are_those_of_the_solve(general):
     given, learned = flow(), bj.LearnedTable.of(table(general))
     raw = 0.1 * jax.random.normal(jax.random.key(1), learned.raw.shape, jnp.float64)

@@ -254,6 +254,7 @@ def test_too_small_a_constant_bounds_nothing():
 # --- Gradients. ---
 
 
+@pytest.mark.parametrize("base", [pytest.param("rk1", marks=pytest.mark.slow), "rk2"])
 def test_gradients_in_theta_against_finite_differences(base, flow, paths):
     theta, _ = random_theta(base, seed=2)
     found = everything(flow, theta, paths)[2].raw

@@ -102,14 +102,14 @@ def decibels(flow, start, theta, paths):
     [
         ("rk2", 4, 4),
         ("rk2", 5, 4),
-        ("rk2", 8, 4),
+        pytest.param("rk2", 8, 4, marks=pytest.mark.slow),
         pytest.param("rk2", 10, 4, marks=pytest.mark.slow),
         ("rk1", 8, 4),
         pytest.param("rk1", 10, 4, marks=pytest.mark.slow),
         ("table", 4, 5),
         ("table", 6, 8),
         ("table", 8, 8),
-        ("table", 10, 8),
+        pytest.param("table", 10, 8, marks=pytest.mark.slow),
     ],
 )
 def test_shipped_solvers_beat_their_base_on_fresh_noise(shipped, fresh, base, num_steps, gain):

@@ -112,6 +112,7 @@ def test_images_too_large_for_a_file():
     assert bj.init_theta("table", 2).suited(bj.given(many, [0, 99])).reference.xi.shape == (512, 512)
 
 
+@pytest.mark.slow
 def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(paths):
     states, options = [], dict(paths=paths[0], validation=paths[1])
     theta = bj.init_theta("table", 3)

@@ -190,9 +190,9 @@ def test_the_true_paths_of_a_padded_sample_take_about_the_steps_of_the_sample_al
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("endpoint", marks=pytest.mark.slow),
+        "endpoint",
         "rmse",
-        "rmse_bound",
+        pytest.param("rmse_bound", marks=pytest.mark.slow),
         pytest.param("local", marks=pytest.mark.slow),
     ],
 )

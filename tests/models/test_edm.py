@@ -36,7 +36,7 @@ def test_a_published_file_denoises_as_the_original(published):
 @pytest.mark.parametrize(
     "name, kind",
     [
-        ("edm/ncsnpp-ve", "VEPrecond"),
+        pytest.param("edm/ncsnpp-ve", "VEPrecond", marks=pytest.mark.slow),
         pytest.param("edm/ddpmpp-vp", "VPPrecond", marks=pytest.mark.slow),
         ("edm/adm-edm", "EDMPrecond"),
     ],

@@ -61,7 +61,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", ["ADM", "NCSN++"])
+@pytest.mark.parametrize("name", ["ADM", pytest.param("NCSN++", marks=pytest.mark.slow)])
 def test_remat_is_of_every_block(name):
     def count(network):
         traced = jax.make_jaxpr(network.apply)(shapes_of(network, 8), 0.3, jnp.zeros((1, 8, 8, 3)))

@@ -15,7 +15,9 @@ CIFAR10 = dict(image_size=8, num_heads=4, head_channels=16)
 GUIDED = dict(image_size=8, num_heads=2, head_channels=-1, new_attention_order=True, labels=4)
 
 
-@pytest.mark.parametrize("name, options", [("torchcfm/cifar10", CIFAR10), ("torchcfm/guided", GUIDED)])
+@pytest.mark.parametrize(
+    "name, options", [("torchcfm/cifar10", CIFAR10), pytest.param("torchcfm/guided", GUIDED, marks=pytest.mark.slow)]
+)
 def test_velocities_are_those_of_the_original(tmp_path, name, options):
     theirs, weights = golden(name), state(name)
     noise = {key: value + 1 for key, value in weights.items()}
