@@ -4,8 +4,7 @@ One row per solver: network calls per sample, and the PSNR in dB on 128 fresh no
 brackets the mean over samples. All are learned on the same 160 paths of the guided flow, by 48 small steps:
 
 - pairs: a table over evaluations, each of two calls;
-- by the call: `LearnedCalls` in pairs, the first of which it may save;
-- pairs first: pairs for half of the steps, and by the call from there for the other half;
+- by the call: `LearnedCalls` in pairs, the first of which it may save; the first half of the steps learns these pairs;
 - on paths: `LearnedCalls.on_paths`, which chooses the calls, and begins where that leaves it;
 - reuse: by the call, with the last difference of the two networks in the place of every other unconditional call;
 - interval: by the call, with the last difference kept for the last third, where guidance matters least.
@@ -14,15 +13,13 @@ brackets the mean over samples. All are learned on the same 160 paths of the gui
 import argparse
 
 import jax
-import numpy as np
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import dealt
-from bespoke_jax.flow.guided import scale_of
 from bespoke_jax.solver import LearnedSolver
 from experiments.run.command_line import use_all_cores
 
-NAMES = ["pairs", "by the call", "pairs first", "on paths", "reuse", "interval"]
+NAMES = ["pairs", "by the call", "on paths", "reuse", "interval"]
 NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
 
 
@@ -53,22 +50,15 @@ def _last_third(nfe: int) -> list[int]:
 def fit_of(name: str, calls: int, flow: bj.Flow, key: jax.Array, data: list[bj.Paths]) -> tuple[str, bj.FitResult, int]:
     """(name, learned solver, network calls) of one row."""
 
-    def learned(start: LearnedSolver, num_iterations: int = NUM_STEPS, choose_start: bool = False) -> bj.FitResult:
-        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=num_iterations),), choose_start=choose_start)
+    def learned(start: LearnedSolver, choose_start: bool) -> bj.FitResult:
+        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),), choose_start=choose_start)
         return bj.fit(flow, start, key, recipe, paths=data[0], validation=data[1])
 
-    if name == "pairs first":
-        pairs = learned(solvers(calls)["pairs"], NUM_STEPS // 2, choose_start=True)
-        apart = bj.LearnedCalls.of(bj.by_call(bj.to_table(pairs.theta), scale_of(flow)))
-        found = learned(apart, NUM_STEPS // 2)
-        # Each fit counts the true paths.
-        twice = 2 * sum(int(np.sum(np.asarray(part.evaluations))) for part in data[:2])
-        return name, found, pairs.network_calls + found.network_calls - twice
     if name != "on paths":
         found = learned(solvers(calls)[name], choose_start=True)
         return name, found, found.network_calls
     start = bj.LearnedCalls.on_paths(flow, calls, jax.random.key(11))
-    found, others = learned(start), sum(start.reference.fields or ())
+    found, others = learned(start, choose_start=False), sum(start.reference.fields or ())
     return f"{name}, {calls - others} + {others}", found, found.network_calls + 2 * (128 + 32 * 40) + 32 * calls
 
 
@@ -100,7 +90,7 @@ def main() -> None:
     print("| solver | calls | start | PSNR | network calls of the fit |")
     print("|---|---|---|---|---|")
     for calls in options.calls:
-        for name in ["on paths", "pairs first", *solvers(calls)]:
+        for name in ["on paths", *solvers(calls)]:
             if name.split(",")[0] not in options.only:
                 continue
             label, fitted, cost = fit_of(name, calls, flow, key, data)

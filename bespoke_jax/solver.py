@@ -113,6 +113,9 @@ class LearnedSolver(Solver):
     raw: jax.Array
     num_steps: int
 
+    by_calls: ClassVar[bool] = False
+    """Whether `nfe` counts single calls of a guided flow's networks, two of which make an evaluation."""
+
     @property
     def num_parameters(self) -> int:
         """How many numbers are learned."""

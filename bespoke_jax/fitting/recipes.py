@@ -34,7 +34,7 @@ class Recipe:
         checked_by: a more accurate solver still, by which a few held-out ends are checked; None for Dopri5 at a tenth of `rtol`
             and `atol`.
         choose_start: whether to try the starts of the solver's family, too, and begin from the one with the least loss, by the
-            first loss of ends in `stages`.
+            first loss of ends in `stages`. A fit of `LearnedCalls` that chooses learns pairs of calls first.
         num_start_paths: on how many of the paths the best few starts are compared.
         best_by: the figure on the held-out paths that decides which solver is best: "psnr", of the mean RMSE, which a few bad
             samples can dominate, or "mean_psnr", the mean over samples. None for the one that the last stage minimises:

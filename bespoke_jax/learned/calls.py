@@ -109,8 +109,8 @@ class LearnedCalls(LearnedTable):
     The guided velocity costs two calls an evaluation. Here the calls are apart: each has a time, a state and factors of its own.
     `fit` tries to save the first pair, which is known beforehand on an ideal field. `nfe` counts calls.
 
-    A fit ends highest from where one of pairs has ended: `LearnedCalls.of(by_call(to_table(pairs), scale))`, with
-    `Recipe(choose_start=False)`; docs/guidance.md has the figures.
+    A fit that chooses its start learns a table over evaluations in its first half, and takes the calls apart from where that
+    ends: learned apart from the first update on they may end lower than pairs do (docs/guidance.md).
 
     Attributes:
         raw, reference: as for `LearnedTable`; the reference has `fields`, which are not learned.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +60,6 @@ class LearnedTable(LearnedSolver):
 
     raw: jax.Array
     reference: SolverTable
-
-    by_calls: ClassVar[bool] = False
-    """Whether the reference is over the calls of a guided flow."""
 
     @classmethod
     def of(cls: type[T], reference: SolverTable) -> T:

@@ -60,7 +60,7 @@ class Job(NamedTuple):
     @property
     def nfe(self) -> int:
         """Velocity evaluations per sample, by which results are ordered; two network calls of a solver by the call are one."""
-        return self.start.nfe // 2 if self.base == "calls" else self.start.nfe
+        return self.start.nfe // 2 if self.start.by_calls else self.start.nfe
 
     @property
     def index(self) -> int:
@@ -156,9 +156,11 @@ def _jobs(config) -> tuple[Job, ...]:
     jobs = _listed(config)
     for job in jobs:
         try:
-            job.start  # noqa: B018
+            start = job.start
         except ValueError as error:  # "times" with one step has nothing to learn
             raise ValueError(f"config.solvers.{job.base}: {error}") from None
+        if start.by_calls and start.nfe % 2:
+            raise ValueError(f"config.solvers.{job.base}: wanted even numbers of network calls, got {start.nfe}.")
     return jobs
 
 
@@ -177,8 +179,6 @@ def _listed(config) -> tuple[Job, ...]:
                 f"config.solvers.{base}: wanted a tuple of numbers of steps such as (4, 5, 8, 10), got {counts!r}."
             )
         jobs += [Job(base, check_count(f"config.solvers.{base}", count, 1, _LARGEST_NUM_STEPS)) for count in counts]
-        if base == "calls" and any(count % 2 for count in counts):
-            raise ValueError(f"config.solvers.calls: wanted even numbers of network calls, got {counts}.")
     if not jobs or len(set(jobs)) < len(jobs):
         raise ValueError(f"config.solvers: wanted one solver or more, none twice, got {config.solvers.to_dict()}.")
     return tuple(sorted(_learning(job, config.fit.learned) for job in jobs))
