@@ -7,7 +7,8 @@ brackets the mean over samples. All are learned on the same 160 paths of the gui
 - by the call: `LearnedCalls` in pairs, the first of which it may save; the first half of the steps learns these pairs;
 - on paths: `LearnedCalls.on_paths`, which chooses the calls, and begins where that leaves it;
 - reuse: by the call, with the last difference of the two networks in the place of every other unconditional call;
-- interval: by the call, with the last difference kept for the last third, where guidance matters least.
+- interval: by the call, with the last difference kept for the last third, where guidance matters least;
+- two dropped: by the call, without the unconditional calls in the middle and at the end.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.solver import LearnedSolver
 from experiments.run.command_line import use_all_cores
 
-NAMES = ["pairs", "by the call", "on paths", "reuse", "interval"]
+NAMES = ["pairs", "by the call", "on paths", "reuse", "interval", "two dropped"]
 NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
 
 
@@ -29,7 +30,7 @@ def solvers(calls: int) -> dict[str, LearnedSolver]:
         "pairs": bj.init_theta("table", calls // 2),
         "by the call": bj.LearnedCalls.euler(calls),
     }
-    for label, left_out in (("reuse", _every_other), ("interval", _last_third)):
+    for label, left_out in (("reuse", _every_other), ("interval", _last_third), ("two dropped", _middle_and_last)):
         # As many evaluations as give this many calls.
         for nfe in range(2, calls):
             without = left_out(nfe)
@@ -45,6 +46,10 @@ def _every_other(nfe: int) -> list[int]:
 
 def _last_third(nfe: int) -> list[int]:
     return list(range(nfe - nfe // 3, nfe))
+
+
+def _middle_and_last(nfe: int) -> list[int]:
+    return sorted({nfe // 2, nfe - 1})
 
 
 def fit_of(name: str, calls: int, flow: bj.Flow, key: jax.Array, data: list[bj.Paths]) -> tuple[str, bj.FitResult, int]:
