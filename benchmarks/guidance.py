@@ -1,5 +1,7 @@
 """Guidance by the call beside pairs of calls: `python -m benchmarks.guidance [--scale W] [--calls N ...] [--only NAME ...]`.
 
+With `--frugal BUDGET` by `bj.frugal(BUDGET)` in place of small steps, each on paths of its own.
+
 One row per solver: network calls per sample, and the PSNR in dB on 128 fresh noises of all classes, of the mean RMSE and in
 brackets the mean over samples. All are learned on the same 160 paths of the guided flow, by 48 small steps:
 
@@ -12,6 +14,7 @@ brackets the mean over samples. All are learned on the same 160 paths of the gui
 """
 
 import argparse
+from typing import NamedTuple
 
 import jax
 
@@ -52,19 +55,29 @@ def _middle_and_last(nfe: int) -> list[int]:
     return sorted({nfe // 2, nfe - 1})
 
 
-def fit_of(name: str, calls: int, flow: bj.Flow, key: jax.Array, data: list[bj.Paths]) -> tuple[str, bj.FitResult, int]:
-    """(name, learned solver, network calls) of one row."""
+class Fits(NamedTuple):
+    """How to learn: on these paths, by small steps, or within a budget of velocity evaluations."""
 
-    def learned(start: LearnedSolver, choose_start: bool) -> bj.FitResult:
+    flow: bj.Flow
+    key: jax.Array
+    data: list[bj.Paths]
+    budget: int | None
+
+    def learned(self, start: LearnedSolver, choose_start: bool = True) -> bj.FitResult:
+        """The fit from a start."""
+        if self.budget is not None:
+            return bj.fit(self.flow, start, self.key, bj.frugal(self.budget, choose_start=choose_start))
         recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),), choose_start=choose_start)
-        return bj.fit(flow, start, key, recipe, paths=data[0], validation=data[1])
+        return bj.fit(self.flow, start, self.key, recipe, paths=self.data[0], validation=self.data[1])
 
-    if name != "on paths":
-        found = learned(solvers(calls)[name], choose_start=True)
-        return name, found, found.network_calls
-    start = bj.LearnedCalls.on_paths(flow, calls, jax.random.key(11))
-    found, others = learned(start, choose_start=False), sum(start.reference.fields or ())
-    return f"{name}, {calls - others} + {others}", found, found.network_calls + 2 * (128 + 32 * 40) + 32 * calls
+    def row(self, name: str, calls: int) -> tuple[str, bj.FitResult, int]:
+        """(name, learned solver, network calls) of one row."""
+        if name != "on paths":
+            found = self.learned(solvers(calls)[name])
+            return name, found, found.network_calls
+        start = bj.LearnedCalls.on_paths(self.flow, calls, jax.random.key(11))
+        found, others = self.learned(start, choose_start=False), sum(start.reference.fields or ())
+        return f"{name}, {calls - others} + {others}", found, found.network_calls + 2 * (128 + 32 * 40) + 32 * calls
 
 
 def figure(flow: bj.Flow, solver: LearnedSolver, paths: bj.Paths) -> str:
@@ -82,6 +95,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.5)
     parser.add_argument("--calls", type=int, nargs="+", default=[8, 10, 12, 16])
     parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME")
+    parser.add_argument("--frugal", type=int, metavar="BUDGET")
     options = parser.parse_args()
     use_all_cores()
     flow = bj.guided(bj.models.load_flow(options.flow, labels="all"), options.scale)
@@ -91,6 +105,7 @@ def main() -> None:
         fresh = jax.random.fold_in(key, i)
         flows.append(dealt(flow, fresh, number))
         data.append(bj.ground_truth(flows[-1], flow.noise(fresh, (number,)), batch_size=32, ends_only=True))
+    fits = Fits(flow, key, data, options.frugal)
     print(f"{options.flow}, w = {options.scale:g}")
     print("| solver | calls | start | PSNR | network calls of the fit |")
     print("|---|---|---|---|---|")
@@ -98,7 +113,7 @@ def main() -> None:
         for name in ["on paths", *solvers(calls)]:
             if name.split(",")[0] not in options.only:
                 continue
-            label, fitted, cost = fit_of(name, calls, flow, key, data)
+            label, fitted, cost = fits.row(name, calls)
             found = figure(flows[2], fitted.theta, data[2])
             print(f"| {label} | {calls} | {fitted.start} | {found} | {cost:,} |", flush=True)
 
