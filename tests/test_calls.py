@@ -191,7 +191,7 @@ def test_a_fit_by_calls_beats_the_fit_in_pairs():
 
         flow = bj.Flow(conditional, {"condition": jnp.zeros(4)}, (2,), bj.schedulers.CondOT())
         guided = bj.guided(bj.given(flow, jnp.eye(4)), 1.0)
-        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=32),), num_paths=96)
+        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=64),), num_paths=96)
         pairs = bj.fit(guided, bj.init_theta("table", 3), KEY, recipe)
         calls = bj.fit(guided, bj.LearnedCalls.euler(6), KEY, recipe)
         assert pairs.theta.network_calls(guided) == calls.theta.network_calls(guided) == 6
