@@ -154,9 +154,9 @@ class LearnedSolver(Solver):
         return {}
 
     def first_directions(self, flow: Flow) -> Float[np.ndarray, "P p"] | None:
-        """Where a fit that chose its start moves the numbers in its first half; None for anywhere.
+        """Directions that span the first half of the updates of a fit that chose its start; None for no restriction.
 
-        A solver with many numbers ends higher if a few combinations of them are learned before the rest.
+        A solver with many numbers can end higher if a few combinations of them are learned before the rest.
         """
         return None
 

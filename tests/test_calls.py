@@ -147,12 +147,13 @@ def test_calls_are_counted_as_they_are_made():
 
 
 @pytest.mark.parametrize("options", [{}, dict(without=[1, 3]), dict(at_once=True)], ids=["pairs", "dropped", "at once"])
-@pytest.mark.parametrize("scheduler", [ONE.scheduler, None], ids=["general", "plain"])
-def test_the_first_directions_are_those_of_a_table_over_evaluations(scheduler, options):
-    flow = bj.guided(bj.Flow(velocity, ONE.params, (2,), scheduler), W)
-    calls = bj.LearnedCalls.euler(8 - len(options.get("without", ())), dtype=jnp.float64, **options).suited(flow)
-    pairs = bj.LearnedTable.of(bj.classic.ipndm(4, dtype=jnp.float64)).suited(flow)
-    calls = dataclasses.replace(calls, reference=calls.expanded(flow, pairs.reference))
+@pytest.mark.parametrize("parts", [(), ("first",), ("c", "xi"), ("first", "c", "xi")], ids=str)
+def test_the_first_directions_are_those_of_a_table_over_evaluations(parts, options):
+    flow, more = KINDS["one"](), dict(first=jnp.ones(()), c=jnp.zeros(5), xi=jnp.array([0.5, 2.0]))
+    plain = bj.classic.ipndm(4, dtype=jnp.float64)
+    pairs = bj.LearnedTable.of(dataclasses.replace(plain, **{part: more[part] for part in parts}))
+    calls = bj.LearnedCalls.euler(8 - len(options.get("without", ())), dtype=jnp.float64, **options)
+    calls = bj.LearnedCalls.of(calls.expanded(flow, pairs.reference))
     numbers = 0.1 * np.random.default_rng(0).normal(size=pairs.num_parameters)
     moved = calls.with_raw(jnp.asarray(calls.first_directions(flow) @ numbers)).table()
     wanted = calls.expanded(flow, pairs.with_raw(jnp.asarray(numbers)).table())

@@ -152,6 +152,25 @@ def test_what_scaling_leaves_unchanged():
         np.testing.assert_allclose(one_step(matrix, target, scaling), wanted, rtol=1e-3)
 
 
+@pytest.mark.parametrize("tries", [0, 2])
+def test_a_step_in_directions_is_that_of_the_problem_in_lengths_along_them(tries):
+    rng = np.random.default_rng(5)
+    matrix, target, directions = (rng.standard_normal(shape) for shape in ((6, 4), 6, (4, 2)))
+    method = bj.LevenbergMarquardt(tries=tries, limit=100.0)
+
+    def updated(matrix, directions=None):
+        def residual(p):
+            return jnp.asarray(matrix) @ p - target
+
+        params = jnp.zeros(matrix.shape[1])
+        value_fn = None if tries == 0 else lambda p: jnp.sum(residual(p) ** 2)
+        return method.update(quadratic_of(residual, params), method.init(params), params, value_fn, directions)[0]
+
+    lengths = updated(matrix @ directions)
+    assert np.all(np.abs(lengths) > 0.01)
+    np.testing.assert_allclose(updated(matrix, directions), directions @ lengths, rtol=1e-9)
+
+
 def test_a_parameter_that_moves_nothing_stays():
     found, _ = minimise(lambda p: jnp.stack([p[0] - 0.5, 2 * p[0] - 1.0]), jnp.asarray([0.0, 0.3]), 8)
     np.testing.assert_allclose(found, [0.5, 0.3], atol=1e-8)

@@ -232,7 +232,7 @@ class _Watch(NamedTuple):
 def _run_stage(
     flow, number: int, stage: Stage, done: int, state: FitState, data: Data, key, watch: _Watch, blocks: list[Block]
 ) -> FitState:
-    """The state after a stage that follows `done` iterations; those in the state, or in `blocks`, are not repeated."""
+    """The state after a stage that follows `done` iterations; updates in the state, or in `blocks`, are not repeated."""
     if int(state.iteration) == done:
         state = state._replace(theta=state.best)
     directions = None if number or not watch.recipe.choose_start else state.theta.first_directions(flow)

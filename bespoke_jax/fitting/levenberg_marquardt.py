@@ -182,7 +182,7 @@ class LevenbergMarquardt:
             state: what `init` or the last update returned.
             params: any pytree; gradient and matrix are in the order of `ravel_pytree`.
             value_fn: `value_fn(params) -> scalar`, the loss on the same data, called once per try; None if there are no tries.
-            directions: the parameters move by `directions @ step`, a step of p numbers; None for a step of each by itself.
+            directions: restricts the step to the span of these columns; None for no restriction.
         """
         if value_fn is None:
             check_count("LevenbergMarquardt.tries", self.tries, 0, 0)

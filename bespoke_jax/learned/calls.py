@@ -16,7 +16,7 @@ from bespoke_jax.flow.conditions import dealt, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guided import scale_of, scales_of
 from bespoke_jax.learned.placed import NUM_TIMES, table_on_paths
-from bespoke_jax.learned.table import LearnedTable
+from bespoke_jax.learned.table import LearnedTable, numbers_of
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import DTypeLike, KeyArray, Numbers, Scalar
 
@@ -218,28 +218,29 @@ class LearnedCalls(LearnedTable):
         return dataclasses.replace(by_call(table, scales, self._without), block=self.reference.block)
 
     def first_directions(self, flow: Flow) -> Float[np.ndarray, "P p"] | None:
-        """Those in which the calls of a pair stay at one time and one state: a table over evaluations, written by the call.
+        """The directions that keep both calls of a pair at one time and one state, as in a table over evaluations.
 
         None for factors that depend on the scale, which are not linear in those of such a table.
         """
-        if self.reference.corrections is not None:
+        own, n = self.reference, len(self._pairs)
+        if own.corrections is not None:
             return None
-        n, general, w = len(self._pairs), self.reference.first is not None, float(scale_of(flow))
+
+        def zeros(*shape):
+            return jax.device_put(np.zeros(shape, own.t.dtype))
+
+        form = None if own.first is None else zeros(), None if own.c is None else zeros(n + 1), own.xi
+        pairs = LearnedTable.of(SolverTable(zeros(n), zeros(n), zeros(n, n), *form))
         of_times = np.repeat(np.eye(n), [1 + len(follows) for follows in self._pairs], axis=0)
-        of_times = of_times if general else of_times[1:, 1:]  # the first is not learned
-        sizes = np.cumsum([n, n * (n + 1) // 2, int(general), general * (n + 1)])
+        if own.first is None:  # the first time is not learned
+            of_times = of_times[1:, 1:]
 
-        def by_call(numbers):
-            a, lower, first, c, _ = np.split(np.asarray(numbers, np.float32), sizes)
-            b = np.zeros((n, n), np.float32)
-            b[np.tril_indices(n)] = lower
-            t, a, b, first, c = jax.device_put(
-                (np.zeros(n, np.float32), a, b, *((first[0], c) if general else (None, None)))
-            )
-            pairs = SolverTable(t, a, b, first, c)
-            return _factors(dataclasses.replace(_by_call(pairs, w, self._without), block=self.reference.block))
+        def written(numbers):
+            moved = pairs.with_raw(jax.device_put(numbers.astype(own.t.dtype)))
+            return numbers_of(self.expanded(flow, moved.unrolled()))
 
-        of_factors = np.stack([by_call(unit) - by_call(0 * unit) for unit in np.eye(sizes[-1])], axis=1)
+        units, none = np.eye(pairs.num_parameters)[of_times.shape[1] :], written(np.zeros(pairs.num_parameters))
+        of_factors = np.stack([written(unit) - none for unit in units], axis=1)
         return np.block(
             [
                 [of_times, np.zeros((len(of_times), of_factors.shape[1]))],
@@ -263,13 +264,6 @@ class LearnedCalls(LearnedTable):
     def _without(self) -> list[int]:
         """The evaluations that leave out the unconditional call."""
         return [j for j, follows in enumerate(self._pairs) if not follows]
-
-
-def _factors(table: SolverTable) -> np.ndarray:
-    """The factors of a table in the order of a `LearnedTable`'s numbers."""
-    parts = [table.a, np.asarray(table.b)[np.nonzero(table.uses)]]
-    parts += [np.reshape(part, -1) for part in (table.first, table.c) if part is not None]
-    return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
 
 def noises_and_image(flow: Flow, key: KeyArray) -> tuple[Flow, jax.Array, jax.Array | None]:

@@ -25,7 +25,7 @@ from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array
 
-__all__ = ["LearnedTable"]
+__all__ = ["LearnedTable", "numbers_of"]
 
 T = TypeVar("T", bound="LearnedTable")
 
@@ -222,6 +222,12 @@ class LearnedTable(LearnedSolver):
         if own is None or table.corrections is not None:
             return table
         return dataclasses.replace(table, corrections=Corrections.zeros(table, own.num_features, own.of, own.span))
+
+
+def numbers_of(table: SolverTable) -> np.ndarray:
+    """The factors of a table without corrections, in the order of the numbers that `LearnedTable.table` adds to them."""
+    parts = table.a, np.asarray(table.b)[np.nonzero(table.uses)], table.first, table.c
+    return np.concatenate([np.reshape(np.asarray(part, np.float64), -1) for part in parts if part is not None])
 
 
 def _zeros(shape: Any, dtype: Any) -> jax.Array:
