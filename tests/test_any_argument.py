@@ -230,7 +230,7 @@ def finite(result) -> bool:
 def test_a_right_result_or_an_error_that_names_the_argument(name):
     function, fine = CALLS[name]
 
-    @hypothesis.settings(max_examples=40)
+    @hypothesis.settings(max_examples=60)
     @hypothesis.given(argument=strategies.sampled_from(sorted(fine)), odd=strategies.sampled_from(sorted(ODD)))
     def check(argument, odd):
         arguments = fine | {argument: ODD[odd]}

@@ -94,7 +94,7 @@ def operations():
 def test_killed_at_any_file_operation_it_ends_with_the_same_bits(tmp_path, whole_run, config, operations, capsys):
     draw, folder = random.Random(0), tmp_path / "run"
     for _ in range(100):
-        operations.folder, operations.left = folder, draw.randint(1, 120)
+        operations.folder, operations.left = folder, draw.randint(1, 80)
         try:
             assert train.main(config, folder) == 0
             break
