@@ -1,9 +1,8 @@
 """Guidance by the call beside pairs of calls: `python -m benchmarks.guidance [--scale W] [--calls N ...] [--only NAME ...]`.
 
-With `--frugal BUDGET` by `bj.frugal(BUDGET)` in place of small steps, each on paths of its own.
-
 One row per solver: network calls per sample, and the PSNR in dB on 128 fresh noises of all classes, of the mean RMSE and in
-brackets the mean over samples. All are learned on the same 160 paths of the guided flow, by 48 small steps:
+brackets the mean over samples. All are learned on the same 160 paths of the guided flow, by 48 small steps; with `--frugal
+BUDGET` each by `bj.frugal(BUDGET)`, on paths of its own:
 
 - pairs: a table over evaluations, each of two calls;
 - by the call: `LearnedCalls` in pairs, the first of which it may save; the first half of the steps learns these pairs;
@@ -14,6 +13,7 @@ brackets the mean over samples. All are learned on the same 160 paths of the gui
 """
 
 import argparse
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -56,19 +56,17 @@ def _middle_and_last(nfe: int) -> list[int]:
 
 
 class Fits(NamedTuple):
-    """How to learn: on these paths, by small steps, or within a budget of velocity evaluations."""
+    """Fits of one flow by one recipe; `paths` has those to fit to and to hold out, if they are given."""
 
     flow: bj.Flow
     key: jax.Array
-    data: list[bj.Paths]
-    budget: int | None
+    recipe: bj.Recipe
+    paths: dict[str, bj.Paths]
 
     def learned(self, start: LearnedSolver, choose_start: bool = True) -> bj.FitResult:
         """The fit from a start."""
-        if self.budget is not None:
-            return bj.fit(self.flow, start, self.key, bj.frugal(self.budget, choose_start=choose_start))
-        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),), choose_start=choose_start)
-        return bj.fit(self.flow, start, self.key, recipe, paths=self.data[0], validation=self.data[1])
+        recipe = dataclasses.replace(self.recipe, choose_start=choose_start)
+        return bj.fit(self.flow, start, self.key, recipe, **self.paths)
 
     def row(self, name: str, calls: int) -> tuple[str, bj.FitResult, int]:
         """(name, learned solver, network calls) of one row."""
@@ -100,12 +98,18 @@ def main() -> None:
     use_all_cores()
     flow = bj.guided(bj.models.load_flow(options.flow, labels="all"), options.scale)
     flow, key = bj.sharding.replicate(flow), jax.random.key(0)
-    flows, data = [], []
-    for i, number in enumerate((NUM_PATHS, NUM_VALIDATION, NUM_TEST)):
-        fresh = jax.random.fold_in(key, i)
-        flows.append(dealt(flow, fresh, number))
-        data.append(bj.ground_truth(flows[-1], flow.noise(fresh, (number,)), batch_size=32, ends_only=True))
-    fits = Fits(flow, key, data, options.frugal)
+
+    def solved(purpose: int, number: int) -> tuple[bj.Flow, bj.Paths]:
+        fresh = jax.random.fold_in(key, purpose)
+        some = dealt(flow, fresh, number)
+        return some, bj.ground_truth(some, flow.noise(fresh, (number,)), batch_size=32, ends_only=True)
+
+    if options.frugal is None:
+        recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),))
+        paths = dict(paths=solved(0, NUM_PATHS)[1], validation=solved(1, NUM_VALIDATION)[1])
+    else:
+        recipe, paths = bj.frugal(options.frugal), {}
+    fits, (test_flow, test) = Fits(flow, key, recipe, paths), solved(2, NUM_TEST)
     print(f"{options.flow}, w = {options.scale:g}")
     print("| solver | calls | start | PSNR | network calls of the fit |")
     print("|---|---|---|---|---|")
@@ -114,7 +118,7 @@ def main() -> None:
             if name.split(",")[0] not in options.only:
                 continue
             label, fitted, cost = fits.row(name, calls)
-            found = figure(flows[2], fitted.theta, data[2])
+            found = figure(test_flow, fitted.theta, test)
             print(f"| {label} | {calls} | {fitted.start} | {found} | {cost:,} |", flush=True)
 
 
