@@ -2,27 +2,34 @@
 
 Each notebook NAME.ipynb gives a page notebooks/NAME.md, with its text, its code, what the code printed, and its pictures. The
 notebook itself is a file beside it. Nothing is executed.
+
+Where the docs are built for a public repository, `extra: repository` of mkdocs.yml ("owner/name" on GitHub, which its workflows
+have in GITHUB_REPOSITORY), each page has a button that opens the notebook in Colab.
 """
 
 import base64
 import json
 import pathlib
+from typing import TYPE_CHECKING
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add a page for each notebook, and its pictures."""
+    from mkdocs.structure.files import File  # the tests of `page_of` run without mkdocs
+
     for path in sorted(pathlib.Path(config.docs_dir, "notebooks").glob("*.ipynb")):
-        page, pictures = page_of(json.loads(path.read_text()), path.stem)
+        page, pictures = page_of(json.loads(path.read_text()), path.stem, config.extra.get("repository"))
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
         for name, content in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
 
 
-def page_of(notebook: dict, name: str) -> tuple[str, dict[str, bytes]]:
+def page_of(notebook: dict, name: str, repository: str | None = None) -> tuple[str, dict[str, bytes]]:
     """(the page in Markdown, its pictures by the name of their files)."""
     parts, pictures = [], {}
     for cell in notebook["cells"]:
@@ -42,5 +49,19 @@ def page_of(notebook: dict, name: str) -> tuple[str, dict[str, bytes]]:
                 parts.append(f"```text\n{text}\n```")
     # Below the title, which is the first line.
     title, _, rest = parts[0].partition("\n")
-    parts[0] = f"{title}\n\n*A notebook: [{name}.ipynb]({name}.ipynb).*\n{rest}"
+    where = f"*A notebook: [{name}.ipynb]({name}.ipynb).*\n"
+    if repository:
+        where += colab(name, repository)
+    parts[0] = f"{title}\n\n{where}{rest}"
     return "\n\n".join(parts) + "\n", pictures
+
+
+def colab(name: str, repository: str) -> str:
+    """A button that opens the notebook in Colab, and the cell that a new machine there needs first."""
+    address = f"https://colab.research.google.com/github/{repository}/blob/main/docs/notebooks/{name}.ipynb"
+    package = f"bespoke-jax[plots] @ git+https://github.com/{repository}"
+    return f'''
+[Open in Colab]({address}){{ .md-button }}
+
+There, run `%pip install -q "{package}"` first.
+'''

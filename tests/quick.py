@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-__all__ = ["with_flags"]
+__all__ = ["lower_without_threads", "with_flags"]
 
 _FLAGS = {
     "xla_cpu_use_fusion_emitters": "false",  # they take three quarters of the time to compile
@@ -19,6 +19,25 @@ def with_flags(given):
     if ours and not _are_known(*ours):
         ours = [flag for flag in ours if _are_known(flag)]
     return " ".join([*given.split(), *ours])
+
+
+def lower_without_threads():
+    """Let JAX make its MLIR contexts, one a program, without threads.
+
+    JAX keeps every program's context. Those with threads share a cache that each new one reads from end to end, so that
+    after some thousand programs the next takes five times as long to lower. A private name of JAX's: without it, tests are slow.
+    """
+    from jax._src.interpreters import mlir
+
+    make = getattr(mlir, "make_ir_context", None)
+
+    def without_threads():
+        context = make()
+        context.enable_multithreading(False)
+        return context
+
+    if make is not None:
+        mlir.make_ir_context = without_threads
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 `.ci/notebooks` executes them. tests/test_docs.py checks that the names, arguments and files in them exist.
 """
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -79,3 +80,18 @@ def test_is_listed_and_its_links_lead_somewhere(path):
     written = "\n".join("".join(cell["source"]) for cell in cells(path, "markdown"))
     links = [link for link in re.findall(r"\]\(([^)#]+)", written) if not link.startswith("http")]
     assert links and not [link for link in links if not (path.parent / link).exists()]
+
+
+@each_notebook
+def test_a_public_repository_gives_its_page_a_button_for_colab(path):
+    spec = importlib.util.spec_from_file_location("notebook_pages", ROOT / ".ci/notebook_pages.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    notebook = json.loads(path.read_text())
+    here, _ = hook.page_of(notebook, path.stem)
+    assert "colab" not in here
+    page, _ = hook.page_of(notebook, path.stem, "someone/else")
+    address = f"https://colab.research.google.com/github/someone/else/blob/main/{path.relative_to(ROOT)}"
+    assert page.count(f"({address}){{ .md-button }}") == 1
+    assert page.index(address) < page.index("\n```python")  # above the first cell
+    assert page.startswith(here.splitlines()[0])
