@@ -30,10 +30,10 @@ __all__ = [
     "check_number",
     "check_numbers",
     "check_numeric",
-    "check_order",
     "check_positive",
     "check_shape",
     "check_type",
+    "items_of",
     "known",
 ]
 
@@ -74,11 +74,6 @@ def check_count(name: str, value: Any, least: int = 1, most: int = _LARGEST) -> 
         wanted = f"an integer >= {least}" if open_ended else f"an integer from {least} to {most}"
         raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
     return int(value)
-
-
-def check_order(value: Any, highest: int) -> int:
-    """`value`, if it is an order 1..highest. Raises ValueError otherwise."""
-    return check_count("order", value, 1, highest)
 
 
 def check_number(
@@ -250,6 +245,14 @@ def check_numbers(name: str, values: Any, shape: tuple[int | str, ...]) -> Float
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
         raise ValueError(f"{name}: wanted numbers of shape [{', '.join(map(str, shape))}], got {values!r:.200}.")
     return check_array(name, array.astype(np.float64), shape)
+
+
+def items_of(value: Any) -> list[Any] | None:
+    """The items of a collection; None of a string, and of what has none, such as a number, an array without axes or a key."""
+    try:
+        return None if isinstance(value, str) else list(value)
+    except TypeError:
+        return None
 
 
 def known(value: Any) -> np.ndarray | None:

@@ -97,6 +97,9 @@ def test_a_ladder_checks_before_any_work_and_takes_generators(no_work):
         bj.fit_ladder(FLOW, [START], KEY, bj.frugal())
     with pytest.raises(ValueError, match="solvers: wanted one solver or more"):
         bj.fit_ladder(FLOW, (theta for theta in ()), KEY)
+    for nothing in (KEY, jnp.float32(4), START, "rk2"):  # JAX's arrays have an iterator even where it raises
+        with pytest.raises(TypeError, match=r"^solvers: wanted a list of solvers, got "):
+            bj.fit_ladder(FLOW, nothing, KEY)
 
 
 def test_a_ladder_of_a_generator_is_that_of_its_list():

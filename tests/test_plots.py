@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,6 +63,13 @@ class TestErrorAgainstCalls:
                 "rmse": one.rmse + one.standard_error * np.array([-1, 1]),
             }[measure]
             np.testing.assert_allclose(at_4[[0, -1]], wanted, rtol=1e-5)
+
+    def test_bands_are_names(self):
+        found = {"mine": scores(4, 8), "theirs": scores(4, 8)}
+        assert len(bj.plots.error_against_calls(found, bands=["theirs"]).collections) == 1
+        for bands in (jax.random.key(0), np.array("mine"), "mine", 3, [3]):
+            with pytest.raises(TypeError, match=r"^bands: wanted names of solvers, or None, got "):
+                bj.plots.error_against_calls(found, bands=bands)
 
     def test_standard_error_of_the_mean_psnr(self):
         errors = np.exp(RANDOM.normal(size=50))

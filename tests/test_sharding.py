@@ -176,6 +176,7 @@ def test_devices_are_a_sequence(place, flow):
         (mesh, TypeError, "wanted a sequence of devices, got a Mesh; list"),
         (mesh.devices, TypeError, "wanted a sequence of devices, got array"),
         (jax.devices()[0], TypeError, "wanted a sequence of devices, got "),
+        (np.array(jax.devices()[0]), TypeError, "wanted a sequence of devices, got array"),
         ("cpu", TypeError, "wanted a sequence of devices, got 'cpu'"),
         ([], ValueError, "wanted at least one"),
     ):

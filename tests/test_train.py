@@ -159,7 +159,14 @@ class Killed(Exception):
 @pytest.mark.usefixtures("no_report")
 class TestResume:
     @pytest.mark.parametrize(
-        "saves", [1, 3, 5, 6, 8], ids="start,stage change,last but one,before the file,second solver".split(",")
+        "saves",
+        [
+            pytest.param(1, id="start", marks=pytest.mark.slow),
+            pytest.param(3, id="stage change"),
+            pytest.param(5, id="last but one", marks=pytest.mark.slow),
+            pytest.param(6, id="before the file"),
+            pytest.param(8, id="second solver"),
+        ],
     )
     def test_goes_on_to_the_same_result(self, tmp_path, whole_run, config, monkeypatch, saves):
         fits, save = [], runs.Checkpoints.save

@@ -11,7 +11,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_choice, check_count, check_order
+from bespoke_jax.checks import check_choice, check_count
 from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import Unrolling, data_step
@@ -67,7 +67,7 @@ def deis(
         >>> deis(8, bj.schedulers.VariancePreserving(), order=3).nfe
         8
     """
-    nfe, order = check_count("nfe", nfe), check_order(order, 4)
+    nfe, order = check_count("nfe", nfe), check_count("order", order, 1, 4)
     check_choice("variable", variable, _VARIABLES)
     points = levels(check_scheduler(scheduler, "deis"), time_grid(grid, nfe, scheduler))
 
@@ -111,7 +111,7 @@ def ipndm(
         >>> ipndm(2).b.tolist()
         [[0.5, 0.0], [0.25, 0.75]]
     """
-    nfe, order = check_count("nfe", nfe), check_order(order, 4)
+    nfe, order = check_count("nfe", nfe), check_count("order", order, 1, 4)
     check_choice("coefficients", coefficients, ("fixed", "variable"))
     times = time_grid(grid, nfe, scheduler)
     fixed = coefficients == "fixed"

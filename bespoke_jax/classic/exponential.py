@@ -13,7 +13,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 import numpy as np
 
-from bespoke_jax.checks import check_choice, check_count, check_flag, check_order
+from bespoke_jax.checks import check_choice, check_count, check_flag
 from bespoke_jax.classic.grids import time_grid
 from bespoke_jax.classic.levels import Level, check_scheduler, levels
 from bespoke_jax.classic.unroll import State, Unrolling, data_step, data_weight
@@ -87,7 +87,7 @@ def dpm_solver_pp(
         >>> dpm_solver_pp(4, bj.schedulers.CondOT(), order=3).nfe
         4
     """
-    nfe, order = check_count("nfe", nfe), check_order(order, 3)
+    nfe, order = check_count("nfe", nfe), check_count("order", order, 1, 3)
     lower_order_final = check_flag("lower_order_final", lower_order_final)
     points = levels(check_scheduler(scheduler, "dpm_solver_pp"), time_grid(grid, nfe, scheduler))
     run = Unrolling(nfe)
@@ -178,7 +178,7 @@ def unipc(
         >>> unipc(6, bj.schedulers.VariancePreserving(), order=3).nfe
         6
     """
-    nfe, order = check_count("nfe", nfe), check_order(order, 3)
+    nfe, order = check_count("nfe", nfe), check_count("order", order, 1, 3)
     check_choice("variant", variant, ("bh1", "bh2"))
     corrector = check_flag("corrector", corrector)
     lower_order_final = check_flag("lower_order_final", lower_order_final)

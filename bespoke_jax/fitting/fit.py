@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bespoke_jax.checks import items_of
 from bespoke_jax.fitting.blame import cause_of
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.doors import check_fit, check_recipe, check_start, check_state
@@ -112,9 +113,9 @@ def fit_ladder(
         >>> [result.theta.nfe for result in fit_ladder(flow, ladder, jax.random.key(0), recipe)]
         [2, 3]
     """
-    if not isinstance(solvers, Iterable):
+    if (found := items_of(solvers)) is None:
         raise TypeError(f"solvers: wanted a list of solvers, got {type(solvers).__name__}.")
-    solvers = tuple(solvers)
+    solvers = tuple(found)
     check_fit(flow, solvers, key, recipe, paths, validation, callback)
     if recipe.budget is not None:
         raise ValueError(f"recipe: wanted one without a budget, got {recipe.budget}; call fit for each solver.")

@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bespoke_jax.checks import check_count
+from bespoke_jax.checks import check_count, items_of
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.types import Array, Device, PyTree
 
@@ -99,11 +99,12 @@ def _mesh(devices: Sequence[Device] | None) -> Mesh:
         )
     if devices is None:
         devices = jax.devices()
-    if not isinstance(devices, Sequence | np.ndarray) or not all(isinstance(device, Device) for device in devices):
+    found = items_of(devices)
+    if found is None or not all(isinstance(device, Device) for device in found):
         raise TypeError(f"devices: wanted a sequence of devices, got {devices!r}.")
-    if not len(devices):
+    if not found:
         raise ValueError("devices: wanted at least one, got none.")
-    return Mesh(np.asarray(devices), ("samples",))
+    return Mesh(np.asarray(found), ("samples",))
 
 
 def on_one_device(flow: T) -> T:

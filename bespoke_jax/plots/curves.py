@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from bespoke_jax.checks import check_choice, check_count, check_number, check_type
+from bespoke_jax.checks import check_choice, check_count, check_number, check_type, items_of
 from bespoke_jax.compare import SolverCheck
 from bespoke_jax.plots.style import axes_or_new, check_looks, check_names, hues, in_style, looks_of
 from bespoke_jax.run.scores import Score
@@ -53,7 +53,8 @@ def error_against_calls(
     }
     check_choice("measure", measure, _MEASURES)
     check_looks("looks", looks)
-    if bands is not None and not (isinstance(bands, Collection) and all(isinstance(name, str) for name in bands)):
+    named = list(scores) if bands is None else items_of(bands)
+    if named is None or not all(isinstance(name, str) for name in named):
         raise TypeError(f"bands: wanted names of solvers, or None, got {bands!r:.80}.")
     with in_style():
         axes = axes_or_new(axes, 5.4, 3.8)
@@ -61,7 +62,7 @@ def error_against_calls(
             nfes, line = list(scores[name]), list(scores[name].values())
             low, middle, high = np.array([_band(score, measure) for score in line]).T
             axes.plot(nfes, middle, label=name, **look)
-            if np.any(high > low) and (bands is None or name in bands):
+            if np.any(high > low) and name in named:
                 if len(nfes) > 1:
                     axes.fill_between(nfes, low, high, color=look.get("color"), alpha=0.18, linewidth=0)
                 else:
