@@ -28,7 +28,9 @@ def blocked(m, size, seed=0):
     return dataclasses.replace(table, b=jnp.asarray(b), **{name: jnp.asarray(value) for name, value in others.items()})
 
 
-@pytest.mark.parametrize("m, size", [(8, 2), pytest.param(6, 3, marks=pytest.mark.slow), (4, 4), (3, 1)])
+@pytest.mark.parametrize(
+    "m, size", [(8, 2), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((6, 3), (4, 4))), (3, 1)]
+)
 def test_blocks_run_at_once_end_where_they_end_one_after_the_other(m, size):
     flow, table = mixture(), blocked(m, size)
     x0 = jnp.asarray(np.random.default_rng(1).normal(size=(5, 2)))

@@ -308,7 +308,11 @@ def straight_level(t):
     return t, 1 - t, 1.0, -1.0
 
 
-EVERYTHING = [(name, nfe) for name in zoo.SCHEDULERS for nfe in (1, 2, 3, 4, 7)]
+EVERYTHING = [
+    pytest.param(name, nfe, marks=pytest.mark.slow if nfe in (2, 4) else ())
+    for name in zoo.SCHEDULERS
+    for nfe in (1, 2, 3, 4, 7)
+]
 
 
 @pytest.mark.parametrize("name, nfe", EVERYTHING)

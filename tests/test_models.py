@@ -100,14 +100,14 @@ def decibels(flow, start, theta, paths):
 @pytest.mark.parametrize(
     "base, num_steps, gain",
     [
-        ("rk2", 4, 4),
+        pytest.param("rk2", 4, 4, marks=pytest.mark.slow),
         ("rk2", 5, 4),
         pytest.param("rk2", 8, 4, marks=pytest.mark.slow),
         pytest.param("rk2", 10, 4, marks=pytest.mark.slow),
         ("rk1", 8, 4),
         pytest.param("rk1", 10, 4, marks=pytest.mark.slow),
         ("table", 4, 5),
-        ("table", 6, 8),
+        pytest.param("table", 6, 8, marks=pytest.mark.slow),
         ("table", 8, 8),
         pytest.param("table", 10, 8, marks=pytest.mark.slow),
     ],
