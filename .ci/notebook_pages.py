@@ -3,8 +3,8 @@
 Each notebook NAME.ipynb gives a page notebooks/NAME.md, with its text, its code, what the code printed, and its pictures. The
 notebook itself is a file beside it. Nothing is executed.
 
-Where the docs are built for a public repository, `extra: repository` of mkdocs.yml ("owner/name" on GitHub, which its workflows
-have in GITHUB_REPOSITORY), each page has a button that opens the notebook in Colab.
+If `extra: repository` of mkdocs.yml names a public repository on GitHub, as "owner/name", each page has a button that opens the
+notebook in Colab. It is read from GITHUB_REPOSITORY, which GitHub sets in its workflows.
 """
 
 import base64

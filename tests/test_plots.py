@@ -67,7 +67,7 @@ class TestErrorAgainstCalls:
     def test_bands_are_names(self):
         found = {"mine": scores(4, 8), "theirs": scores(4, 8)}
         assert len(bj.plots.error_against_calls(found, bands=["theirs"]).collections) == 1
-        for bands in (jax.random.key(0), np.array("mine"), "mine", 3, [3]):
+        for bands in (jax.random.key(0), np.array("mine"), "mine", iter(["mine"]), 3, [3]):
             with pytest.raises(TypeError, match=r"^bands: wanted names of solvers, or None, got "):
                 bj.plots.error_against_calls(found, bands=bands)
 

@@ -177,6 +177,7 @@ def test_devices_are_a_sequence(place, flow):
         (mesh.devices, TypeError, "wanted a sequence of devices, got array"),
         (jax.devices()[0], TypeError, "wanted a sequence of devices, got "),
         (np.array(jax.devices()[0]), TypeError, "wanted a sequence of devices, got array"),
+        (set(jax.devices()), TypeError, "wanted a sequence of devices, got "),  # in no order
         ("cpu", TypeError, "wanted a sequence of devices, got 'cpu'"),
         ([], ValueError, "wanted at least one"),
     ):

@@ -151,9 +151,9 @@ class Stage:
     ) -> tuple[LearnedSolver, Any, np.ndarray, int]:
         """`count` updates beginning with number `first`: (solver, opt_state, losses, velocity evaluations).
 
-        Second-order updates end at the first loss that is not finite. If `directions` [P, p] are
-        given (`LearnedSolver.first_directions`), those before `num_iterations // 2` stay within their span; first-order updates
-        ignore them.
+        Second-order updates end at the first loss that is not finite. If `directions` [P, p] are given
+        (`LearnedSolver.first_directions`), those before `num_iterations // 2` stay within their span; first-order updates ignore
+        them.
 
         A forward pass of one sample counts 1, the reverse-mode gradient of a first-order update 2 more, a forward-mode tangent or
         a cotangent 1. Recomputation (rematerialisation) is not counted.

@@ -99,7 +99,7 @@ def _mesh(devices: Sequence[Device] | None) -> Mesh:
         )
     if devices is None:
         devices = jax.devices()
-    found = items_of(devices)
+    found = items_of(devices) if isinstance(devices, Sequence | np.ndarray) else None
     if found is None or not all(isinstance(device, Device) for device in found):
         raise TypeError(f"devices: wanted a sequence of devices, got {devices!r}.")
     if not found:

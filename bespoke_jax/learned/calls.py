@@ -16,7 +16,7 @@ from bespoke_jax.flow.conditions import dealt, of_samples
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guided import scale_of, scales_of
 from bespoke_jax.learned.placed import NUM_TIMES, table_on_paths
-from bespoke_jax.learned.table import LearnedTable, numbers_of
+from bespoke_jax.learned.table import LearnedTable, numbers_of, zeros
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import DTypeLike, KeyArray, Numbers, Scalar
 
@@ -222,21 +222,17 @@ class LearnedCalls(LearnedTable):
 
         None for factors that depend on the scale, which are not linear in those of such a table.
         """
-        own, n = self.reference, len(self._pairs)
+        own, n, dtype = self.reference, len(self._pairs), self.reference.t.dtype
         if own.corrections is not None:
             return None
-
-        def zeros(*shape):
-            return jax.device_put(np.zeros(shape, own.t.dtype))
-
-        form = None if own.first is None else zeros(), None if own.c is None else zeros(n + 1), own.xi
-        pairs = LearnedTable.of(SolverTable(zeros(n), zeros(n), zeros(n, n), *form))
+        form = None if own.first is None else zeros((), dtype), None if own.c is None else zeros(n + 1, dtype), own.xi
+        pairs = LearnedTable.of(SolverTable(zeros(n, dtype), zeros(n, dtype), zeros((n, n), dtype), *form))
         of_times = np.repeat(np.eye(n), [1 + len(follows) for follows in self._pairs], axis=0)
         if own.first is None:  # the first time is not learned
             of_times = of_times[1:, 1:]
 
         def written(numbers):
-            moved = pairs.with_raw(jax.device_put(numbers.astype(own.t.dtype)))
+            moved = pairs.with_raw(jax.device_put(numbers.astype(dtype)))
             return numbers_of(self.expanded(flow, moved.unrolled()))
 
         units, none = np.eye(pairs.num_parameters)[of_times.shape[1] :], written(np.zeros(pairs.num_parameters))

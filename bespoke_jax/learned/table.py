@@ -25,7 +25,7 @@ from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array
 
-__all__ = ["LearnedTable", "numbers_of"]
+__all__ = ["LearnedTable", "numbers_of", "zeros"]
 
 T = TypeVar("T", bound="LearnedTable")
 
@@ -73,7 +73,7 @@ class LearnedTable(LearnedSolver):
         check_type("reference", reference, SolverTable, "a SolverTable (bespoke_jax.to_table makes one)")
         reference.check("reference")
         cls._check_fields("reference", reference)
-        return cls(_zeros(reference.num_parameters, reference.t.dtype), reference)
+        return cls(zeros(reference.num_parameters, reference.t.dtype), reference)
 
     @classmethod
     def _check_fields(cls, name: str, reference: SolverTable) -> None:
@@ -151,14 +151,14 @@ class LearnedTable(LearnedSolver):
         image = _image_shape(flow)
         if flow.gaussian_scheduler is None or image is None or self.reference.c is not None:
             return self
-        return self._general(_zeros(image, self.reference.t.dtype))
+        return self._general(zeros(image, self.reference.t.dtype))
 
     def _general(self, xi: jax.Array) -> Self:
         """The general table with this image that begins as this plain one."""
         raw, dtype = known(self.raw), self.reference.t.dtype
         table = self.unrolled() if raw is None or np.any(raw) else self.reference
         first = jax.device_put(np.ones((), dtype)) if table.first is None else table.first
-        general = dataclasses.replace(table, first=first, c=_zeros(self.nfe + 1, dtype), xi=xi)
+        general = dataclasses.replace(table, first=first, c=zeros(self.nfe + 1, dtype), xi=xi)
         if table.corrections is not None:
             general = dataclasses.replace(general, corrections=table.corrections.like(general))
         return self.of(general)
@@ -230,7 +230,7 @@ def numbers_of(table: SolverTable) -> np.ndarray:
     return np.concatenate([np.reshape(np.asarray(part, np.float64), -1) for part in parts if part is not None])
 
 
-def _zeros(shape: Any, dtype: Any) -> jax.Array:
+def zeros(shape: Any, dtype: Any) -> jax.Array:
     """Zeros from the host: JAX would compile a program for each shape."""
     return jax.device_put(np.zeros(shape, dtype))
 

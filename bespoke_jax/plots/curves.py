@@ -53,8 +53,8 @@ def error_against_calls(
     }
     check_choice("measure", measure, _MEASURES)
     check_looks("looks", looks)
-    named = list(scores) if bands is None else items_of(bands)
-    if named is None or not all(isinstance(name, str) for name in named):
+    named = items_of(bands) if isinstance(bands, Collection) else None
+    if bands is not None and (named is None or not all(isinstance(name, str) for name in named)):
         raise TypeError(f"bands: wanted names of solvers, or None, got {bands!r:.80}.")
     with in_style():
         axes = axes_or_new(axes, 5.4, 3.8)
@@ -62,7 +62,7 @@ def error_against_calls(
             nfes, line = list(scores[name]), list(scores[name].values())
             low, middle, high = np.array([_band(score, measure) for score in line]).T
             axes.plot(nfes, middle, label=name, **look)
-            if np.any(high > low) and name in named:
+            if np.any(high > low) and (named is None or name in named):
                 if len(nfes) > 1:
                     axes.fill_between(nfes, low, high, color=look.get("color"), alpha=0.18, linewidth=0)
                 else:
