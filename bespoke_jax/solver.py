@@ -5,6 +5,7 @@ outside the families asks which kind a solver is.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -202,7 +203,10 @@ def to_table(solver: Solver) -> "SolverTable":
         >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
         [[0.5, 0.0], [0.0, 1.0]]
     """
+    checked = check_solver_arrays("solver", solver)
+    return checked.unrolled() if isinstance(checked, LearnedSolver) else checked.table()
+
+
+@functools.partial(jax.jit, inline=True)
+def _table(solver):
     return check_solver_arrays("solver", solver).table()
-
-
-_table = jax.jit(to_table)

@@ -31,7 +31,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # one program at a ti
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile much and compute little
 jax.config.update("jax_traceback_in_locations_limit", 0)  # where an operation was traced: written into every program
 
-quick.lower_without_threads()
+quick.share_mlir_contexts()
 typechecked.install()
 gc.set_threshold(50_000)  # tracing makes many objects and few cycles
 

@@ -4,8 +4,9 @@ import functools
 import os
 import subprocess
 import sys
+import threading
 
-__all__ = ["lower_without_threads", "with_flags"]
+__all__ = ["share_mlir_contexts", "with_flags"]
 
 _FLAGS = {
     "xla_cpu_use_fusion_emitters": "false",  # they take three quarters of the time to compile
@@ -21,23 +22,24 @@ def with_flags(given):
     return " ".join([*given.split(), *ours])
 
 
-def lower_without_threads():
-    """Let JAX make its MLIR contexts, one a program, without threads.
+def share_mlir_contexts():
+    """Let JAX lower the programs of a thread in one MLIR context, where it makes one for each and keeps them all.
 
-    JAX keeps every program's context. Those with threads share a cache that each new one reads from end to end, so that
-    after some thousand programs the next takes five times as long to lower. A private name of JAX's: without it, tests are slow.
+    A new context costs as much as the rest of lowering a small program. It has no threads, for these would lock and share a
+    cache to no purpose. A private name of JAX's: without it, tests are slower.
     """
     from jax._src.interpreters import mlir
 
-    make = getattr(mlir, "make_ir_context", None)
+    make, own = getattr(mlir, "make_ir_context", None), threading.local()
 
-    def without_threads():
-        context = make()
-        context.enable_multithreading(False)
-        return context
+    def shared():
+        if not hasattr(own, "context"):
+            own.context = make()
+            own.context.enable_multithreading(False)
+        return own.context
 
     if make is not None:
-        mlir.make_ir_context = without_threads
+        mlir.make_ir_context = shared
 
 
 @functools.cache

@@ -33,7 +33,7 @@ def test_ends_where_solve_does(solver):
 @pytest.mark.parametrize(
     ("table", "known"),
     [
-        (bj.classic.euler(1), diffrax.Euler()),
+        pytest.param(bj.classic.euler(1), diffrax.Euler(), marks=pytest.mark.slow),
         (bj.classic.heun(2), diffrax.Heun()),
         (bj.classic.midpoint(2), diffrax.Midpoint()),
     ],

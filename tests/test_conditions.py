@@ -101,7 +101,7 @@ def test_conditions_are_dealt_out_evenly():
     [
         pytest.param(bj.losses.RmseBound(), marks=pytest.mark.slow),
         bj.losses.Endpoint(),
-        bj.losses.Distance(features=jnp.sin, name="sine"),
+        pytest.param(bj.losses.Distance(features=jnp.sin, name="sine"), marks=pytest.mark.slow),
     ],
     ids=lambda loss: loss.name,
 )

@@ -105,7 +105,10 @@ def test_the_best_on_held_out_paths_is_returned(flow, paths):
     "learned, held, moves",
     [("time", ("s", "ds"), "t"), pytest.param("scale", ("t", "dt"), "s", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("loss, optimizer", [("endpoint", bj.LevenbergMarquardt()), ("rmse_bound", ADAM)])
+@pytest.mark.parametrize(
+    "loss, optimizer",
+    [("endpoint", bj.LevenbergMarquardt()), pytest.param("rmse_bound", ADAM, marks=pytest.mark.slow)],
+)
 def test_what_is_held_stays_to_the_bit(flow, paths, learned, held, moves, loss, optimizer):
     start = bj.theta_from_curve("rk1", 3, bj.scale_time.curve_between(bj.schedulers.CondOT(), bj.schedulers.Cosine()))
     start = start.learning(learned)

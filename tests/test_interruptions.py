@@ -172,7 +172,9 @@ class TestDamagedFiles:
         assert_same_results(run, whole_run)
 
     @ignores_broken_orbax
-    @pytest.mark.parametrize("file", ["manifest.ocdbt", pytest.param("_METADATA", marks=pytest.mark.slow), "d"])
+    @pytest.mark.parametrize(
+        "file", ["manifest.ocdbt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("_METADATA", "d"))]
+    )
     @pytest.mark.parametrize("how_many", [pytest.param(1, marks=pytest.mark.slow), 2])
     def test_the_checkpoint_before_is_gone_on_from(self, run, whole_run, config, monkeypatch, capsys, file, how_many):
         (run / "solvers" / "rk2-bespoke-n2.json").unlink()

@@ -170,7 +170,7 @@ def test_a_fold_is_said():
 
 
 @pytest.mark.parametrize(
-    "scheduler", ["CondOT", "EDM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Cosine", "VariancePreserving"))]
+    "scheduler", ["CondOT", *(pytest.param(n, marks=pytest.mark.slow) for n in ("EDM", "Cosine", "VariancePreserving"))]
 )
 def test_gaussian_data_has_a_gaussian_density(scheduler):
     flow = bj.analytic.gaussian([0.5, -1.0, 0.0], 0.4, zoo.SCHEDULERS[scheduler])

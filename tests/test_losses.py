@@ -81,7 +81,7 @@ def check_against_numpy(flow, theta, knots, paths, u):
         np.testing.assert_allclose(values(flow, theta, paths, lipschitz), wanted, rtol=1e-9)
 
 
-FEW = ("gaussian", "mixture scalar", "mixture image")
+FEW = ("gaussian", "mixture image")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in zoo.PROBLEMS])
@@ -265,6 +265,7 @@ def test_gradients_in_theta_against_finite_differences(base, flow, paths):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("base", [pytest.param("rk1", marks=pytest.mark.slow), "rk2"])
 def test_gradients_in_the_flow_against_finite_differences(base, flow, paths):
     # With the paths held fixed.
     theta, _ = random_theta(base, seed=2)

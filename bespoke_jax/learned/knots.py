@@ -4,6 +4,7 @@ The knots are t, s and, at the start of each interval, their derivatives: 4N - 1
 are fixed (Sec. 2.2). Time (t and its derivative) takes 2N - 1 of them, scale (s and its derivative) 2N.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ class Knots(NamedTuple):
     s: jax.Array
     ds: jax.Array
 
+    @functools.partial(jax.jit, static_argnums=1, inline=True)
     def of_steps(self, num_steps: int) -> "Knots":
         """The knots of each step: the same fields, [num_steps, N/n + 1] for t and s, [num_steps, N/n] for dt and ds.
 
@@ -48,6 +50,7 @@ class Knots(NamedTuple):
         return Knots(self.t[index], self.dt[index[:, :-1]], self.s[index], self.ds[index[:, :-1]])
 
 
+@functools.partial(jax.jit, inline=True)
 def knots_of_numbers(numbers: Float[Array, "P"]) -> Knots:
     """The knots of 4N - 1 unconstrained numbers (derived; the paper's Appendix F up to the choice of positive functions).
 

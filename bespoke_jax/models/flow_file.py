@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
-from safetensors.flax import save_file
+from safetensors.numpy import save_file
 
 from bespoke_jax import schedulers
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_number, check_shape, check_type
@@ -137,7 +137,7 @@ def save_flow(
     # Weights are rounded; the label and NCSN++'s frequencies are not.
     arrays = {name: np.asarray(value) for name, value in flat.items()}
     arrays = {name: value.astype(dtype) if name.startswith("params/") else value for name, value in arrays.items()}
-    save_file({name: jnp.asarray(value) for name, value in arrays.items()}, path, {"flow": json.dumps(header)})
+    save_file(arrays, path, {"flow": json.dumps(header)})
 
 
 def save_denoiser(

@@ -44,7 +44,10 @@ def random_variables(network, side=8):
     return jax.tree.map(lambda s: jnp.asarray(0.1 * rng.standard_normal(s.shape), s.dtype), shapes_of(network, side))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+LARGE = "EDM's ADM, ImageNet-64"
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == LARGE else ()) for n in PUBLISHED])
 def test_published_networks_have_as_many_parameters(name):
     network, side, published = PUBLISHED[name]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes_of(network, side)["params"]))
