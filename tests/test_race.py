@@ -7,7 +7,7 @@ import pytest
 
 import bespoke_jax as bj
 from bespoke_jax.fitting.starts import best_start, race, start_groups
-from bespoke_jax.run.adjoint import end_points
+from bespoke_jax.run.adjoint import end_points, ends_of_each
 
 pytestmark = [
     # Few paths of a mixture: some end between its components.
@@ -125,6 +125,50 @@ def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(paths):
         assert (resumed.cost, resumed.start) == (whole.cost, whole.start)
         for found, wanted_record in zip(resumed.history, whole.history, strict=True):
             np.testing.assert_equal(found, wanted_record)  # in which NaN is NaN
+
+
+def of_a_class(params, t, x):
+    return bj.analytic.gaussian(params["condition"], 0.3)(t, x)
+
+
+CLASSES = bj.Flow(of_a_class, {"condition": jnp.zeros(2)}, (2,), bj.schedulers.CondOT())
+GIVEN = bj.given(CLASSES, jnp.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0], [0.5, 0.5], [3.0, 0.0]]))
+
+
+@pytest.mark.parametrize("flow", [FLOW, GIVEN, bj.guided(GIVEN, jnp.linspace(0, 2, 5))], ids=["one", "given", "guided"])
+def test_samples_with_a_table_each_end_where_that_table_takes_them(flow):
+    image = dict(first=jnp.float32(0.9), c=jnp.linspace(0, 0.3, 5), xi=jnp.array([1.0, -2.0]))
+    tables = [bj.SolverTable(t.t, t.a, t.b, **image) for t in map(bj.classic.ipndm, [4] * 3, [1, 2, 4])]
+    each = [tables[i] for i in (0, 2, 1, 1, 0)]
+    x0 = flow.noise(KEY, (5,))
+    wanted = jnp.stack([bj.solve(flow, table, x0)[i] for i, table in enumerate(each)])
+    np.testing.assert_allclose(ends_of_each(flow, each, x0), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("flow, num_paths", [(FLOW, 8), (GIVEN, 5)], ids=["one", "given"])
+def test_starts_tried_together_are_ranked_as_apart(flow, num_paths):
+    paths = bj.ground_truth(flow, flow.noise(KEY, (num_paths,)))
+    theta, _ = bj.init_theta("table", 3).suited(flow).with_samples(flow, paths.x0, paths.x1, 16)
+    group = dict(list(start_groups(flow, theta)[0].items())[:23])  # more than 12: in two rounds
+    apart, spent = best_start(flow, group, paths, num_paths=num_paths)
+    assert spent == 3 * (23 * 4 + 6 * num_paths)
+    said = []
+    together = best_start(flow, group, paths, None, num_paths, 16, said.append, together=True)
+    # Four on four paths each, the last batch filled; then as many as have the paths in a batch.
+    second = {8: 6 * 8, 5: 6 * 5}[num_paths]
+    assert together == (apart, 3 * (24 * 4 + second)) and len(said) == 6 + {8: 3, 5: 2}[num_paths]
+
+
+def test_starts_with_corrections_are_tried_one_by_one(paths):
+    few, said = paths[0].take(jnp.arange(4)), []
+    own = {
+        name: bj.corrected(solver(3), num_classes=2)
+        for name, solver in (("a", bj.classic.euler), ("b", bj.classic.ipndm))
+    }
+    flow = bj.given(CLASSES, jnp.eye(2))
+    few = bj.ground_truth(flow, flow.noise(KEY, (2,)))
+    best_start(flow, own, few, None, 2, 16, said.append, together=True)
+    assert len(said) == 2
 
 
 def test_the_race_is_won_by_what_is_better_after_its_updates(paths):

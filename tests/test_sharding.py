@@ -135,7 +135,8 @@ def test_an_update_says_the_gradient_of_theta_and_no_more(flow, loss):
 def test_the_programs_of_a_second_order_update_say_nothing(flow):
     many, t = replicate(flow), np.float32(0.5)
     x = spread(many, flow.noise(jax.random.key(3), (16,)))
-    _, pullback = adjoint._linearised(many, t, x)
+    times = np.full(16, t)
+    _, pullback = adjoint._linearised(many, times, x)
     loss, key = Endpoint(), jax.random.key(0)
     squares, cotangents = gauss_newton._cotangents(loss, x, 2 * x, key, 4)
     assert len(devices_of(cotangents)) == 8 and cotangents.addressable_shards[0].data.shape == (5, 2, 2)
@@ -143,7 +144,7 @@ def test_the_programs_of_a_second_order_update_say_nothing(flow):
         (kernels.velocity, many, t, x),
         (kernels.velocity_and_slope, many, t, x),
         (kernels._add_scaled, x, t, x),
-        (adjoint._linearised, many, t, x),
+        (adjoint._linearised, many, times, x),
         (adjoint._apply, pullback, cotangents, np.int32(1)),
         (adjoint._inner, cotangents, x),
         (adjoint._stacked, list(cotangents)),

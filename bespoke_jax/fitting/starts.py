@@ -2,15 +2,20 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from bespoke_jax.fitting.gauss_newton import evaluate
+from bespoke_jax.fitting.gauss_newton import evaluate, values_of_ends
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses_of_ends import Endpoint
 from bespoke_jax.fitting.progress import Say, quiet
 from bespoke_jax.fitting.stages import Stage
+from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.flow.flow import Flow
+from bespoke_jax.flow.sharding import spread
+from bespoke_jax.run.adjoint import ends_of_each
 from bespoke_jax.run.paths import Paths
+from bespoke_jax.run.rows import cut
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import KeyArray
 
@@ -37,12 +42,14 @@ def best_start(
     num_paths: int = NUM_START_PATHS,
     batch_size: int | None = None,
     say: Say = quiet,
+    together: bool = False,
 ) -> tuple[str, int]:
     """The name of the best start, and the velocity evaluations spent on finding it.
 
     Best is the one of the least loss, one of ends and `Endpoint` by default, on the first `num_paths` of `paths`, of which
     `batch_size` go through the network at a time; None for all.
-    Many starts are reduced to a few on four of those paths first. `say` is told which is being tried.
+    Many starts are reduced to a few on four of those paths first. `say` is told which is being tried. If `together`, as many
+    starts as fill a batch share it, each sample at its own time, with the programs of second-order updates and no others.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -52,15 +59,44 @@ def best_start(
         True
     """
     names, spent, loss = list(thetas), 0, loss or Endpoint()
+    tables = {name: theta.unrolled() for name, theta in thetas.items()} if together else {}
+    alike = len(set(map(jax.tree.structure, tables.values()))) == 1
+    together = alike and all(table.corrections is None for table in tables.values())
     for count, keep in _rounds(len(names), num_paths):
-        few, values = min(count, paths.num_paths), np.empty(len(names))
-        for i, name in enumerate(names):
-            say(f"trying start {i + 1} of {len(names)} on {few} paths")
-            values[i] = float(evaluate(loss, flow, thetas[name], paths, batch_size=batch_size, count=few))
-        spent += int(few * sum(thetas[name].evaluations(flow) for name in names))
+        few, values = min(count, paths.num_paths), []
+        size = _at_once(few, batch_size if together else None)
+        for first in range(0, len(names), size):
+            say(f"trying start {first + 1} of {len(names)} on {few} paths")
+            if size == 1:
+                theta = thetas[names[first]]
+                values.append(float(evaluate(loss, flow, theta, paths, batch_size=batch_size, count=few)))
+            else:
+                some = [tables[name] for name in names[first : first + size]]
+                values += _values_of_each(loss, flow, some, paths, few, size)
+        spent += int(few * _filled(len(names), size) * thetas[names[0]].evaluations(flow))
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
     return names[0], spent
+
+
+def _values_of_each(loss, flow, tables, paths, few, size) -> list[float]:
+    """The losses of the tables on the first paths, as rows of one batch that `size` tables fill, the last of them again."""
+    filled = tables + tables[-1:] * (size - len(tables))
+    ((some, x0, x1),) = paths.chunks(flow, count=few)
+    rows = np.tile(np.arange(few), size)
+    some, x0, x1 = of_samples(some, rows), cut(flow, x0, rows), spread(flow, cut(flow, x1, rows))
+    x = ends_of_each(some, [table for table in filled for _ in range(few)], x0)
+    return np.mean(values_of_ends(loss, some, x, x1).reshape(size, few), axis=1)[: len(tables)].tolist()
+
+
+def _at_once(few, batch_size):
+    """How many starts fill a batch, on so many paths."""
+    return max(1, (batch_size or 0) // few)
+
+
+def _filled(num_starts, size):
+    """The starts of whole batches."""
+    return -(-num_starts // size) * size
 
 
 class Start(NamedTuple):
@@ -99,8 +135,8 @@ def choose(
         ((name, theta),) = groups[0].items()
         return Start(name, theta, [], 0)
     loss = next((_loss(stage) for stage in stages if stage.is_of_ends), Endpoint())
-    chunk = stages[0].chunk_size
-    found = [best_start(flow, group, paths, loss, num_paths, chunk, say) for group in groups]
+    chunk, together = stages[0].chunk_size, stages[0].is_second_order and stages[0].is_of_ends
+    found = [best_start(flow, group, paths, loss, num_paths, chunk, say, together) for group in groups]
     racers = {name: group[name] for (name, _), group in zip(found, groups, strict=True)}
     spent = sum(evaluations for _, evaluations in found)
     if len(racers) == 1:
@@ -201,16 +237,18 @@ def _loss(stage: Stage) -> Loss:
     return stage.loss if stage.is_of_ends and isinstance(stage.loss, Loss) else Endpoint()
 
 
-def cost_of_choice(num_starts: int, nfe: int, num_paths: int = NUM_START_PATHS) -> int:
-    """Velocity evaluations that `best_start` spends on this many starts of `nfe` evaluations, if there are enough paths.
+def cost_of_choice(num_starts: int, nfe: int, num_paths: int = NUM_START_PATHS, batch_size: int | None = None) -> int:
+    """Velocity evaluations that `choose` spends on this many starts of `nfe` evaluations, if there are enough paths.
+
+    Those of one batch are tried together where it holds several, and the last batch is filled.
 
     Examples:
-        >>> cost_of_choice(num_starts=11, nfe=10, num_paths=16), cost_of_choice(num_starts=100, nfe=10)
+        >>> cost_of_choice(num_starts=11, nfe=10, num_paths=16), cost_of_choice(num_starts=99, nfe=10, batch_size=16)
         (1760, 5920)
     """
     spent, left = 0, num_starts
     for count, keep in _rounds(num_starts, num_paths):
-        spent, left = spent + left * count * nfe, keep
+        spent, left = spent + _filled(left, _at_once(count, batch_size)) * count * nfe, keep
     return spent
 
 

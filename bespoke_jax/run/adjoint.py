@@ -8,7 +8,7 @@ but the velocity; it keeps only the states, or the network's activations as well
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,9 +27,9 @@ from bespoke_jax.run.rows import cut, joined
 from bespoke_jax.solver import Solver
 from bespoke_jax.stepping import broadcast, time_dtype
 from bespoke_jax.table import SolverTable
-from bespoke_jax.types import Array, Scalar
+from bespoke_jax.types import Array
 
-__all__ = ["Trace", "end_points", "finite", "run", "table_gradients"]
+__all__ = ["Trace", "end_points", "ends_of_each", "finite", "run", "table_gradients"]
 
 
 class Trace(NamedTuple):
@@ -72,7 +72,7 @@ def run(flow: Flow, table: SolverTable, x0: Float[Array, "B *event"], keep_activ
     def recorded(i, time, x):
         of_call = table.flow_of(flow, i)
         if keep_activations:
-            velocity, pullback = _linearised(of_call, time, x)
+            velocity, pullback = _linearised(of_call, _for_each(time, x), x)
             pullbacks.append(pullback)
         else:
             velocity = kernels.velocity(of_call, time, x)
@@ -116,7 +116,7 @@ def table_gradients(
         by_b.append([_inner(after[0], velocity) for velocity in trace.velocities[: i + 1]])
         factors = combine(b[i:, i], after)
         if trace.pullbacks is None:
-            _, pullback = _linearised(table.flow_of(flow, i), times[i], trace.states[i])
+            _, pullback = _linearised(table.flow_of(flow, i), _for_each(times[i], trace.states[i]), trace.states[i])
         else:
             pullback = trace.pullbacks[i]
         in_t, in_x = _pulled_each(flow, pullback, factors)
@@ -140,7 +140,7 @@ def finite(
     flow: Flow, t: Float[Array, ""], x: Float[Array, "B *event"], velocity: Float[Array, "B *event"]
 ) -> Bool[jax.Array, "2"]:
     """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are."""
-    _, pullback = _linearised(flow, np.asarray(t, promote(t.dtype, x.dtype)), x)
+    _, pullback = _linearised(flow, _for_each(np.asarray(t, promote(t.dtype, x.dtype)), x), x)
     return _all_finite((velocity,), _pulled(flow, pullback, jnp.ones_like(x)[None], 0))
 
 
@@ -155,14 +155,34 @@ def end_points(
     return joined(flow, [solver.end(of_samples(flow, part), cut(flow, x0, part)) for part in parts])
 
 
+def ends_of_each(
+    flow: Flow, tables: Sequence[SolverTable], x0: Float[Array, "B *event"]
+) -> Float[jax.Array, "B *event"]:
+    """x1 of samples that have a table each, [B] of one structure and without corrections; compiles nothing for them.
+
+    The velocities come with pullbacks that nothing reads, from the program of the adjoint: a network takes long to compile.
+    """
+    rows = jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1), *(table.factors for table in tables))
+    each = dataclasses.replace(rows, xi=tables[0].xi)
+
+    def velocity(i, times, x):
+        return _linearised(each.flow_of(flow, i), times, x)[0]
+
+    return each.walk_calls(velocity, spread(flow, x0), each.image(flow))
+
+
 @kernels.Kernel
-def _linearised(flow: Flow, t: Scalar, x: Array) -> tuple[jax.Array, Callable]:
+def _linearised(flow: Flow, t: Float[Array, "B"], x: Array) -> tuple[jax.Array, Callable]:
     """u [B, *event], and its pullback w -> (w^T du/dt [B], w^T du/dx), which holds the network's activations.
 
-    Each sample has its own copy of t, because reverse mode sums over samples that share one; forward mode would cost another
-    pass.
+    Each sample has its own t, because reverse mode sums over samples that share one; forward mode would cost another pass.
     """
-    return jax.vjp(functools.partial(each_at_its_time, flow), jnp.broadcast_to(t, x.shape[:1]), x)
+    return jax.vjp(functools.partial(each_at_its_time, flow), t, x)
+
+
+def _for_each(t, x):
+    """A copy of t for each sample, on the host."""
+    return np.full(x.shape[0], t)
 
 
 def _pulled(flow, pullback, cotangents, i):
