@@ -73,7 +73,14 @@ def test_saved_ends_are_the_ends_and_nothing_between():
 
 @pytest.mark.parametrize(
     ("noise_at", "times"),
-    [(0, dict(dt0=0.5)), (0, dict(t0=0.1, dt0=0.9)), (0, dict(t0=1, t1=0, dt0=-1)), (1, {}), (0, dict(t1=2, dt0=2))],
+    [
+        (0, dict(dt0=0.5)),
+        (1, {}),
+        *(
+            pytest.param(0, times, marks=pytest.mark.slow)
+            for times in (dict(t0=0.1, dt0=0.9), dict(t0=1, t1=0, dt0=-1), dict(t1=2, dt0=2))
+        ),
+    ],
 )
 def test_anything_but_one_step_is_refused(noise_at, times):
     with pytest.raises(RuntimeError, match="TableSolver: wanted one step from noise to data"):

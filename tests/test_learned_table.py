@@ -81,11 +81,12 @@ def test_a_fit_beats_the_dedicated_solver_that_it_starts_from():
     flow = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3)
     paths, validation, fresh = (bj.ground_truth(flow, flow.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))
     given = bj.init_theta("table", num_steps=5)
-    result = bj.fit(flow, given, jax.random.key(0), paths=paths, validation=validation)
+    recipe = bj.Recipe(stages=(dataclasses.replace(bj.DEFAULT_STAGES[0], num_iterations=32),))
+    result = bj.fit(flow, given, jax.random.key(0), recipe, paths=paths, validation=validation)
     starts = {name: start for group in start_groups(flow, given.suited(flow)) for name, start in group.items()}
     reference, _ = starts[result.start].with_samples(flow, paths.x0, paths.x1, 64)
     before, after = (float(bj.losses.rmse(flow, bj.to_table(s), fresh)) for s in (reference, result.theta))
-    assert result.start != "given" and 20 * np.log10(before / after) > 6
+    assert result.start != "given" and 20 * np.log10(before / after) > 9
 
 
 def test_solve_takes_it_as_it_is():

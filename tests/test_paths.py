@@ -54,7 +54,7 @@ def test_ends_that_are_not_finite(paths):
         bj.Paths.of_ends(FLOW, paths.x0, paths.x1, evaluations=-1)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 2), (4,)])
+@pytest.mark.parametrize("shape", [(3,), (2, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in ((1, 2), (4,)))])
 def test_every_loss_refuses_paths_of_another_event_shape(shape):
     other = bj.analytic.gaussian(jnp.zeros(shape), 0.3)
     theirs = bj.ground_truth(other, other.noise(KEY, (8,)))

@@ -66,7 +66,9 @@ def test_adams_bashforth_is_a_multistep_solver():
             )
 
 
-@pytest.mark.parametrize("nfe", classic.SEARCHED)
+@pytest.mark.parametrize(
+    "nfe", [pytest.param(n, marks=() if n in (5, 8, 15) else pytest.mark.slow) for n in classic.SEARCHED]
+)
 def test_searched_solvers_solve(nfe):
     table = classic.solver_search(nfe)
     assert table.nfe == nfe and classic.dedicated(nfe, bj.schedulers.CondOT())["solver_search/published"].nfe == nfe

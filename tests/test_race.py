@@ -197,5 +197,5 @@ def test_a_racer_that_is_not_finite_loses(paths):
 
 
 def test_the_frugal_budget_holds_with_a_race():
-    fitted = bj.fit(FLOW, bj.init_theta("table", 3), KEY, bj.frugal(9000))
-    assert 8000 < fitted.cost <= 9000
+    fitted = bj.fit(FLOW, bj.init_theta("table", 3), KEY, bj.frugal(6000))
+    assert 5400 < fitted.cost <= 6000
