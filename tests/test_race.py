@@ -154,9 +154,10 @@ def test_starts_tried_together_are_ranked_as_apart(flow, num_paths):
     assert spent == 3 * (23 * 4 + 6 * num_paths)
     said = []
     together = best_start(flow, group, paths, None, num_paths, 16, said.append, together=True)
-    # Four on four paths each, the last batch filled; then as many as have the paths in a batch.
-    second = {8: 6 * 8, 5: 6 * 5}[num_paths]
-    assert together == (apart, 3 * (24 * 4 + second)) and len(said) == 6 + {8: 3, 5: 2}[num_paths]
+    # In batches of 16: four starts on four paths, then two on eight or three on five, which leave a row.
+    batches = 6 + {8: 3, 5: 2}[num_paths]
+    assert together == (apart, 3 * 16 * batches) and len(said) == batches
+    assert said[0] == "trying starts 1 to 4 of 23 on 4 paths" and said[5] == "trying starts 21 to 23 of 23 on 4 paths"
 
 
 def test_starts_with_corrections_are_tried_one_by_one(paths):

@@ -96,7 +96,7 @@ def _check_room(flow, recipe, solver, paths, validation):
     """Raise ValueError if a fit by this recipe exceeds the memory."""
     new = (recipe.num_paths if paths is None else 0) + (recipe.num_validation if validation is None else 0)
     for stage in recipe.stages:
-        largest = min(stage.chunk_size, stage.batch_size, recipe.num_paths if paths is None else paths.num_paths)
+        largest = min(stage.samples_at_once, recipe.num_paths if paths is None else paths.num_paths)
         chunk = largest if stage.is_second_order and stage.is_of_ends else 0
         check_memory(flow, new, _ends_only(recipe), chunk, solver.nfe, stage.probes)
 

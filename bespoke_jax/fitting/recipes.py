@@ -269,7 +269,7 @@ class _Costs(NamedTuple):
         truth = reference(flow, evaluations)
         groups = start_groups(flow, solver) if recipe.choose_start else []
         for group in groups:
-            choice += cost_of_choice(len(group), evaluations, recipe.num_start_paths, recipe.stages[0].chunk_size)
+            choice += cost_of_choice(len(group), evaluations, recipe.num_start_paths, recipe.stages[0].samples_at_once)
         finer = _of_evaluations(flow, 2 * truth.nfe)
         others = solver.most_per_sample(flow)
         return cls(recipe, solver, evaluations, truth, others, finer, choice, max(1, len(groups)))

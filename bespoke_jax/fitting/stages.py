@@ -104,6 +104,11 @@ class Stage:
         return getattr(self.loss, "of_ends", False)
 
     @property
+    def samples_at_once(self) -> int:
+        """Samples that go through the network together in an update, of which its programs are."""
+        return min(self.batch_size, self.chunk_size)
+
+    @property
     def figure(self) -> str:
         """The figure on held-out paths nearest to the loss: "mean_psnr" for a mean of logarithms or fourth roots, else "psnr".
 

@@ -60,33 +60,34 @@ def best_start(
     """
     names, spent, loss = list(thetas), 0, loss or Endpoint()
     tables = {name: theta.unrolled() for name, theta in thetas.items()} if together else {}
-    alike = len(set(map(jax.tree.structure, tables.values()))) == 1
-    together = alike and all(table.corrections is None for table in tables.values())
+    of_one_structure = len(set(map(jax.tree.structure, tables.values()))) == 1
+    together = of_one_structure and all(table.corrections is None for table in tables.values())
     for count, keep in _rounds(len(names), num_paths):
-        few, values = min(count, paths.num_paths), []
-        size = _at_once(few, batch_size if together else None)
+        few, values, batch = min(count, paths.num_paths), [], batch_size if together else None
+        size = _at_once(few, batch)
         for first in range(0, len(names), size):
-            say(f"trying start {first + 1} of {len(names)} on {few} paths")
+            last = min(first + size, len(names))
+            some = f"start {last}" if size == 1 else f"starts {first + 1} to {last}"
+            say(f"trying {some} of {len(names)} on {few} paths")
             if size == 1:
                 theta = thetas[names[first]]
                 values.append(float(evaluate(loss, flow, theta, paths, batch_size=batch_size, count=few)))
             else:
-                some = [tables[name] for name in names[first : first + size]]
-                values += _values_of_each(loss, flow, some, paths, few, size)
-        spent += int(few * _filled(len(names), size) * thetas[names[0]].evaluations(flow))
+                alike = [tables[name] for name in names[first:last]]
+                values += _values_of_each(loss, flow, alike, paths, few, batch)
+        spent += int(_samples(len(names), few, batch) * thetas[names[0]].evaluations(flow))
         order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
         names = [names[i] for i in order[:keep]]
     return names[0], spent
 
 
-def _values_of_each(loss, flow, tables, paths, few, size) -> list[float]:
-    """The losses of the tables on the first paths, as rows of one batch that `size` tables fill, the last of them again."""
-    filled = tables + tables[-1:] * (size - len(tables))
+def _values_of_each(loss, flow, tables, paths, few, batch_size) -> list[float]:
+    """The losses of the tables on the first paths, in one batch; the last table fills what they leave of it."""
     ((some, x0, x1),) = paths.chunks(flow, count=few)
-    rows = np.tile(np.arange(few), size)
+    rows = np.resize(np.arange(few), batch_size)
     some, x0, x1 = of_samples(some, rows), cut(flow, x0, rows), spread(flow, cut(flow, x1, rows))
-    x = ends_of_each(some, [table for table in filled for _ in range(few)], x0)
-    return np.mean(values_of_ends(loss, some, x, x1).reshape(size, few), axis=1)[: len(tables)].tolist()
+    x = ends_of_each(some, [tables[min(row // few, len(tables) - 1)] for row in range(batch_size)], x0)
+    return np.mean(values_of_ends(loss, some, x, x1)[: few * len(tables)].reshape(-1, few), axis=1).tolist()
 
 
 def _at_once(few, batch_size):
@@ -94,9 +95,10 @@ def _at_once(few, batch_size):
     return max(1, (batch_size or 0) // few)
 
 
-def _filled(num_starts, size):
-    """The starts of whole batches."""
-    return -(-num_starts // size) * size
+def _samples(num_starts, few, batch_size):
+    """The samples that so many starts take on so many paths: whole batches where several share one."""
+    size = _at_once(few, batch_size)
+    return num_starts * few if size == 1 else -(-num_starts // size) * batch_size
 
 
 class Start(NamedTuple):
@@ -135,7 +137,7 @@ def choose(
         ((name, theta),) = groups[0].items()
         return Start(name, theta, [], 0)
     loss = next((_loss(stage) for stage in stages if stage.is_of_ends), Endpoint())
-    chunk, together = stages[0].chunk_size, stages[0].is_second_order and stages[0].is_of_ends
+    chunk, together = stages[0].samples_at_once, stages[0].is_second_order and stages[0].is_of_ends
     found = [best_start(flow, group, paths, loss, num_paths, chunk, say, together) for group in groups]
     racers = {name: group[name] for (name, _), group in zip(found, groups, strict=True)}
     spent = sum(evaluations for _, evaluations in found)
@@ -198,7 +200,7 @@ def race(
         say(f"{updates} updates from start {name}, one of {len(racers)} that race")
         blocks[name] = _first_blocks(flow, theta, paths, stage, key)
         last = blocks[name][-1].theta
-        good, chunk = np.all(np.isfinite(last.raw)), stage.chunk_size
+        good, chunk = np.all(np.isfinite(last.raw)), stage.samples_at_once
         value = float(evaluate(_loss(stage), flow, last, paths, batch_size=chunk, count=few)) if good else np.inf
         values[name] = value if np.isfinite(value) else np.inf
         spent += int(few * last.evaluations(flow)) + sum(block.evaluations for block in blocks[name])
@@ -248,7 +250,7 @@ def cost_of_choice(num_starts: int, nfe: int, num_paths: int = NUM_START_PATHS, 
     """
     spent, left = 0, num_starts
     for count, keep in _rounds(num_starts, num_paths):
-        spent, left = spent + _filled(left, _at_once(count, batch_size)) * count * nfe, keep
+        spent, left = spent + _samples(left, count, batch_size) * nfe, keep
     return spent
 
 
