@@ -27,15 +27,13 @@ installer() {
   "$work/installer/bin/pip" install -qq --no-compile uv || echo "== uv cannot be installed; pip takes its place"
 }
 
-# install NAME ARGUMENT...: what `pip install` takes, into this environment, which needs no pip of its own.
+# install NAME ARGUMENT...: what `pip install` takes, into this environment, which needs no pip of its own. By pip if uv fails,
+# which reads no configuration of pip's and may not know the index.
 install() {
-  local python=$work/$1/bin/python
+  local python=$work/$1/bin/python bin=$work/installer/bin
   shift
-  if [ -x "$work/installer/bin/uv" ]; then
-    "$work/installer/bin/uv" pip install --quiet --python "$python" "$@"
-  else
-    "$work/installer/bin/pip" --python "$python" install -qq --no-compile "$@"
-  fi
+  { [ -x "$bin/uv" ] && "$bin/uv" pip install --quiet --python "$python" "$@"; } ||
+    "$bin/pip" --python "$python" install -qq --no-compile "$@"
 }
 
 # requirements PYTHON EXTRA: those of this extra of pyproject.toml, a line each.
