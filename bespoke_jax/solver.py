@@ -203,8 +203,7 @@ def to_table(solver: Solver) -> "SolverTable":
         >>> to_table(bj.init_theta("rk2", num_steps=1)).b.tolist()
         [[0.5, 0.0], [0.0, 1.0]]
     """
-    checked = check_solver_arrays("solver", solver)
-    return checked.unrolled() if isinstance(checked, LearnedSolver) else checked.table()
+    return check_solver_arrays("solver", solver).unrolled()
 
 
 @functools.partial(jax.jit, inline=True)

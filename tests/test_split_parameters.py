@@ -8,7 +8,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.files.fingerprint import fingerprint
 from bespoke_jax.flow.sharding import mesh_of, on_one_device, shard_params
-from tests.test_sharding import STAGES, fit
+from tests.test_sharding import fit
 
 
 def wide_velocity(params, t, x):
@@ -47,7 +47,7 @@ def wide_paths(wide):
 
 @pytest.fixture(scope="module")
 def wide_fitted(wide, wide_paths):
-    return fit(wide, wide_paths, STAGES[1:])
+    return fit(wide, wide_paths)
 
 
 def test_split_parameters_give_the_same_numbers(split, wide, wide_paths, wide_fitted):
@@ -59,7 +59,7 @@ def test_split_parameters_give_the_same_numbers(split, wide, wide_paths, wide_fi
         samples = bj.sample(split, solver, key, num_samples=16)
         np.testing.assert_allclose(samples, bj.sample(wide, solver, key, num_samples=16), atol=1e-5)
         assert samples.addressable_shards[0].data.shape == (16 // size, 4)  # samples are spread as ever
-    found = fit(split, wide_paths, STAGES[1:])
+    found = fit(split, wide_paths)
     np.testing.assert_allclose(found.theta.raw, wide_fitted.theta.raw, atol=2e-4)
     assert found.cost == wide_fitted.cost
     stored, here = (fingerprint(flow) for flow in (split, wide))
