@@ -122,7 +122,7 @@ def test_a_table_of_a_range_is_that_of_each_scale():
 def test_the_adjoint_is_that_of_the_solve(keep):
     flow, table, noise = KINDS["each"](), random_table((0, 1, 0, 1)), x0()
     cotangents = jnp.asarray(np.random.default_rng(2).normal(size=(1, 3, 2)))
-    found = adjoint.table_gradients(flow, table, adjoint.run(flow, table, noise, keep), cotangents)
+    found = adjoint.table_gradients(flow, table, adjoint.run(flow, table, noise, keep), list(cotangents))
     slopes = jax.jacobian(lambda raw: jnp.einsum("kbe,be->kb", cotangents, bj.solve(flow, table.with_raw(raw), noise)))
     wanted = jax.vmap(jax.vmap(lambda row: table.with_raw(row)))(slopes(table.raw))
     np.testing.assert_allclose(found.t, wanted.t, rtol=1e-10, atol=1e-12)

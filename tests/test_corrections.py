@@ -91,7 +91,7 @@ def test_gradients_are_those_of_the_solve(general):
 
     own, jacobian = jax.device_get(_table_and_jacobian(learned))
     trace = adjoint.run(given, own, x0)
-    rows = _chain(adjoint.table_gradients(given, own, trace, cotangents[None]), jacobian)
+    rows = _chain(adjoint.table_gradients(given, own, trace, [cotangents]), jacobian)
 
     def product(raw):
         return jnp.sum(cotangents * bj.solve(given, learned.with_raw(raw), x0))

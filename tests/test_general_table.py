@@ -66,7 +66,7 @@ def test_the_adjoint_is_that_of_the_solve(keep):
     table, rng = general(3, 4), np.random.default_rng(4)
     x0, cotangents = (jnp.asarray(rng.normal(size=shape)) for shape in ((4, 3), (2, 4, 3)))
     trace = adjoint.run(FLOW, table, x0, keep_activations=keep)
-    found = adjoint.table_gradients(FLOW, table, trace, cotangents)
+    found = adjoint.table_gradients(FLOW, table, trace, list(cotangents))
 
     def products(raw):
         return jnp.einsum("kbe,be->kb", cotangents, bj.solve(FLOW, table.with_raw(raw), x0))

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from bespoke_jax.fitting import keys
+from bespoke_jax.fitting.keys import fold_in
 from bespoke_jax.fitting.memory import check_memory
 from bespoke_jax.fitting.progress import Say, quiet
 from bespoke_jax.fitting.recipes import Recipe
@@ -22,10 +23,6 @@ from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array, KeyArray
 
 __all__ = ["Data", "prepare"]
-
-# Purposes of random numbers: keys are fold_in(key, purpose), then fold_in(., iteration), and never split.
-_PATHS, _VALIDATION = 0, 1  # `stages` has 2 and 3
-_CONDITIONS = 4
 
 
 class Data(NamedTuple):
@@ -61,7 +58,7 @@ def prepare(
     """
     _check_room(flow, recipe, solver, paths, validation)
     if validation is None:
-        some, x0 = _noises(flow, key, _VALIDATION, recipe.num_validation, recipe)
+        some, x0 = _noises(flow, key, keys.VALIDATION, recipe.num_validation, recipe)
     else:
         some, x0, _ = samples(flow, validation)
     count = max(2, min(recipe.stages[0].chunk_size, len(x0)))  # dependence on the batch takes two samples to see
@@ -70,7 +67,7 @@ def prepare(
     check_velocity(of_samples(some, first), cut(some, x0, first))
     if paths is None:
         say(f"solving {recipe.num_paths} true paths to fit to")
-        to_fit = _solved(recipe, *_noises(flow, key, _PATHS, recipe.num_paths, recipe))
+        to_fit = _solved(recipe, *_noises(flow, key, keys.PATHS, recipe.num_paths, recipe))
     else:
         to_fit = paths
     if validation is None:
@@ -107,10 +104,10 @@ def _ends_only(recipe) -> bool:
 
 def _noises(flow, key, purpose, count, recipe) -> tuple[Flow, Array]:
     """Fresh noises, and the flow of these samples: the conditions of a `given` one are dealt out to them."""
-    some = dealt(flow, jax.random.fold_in(jax.random.fold_in(key, _CONDITIONS), purpose), count)
+    some = dealt(flow, fold_in(fold_in(key, keys.CONDITIONS), purpose), count)
     # As many for each purpose, where the flow does not say how many: a second number would be a second program.
     drawn = count if is_given(some) else max(recipe.num_paths, recipe.num_validation)
-    x0 = some.ravel(some.noise(jax.random.fold_in(key, purpose), (drawn,)))
+    x0 = some.ravel(some.noise(fold_in(key, purpose), (drawn,)))
     return some, cut(some, x0, slice(0, count))
 
 

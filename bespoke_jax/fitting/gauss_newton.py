@@ -20,6 +20,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
+from bespoke_jax.fitting.keys import fold_in
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses_of_steps import weighted_error
 from bespoke_jax.flow.flow import Flow
@@ -87,11 +88,9 @@ def linearise(
     parts = []
     for number, (some, x0, x1) in enumerate(paths.chunks(flow, batch_size)):
         trace = adjoint.run(some, table, x0, keep_activations)
-        squares, cotangents = _cotangents(
-            loss, trace.x1, x1, jax.random.fold_in(key, number), probes, some.error_scale(len(x0))
-        )
+        ends, cotangents = _ends(loss, trace.x1, x1, fold_in(key, number), probes, some.error_scale(len(x0)))
         rows = _chain(adjoint.table_gradients(some, table, trace, cotangents), jacobian)
-        squares, values, slopes = jax.device_get(gather(flow, (squares, *_phi_and_slope(loss.phi, squares))))
+        squares, values, slopes = jax.device_get(gather(flow, ends))
         parts.append(_sums(squares, values, slopes, rows))
     value, gradient, matrix = (sum(column) / paths.num_paths for column in zip(*parts, strict=True))
     return Quadratic(value, gradient, matrix)
@@ -129,12 +128,6 @@ def _phi_of_distance(loss, x, x1, scale):
     return loss.phi(loss.between(x, x1, scale))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _phi_and_slope(phi, squares):
-    """phi(m) and phi'(m), each [B]."""
-    return jax.vmap(jax.value_and_grad(phi))(squares)
-
-
 @jax.jit
 def _table_and_jacobian(solver):
     """(table, the derivative of its factors in the solver's P parameters, on a last axis [P] of each entry)."""
@@ -142,22 +135,25 @@ def _table_and_jacobian(solver):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _cotangents(loss, x, x1, key, probes, scale=None):
-    """Distances [B] and cotangents of x [1 + K, B, *event]: half the gradient of the distances, and K random ones.
+def _ends(loss, x, x1, key, probes, scale=None):
+    """((m, phi(m), phi'(m)), cotangents of x) for the distances m of x from x1: numbers are [B], 1 + K cotangents [B, *event].
 
-    With d errors e per sample they are e / d, and random signs over sqrt(d) without their part along e, pulled back from the
-    features to x. K is `probes`, or 0 for a distance without features.
+    The cotangents are half the gradient of the distances, and K random ones: with d errors e per sample e / d, and random signs
+    over sqrt(d) without their part along e, pulled back from the features to x. K is `probes`, or 0 for a distance without
+    features.
     """
+    numbers = jax.vmap(jax.value_and_grad(loss.phi))
     if loss.features is None:
         squares, pullback = jax.vjp(lambda x: loss.between(x, x1, scale), x)
-        return squares, pullback(jnp.full_like(squares, 0.5))[0][None]
+        return (squares, *numbers(squares)), list(pullback(jnp.full_like(squares, 0.5)))
     error, pullback = jax.vjp(lambda x: loss.difference(x, x1, scale), x)
     size, of_sample = error[0].size, range(-error.ndim + 1, 0)
     draws = _signs(key, (probes, *error.shape), error.dtype) / size**0.5
     squared_norms = jnp.sum(error**2, of_sample, keepdims=True)
     along = jnp.sum(draws * error, of_sample, keepdims=True) / jnp.where(squared_norms > 0, squared_norms, 1)
     (cotangents,) = jax.vmap(pullback)(jnp.concatenate([error[None] / size, draws - along * error]))
-    return mean_square(error, error.ndim - 1), cotangents
+    squares = mean_square(error, error.ndim - 1)
+    return (squares, *numbers(squares)), list(cotangents)
 
 
 def _signs(key, shape, dtype):

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from bespoke_jax.checks import check_count, check_flag, check_number
-from bespoke_jax.fitting import gauss_newton
+from bespoke_jax.fitting import gauss_newton, keys
+from bespoke_jax.fitting.keys import fold_in
 from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses import LOSSES, named
@@ -215,7 +216,7 @@ def _second_order(stage, flow, theta, state, paths, key, iteration, directions):
     batch = _draw(stage, None, paths, key, np.int32(iteration))  # its chunks are spread
     if stage.noise_radius:
         batch = relaxed(stage.loss, flow, theta, batch, stage.noise_radius)
-    probing = jax.random.fold_in(jax.random.fold_in(key, _PROBES), iteration)
+    probing = fold_in(fold_in(key, keys.PROBES), iteration)
     options = dict(probes=stage.probes, batch_size=stage.chunk_size, keep_activations=stage.keep_activations)
     quadratic = gauss_newton.linearise(stage.loss, flow, theta, batch, probing, **options)
 
@@ -229,15 +230,12 @@ def _second_order(stage, flow, theta, state, paths, key, iteration, directions):
     return theta.with_raw(raw), state, value, int(spent)
 
 
-_BATCHES, _PROBES = 2, 3  # purposes of random numbers; `data` has 0, 1 and 4
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw(stage, mesh, paths, key, iteration):
     """The paths of an update, a function of key and iteration, so that a resumed fit draws the same.
 
     Every device holds all paths. On a mesh each takes those that it computes, and no path is moved.
     """
-    fresh = jax.random.fold_in(jax.random.fold_in(key, _BATCHES), iteration)
+    fresh = fold_in(fold_in(key, keys.BATCHES), iteration)
     indices = everywhere_over(mesh, jax.random.permutation(fresh, paths.num_paths)[: stage.batch_size])
     return spread_over(mesh, paths.take(indices))

@@ -87,9 +87,9 @@ def run(flow: Flow, table: SolverTable, x0: Float[Array, "B *event"], keep_activ
 
 
 def table_gradients(
-    flow: Flow, table: SolverTable, trace: Trace, cotangents: Float[jax.Array, "K B *event"]
+    flow: Flow, table: SolverTable, trace: Trace, cotangents: Sequence[Float[jax.Array, "B *event"]]
 ) -> SolverTable:
-    """Gradients of <c, x1> in the table's numbers, for each sample and each cotangent c.
+    """Gradients of <c, x1> in the table's numbers, for each sample and each of K cotangents c.
 
     With lambda_i = d<c, x1>/dx_i and w_i = sum_{k >= i} b_ki lambda_{k+1}, the cotangent of u_{t_i}(x_i),
         lambda_i = w_i^T du/dx,   d/dt_i = w_i^T du/dt,   d/da_i = <lambda_{i+1}, x_0>,   d/db_ij = <lambda_{i+1}, u_j>, j <= i.
@@ -100,35 +100,34 @@ def table_gradients(
     Args:
         flow, table: the flow and the solver that were run.
         trace: the result of `run`.
-        cotangents: [K, B, *event].
+        cotangents: each [B, *event].
 
     Returns:
         A `SolverTable` of gradients of `table.factors`, NumPy arrays: t and a [K, B, m], b [K, B, m, m], first [K, B],
         c [K, B, m + 1], corrections [K, B, R, ...].
     """
     m, b = table.nfe, np.asarray(table.of_samples(flow).b)
-    b = b if b.ndim == 2 else b[:, :, None]  # factors of samples, [m, m, 1, B], have no axis of cotangents
     times = np.asarray(table.t).astype(time_dtype(table, trace.x1))
-    after = [cotangents]  # lambda_{i+1} to lambda_m
+    after = [[c] for c in cotangents]  # lambda_{i+1} to lambda_m, of each
     by_t, by_a, by_b = [], [], []
     for i in reversed(range(m)):
-        by_a.append(_inner(after[0], trace.x0))
-        by_b.append([_inner(after[0], velocity) for velocity in trace.velocities[: i + 1]])
-        factors = combine(b[i:, i], after)
+        by_a.append([_inner(rest[0], trace.x0) for rest in after])
+        by_b.append([[_inner(rest[0], velocity) for velocity in trace.velocities[: i + 1]] for rest in after])
         if trace.pullbacks is None:
             _, pullback = _linearised(table.flow_of(flow, i), _for_each(times[i], trace.states[i]), trace.states[i])
         else:
             pullback = trace.pullbacks[i]
-        in_t, in_x = _pulled_each(flow, pullback, factors)
+        in_t, in_x = zip(*(_pulled(flow, pullback, combine(b[i:, i], rest)) for rest in after), strict=True)
         by_t.append(in_t)
-        after.insert(0, in_x)
-    first = None if table.first is None else _inner(after[0], trace.x0)
-    by_c = None if trace.image is None else [_inner(cotangent, trace.image) for cotangent in after]
+        after = [[cotangent, *rest] for cotangent, rest in zip(in_x, after, strict=True)]
+    first = None if table.first is None else [_inner(rest[0], trace.x0) for rest in after]
+    by_c = None if trace.image is None else [[_inner(c, trace.image) for c in rest] for rest in after]
     by_t, by_a, by_b, first, by_c = jax.device_get(gather(flow, (by_t[::-1], by_a[::-1], by_b[::-1], first, by_c)))
-    rows = np.zeros((*cotangents.shape[:2], m, m), cotangents.dtype)
+    rows = np.zeros((len(after), len(trace.x0), m, m), trace.x1.dtype)
     for i, row in enumerate(by_b):
-        rows[:, :, i, : i + 1] = np.stack(row, axis=-1)
-    c = None if by_c is None else np.stack(by_c, axis=-1)
+        rows[:, :, i, : i + 1] = np.moveaxis(row, 1, -1)
+    c = None if by_c is None else np.moveaxis(by_c, 1, -1)
+    first = None if first is None else np.stack(first)
     numbers: Any = np.stack(by_t, axis=-1), np.stack(by_a, axis=-1), rows, first, c  # NumPy arrays, not JAX's
     gradients = SolverTable(*numbers)
     if table.corrections is None:
@@ -141,7 +140,7 @@ def finite(
 ) -> Bool[jax.Array, "2"]:
     """Whether the velocities [B, *event] at (t, x) are all finite, and whether their derivatives in t and x are."""
     _, pullback = _linearised(flow, _for_each(np.asarray(t, promote(t.dtype, x.dtype)), x), x)
-    return _all_finite((velocity,), _pulled(flow, pullback, jnp.ones_like(x)[None], 0))
+    return _all_finite((velocity,), _pulled(flow, pullback, jnp.ones_like(x)))
 
 
 def end_points(
@@ -196,34 +195,25 @@ def _for_each(t, x):
     return np.full(x.shape[0], t)
 
 
-def _pulled(flow, pullback, cotangents, i):
-    return pullback(cotangents[i]) if flow.outside_jax else _apply(pullback, cotangents, np.int32(i))
-
-
-def _pulled_each(flow, pullback, cotangents):
-    """The pullback of each cotangent [K, B, *event]: (in t [K, B], in x [K, B, *event]).
+def _pulled(flow, pullback, cotangent):
+    """The pullback of a cotangent [B, *event]: (in t [B], in x [B, *event]).
 
     One call for each: on CPUs a batch of them takes at least half as long again, and a loop in one program several times as long.
     """
-    return _stacked([_pulled(flow, pullback, cotangents, i) for i in range(len(cotangents))])
+    return pullback(cotangent) if flow.outside_jax else _apply(pullback, cotangent)
 
 
 @jax.jit
-def _apply(pullback, cotangents, i):
-    return pullback(cotangents[i])
+def _apply(pullback, cotangent):
+    return pullback(cotangent)
 
 
 @jax.jit
-def _inner(cotangents: jax.Array, x: jax.Array) -> jax.Array:
-    """<c, x> for each cotangent and sample, [K, B]."""
-    return jnp.sum((cotangents * x).reshape(*cotangents.shape[:2], -1), axis=-1)
+def _inner(cotangent: jax.Array, x: jax.Array) -> jax.Array:
+    """<c, x> for each sample, [B]."""
+    return jnp.sum((cotangent * x).reshape(len(cotangent), -1), axis=-1)
 
 
 @jax.jit
 def _all_finite(*groups):
     return jnp.stack([jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in group])) for group in groups])
-
-
-@jax.jit
-def _stacked(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from bespoke_jax.dtypes import promote
 from bespoke_jax.types import Array
 
-__all__ = ["DOPRI5", "begin", "judge", "over_tolerance", "scales_of"]
+__all__ = ["DOPRI5", "begin", "judge", "measured", "scales_of"]
 
 DOPRI5 = diffrax.Dopri5
 
@@ -21,8 +21,7 @@ DOPRI5 = diffrax.Dopri5
 _SHARE_OF_THE_WAY = 1e-2
 
 
-@jax.jit
-def over_tolerance(
+def _over_tolerance(
     error: Float[Array, "B *event"], states: Sequence[Float[Array, "B *event"]], rtol: Any, atol: Any
 ) -> Float[jax.Array, ""]:
     """The error of a step over its tolerance, of the worst path.
@@ -138,13 +137,15 @@ def judge(
     Returns:
         (keep, finite, size, scale, following, state), as in `Verdict`.
     """
-    finite, size, scale = _measured(times, states, velocities, error, factor, rtol, atol, follow)
+    finite, size, scale = measured(times, states, velocities, error, factor, rtol, atol, follow)
     keep, following, state = _followed(*times[:2], size, state)
     return keep, finite, size, scale, following, state
 
 
 @functools.partial(jax.jit, static_argnums=7)
-def _measured(times, states, velocities, error, factor, rtol, atol, follow) -> tuple[jax.Array, jax.Array, jax.Array]:
+def measured(
+    times: tuple, states: tuple, velocities: tuple, error: Any, factor: Any, rtol: Any, atol: Any, follow: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(finite, size, scale) of `judge`, with its arguments."""
     wide = promote(error.dtype, jnp.float32)
     (start, stop, end), (x, x1, error) = times, (value.astype(wide) for value in (*states, error))
@@ -157,4 +158,4 @@ def _measured(times, states, velocities, error, factor, rtol, atol, follow) -> t
     if follow:  # a tolerance for each path, because paths may differ much in scale
         atol = jnp.maximum(rtol * scales.astype(rtol.dtype), jnp.finfo(rtol.dtype).eps * atol)
     atol = jnp.maximum(atol, jnp.finfo(atol.dtype).tiny)
-    return finite, over_tolerance(error, (x, x1), factor * rtol, factor * atol), jnp.max(scales)
+    return finite, _over_tolerance(error, (x, x1), factor * rtol, factor * atol), jnp.max(scales)

@@ -18,7 +18,7 @@ from bespoke_jax.flow import kernels
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.kernels import combine
 from bespoke_jax.flow.states import weighted
-from bespoke_jax.run.controller import DOPRI5, begin, judge, over_tolerance
+from bespoke_jax.run.controller import DOPRI5, begin, judge, measured
 from bespoke_jax.types import Array, Scalar
 from bespoke_jax.warn import warn
 
@@ -156,7 +156,7 @@ class Tolerance:
             return 0
 
         def apart(nudge: float) -> float:
-            return _second_difference(flow, t, x, velocity, nudge, *numbers)
+            return _second_difference(flow, t, x, velocity, nudge, *numbers, self.atol is None)
 
         rounding, spent = apart(_NUDGES[0]), 2
         if _ROUNDING_OF_A_STEP * rounding > 1:
@@ -191,19 +191,23 @@ class Tolerance:
 
 
 def _second_difference(
-    flow: Flow, t: Scalar, x: jax.Array, velocity: jax.Array, nudge: float, rtol: np.floating, atol: Any
+    flow: Flow, t: Scalar, x: jax.Array, velocity: jax.Array, nudge: float, rtol: np.floating, atol: Any, follow: bool
 ) -> float:
     """The velocity's second difference over a nudge of x, as the error over the tolerance of a typical step from (t, x).
 
     It is the velocity's round-off, plus the field's curvature times the nudge squared. The error is that of the embedded estimate
-    if every slope has independent round-off of this size; a second difference has the variance of six velocities.
+    if every slope has independent round-off of this size; a second difference has the variance of six velocities. NaN if it is
+    not finite.
     """
     shift = _nudge(x, nudge)
     up, down = (kernels.velocity(flow, t, combine([1.0, sign], [x, shift])) for sign in (1.0, -1.0))
     weight = _USUAL_WIDTH * math.sqrt(np.sum(np.square(DOPRI5.tableau.b_error)) / 6)
     scale = flow.error_scale(len(x))
-    error = weighted(combine([weight, -2 * weight, weight], [up, velocity, down]), scale)
-    return float(over_tolerance(error, (weighted(x, scale),), rtol, atol))
+    error = combine([weight, -2 * weight, weight], [up, velocity, down])
+    x, velocity, error = (weighted(value, scale) for value in (x, velocity, error))
+    times, unraised = (t, t, np.ones_like(t)), np.ones_like(rtol)  # a step of no width, by the program of the others
+    finite, size, _ = measured(times, (x, x), (velocity, velocity), error, unraised, rtol, atol, follow)
+    return float(size) if finite else math.nan
 
 
 @jax.jit
