@@ -225,7 +225,7 @@ def finite(result) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [25, pytest.param(120, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what may be right is warned of
 def test_a_right_result_or_an_error_that_names_the_argument(name, examples):

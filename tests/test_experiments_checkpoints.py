@@ -198,6 +198,7 @@ class TestHiccup:
         with Checkpoints(folder) as saved:
             assert_is_state_of(saved.restore(STATE), 2)
 
+    @pytest.mark.slow
     def test_few_file_descriptors_are_left(self, folder):
         """In a process of its own: Orbax leaves threads and coroutines behind."""
         before = content(folder)

@@ -167,6 +167,7 @@ class TestFiles:
             flows.load(ConfigDict(dict(name="torchcfm", path="x")))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # random weights are no flow: the slope at t = 0 is warned of
 def test_a_published_checkpoint_goes_through_the_pipeline(torchcfm_file, tmp_path, monkeypatch):
     """The config of CIFAR-10 with a file like torchcfm's, but small: paths, a fit of one step, results."""

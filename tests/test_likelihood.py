@@ -191,6 +191,7 @@ def test_gaussian_data_has_a_gaussian_density(scheduler):
         np.testing.assert_allclose(found.bits_per_dimension, -found.log_p / 3 / np.log(2))
 
 
+@pytest.mark.slow
 def test_the_density_of_a_mixture():
     x1 = samples_of(EIGHT, 16)
     wanted = log_density(EIGHT, x1)

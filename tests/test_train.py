@@ -406,6 +406,7 @@ def test_a_budget_is_kept_without_paths_of_the_run_and_after_an_interruption(tmp
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.slow  # test_sharding.py has fits on many devices
 def test_on_two_devices_the_figures_are_those_of_one(tmp_path, config, whole_run):
     config.solvers = dict(rk1=(2,))
     with flows_on(2):

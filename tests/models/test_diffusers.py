@@ -143,6 +143,7 @@ def test_a_network_of_flow_matching_is_a_velocity_whose_time_is_reversed(tmp_pat
         assert relative(states[i] + step, states[i + 1]) < 1e-5
 
 
+@pytest.mark.slow  # test_denoiser.py has every pair of schedulers
 def test_the_same_network_under_another_scheduler(tmp_path):
     model = diffusers.load_denoiser(folder_of(tmp_path, "flow/unipc"))
     assert model.flow().scheduler == bj.schedulers.CondOT()
