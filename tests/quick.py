@@ -44,7 +44,10 @@ def share_mlir_contexts():
 
 @functools.cache
 def _are_known(*flags):
-    """Whether this version of XLA knows all of these flags; one that it does not know ends the process."""
-    program = "from jaxlib import xla_client; xla_client.make_cpu_client()"  # which reads them, sooner than all of JAX does
+    """Whether this version of XLA knows all of these flags; one that it does not know ends the process.
+
+    A client of JAX's library reads them, in a fraction of the time that JAX takes to.
+    """
+    program = "from jaxlib import xla_client; xla_client.make_cpu_client()"
     environment = os.environ | {"XLA_FLAGS": " ".join(flags)}
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 0
