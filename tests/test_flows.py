@@ -121,6 +121,7 @@ class TestFiles:
         ours = flows.load(section("torchcfm", torchcfm_file, scheduler="cosine", **OPTIONS))
         assert ours.scheduler == bj.schedulers.Cosine() and ours.event_shape == (8, 8, 3)
 
+    @pytest.mark.slow
     def test_edm(self):
         path = common.FILES / "edm.pkl"
         for scheduler in ("edm", "vp", "cosine", "condot"):

@@ -87,7 +87,7 @@ SOLVERS = {
     "multistep": lambda: bj.classic.ipndm(8),
     "no table": lambda: bj.classic.genie(8, FLOW.scheduler),
 }
-FEW = ("rk2", "table", "multistep", "no table")
+FEW = ("table", "multistep", "no table")
 
 
 @pytest.mark.parametrize("family", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in SOLVERS])
@@ -108,6 +108,7 @@ def test_the_flow_inverted_gives_its_noise_whatever_the_shape():
     np.testing.assert_allclose(found.x0, x0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same():
     x1, solver = samples_of(FLOW, 6), bj.init_theta("rk2", 4)
     whole, parts = (bj.invert(FLOW, solver, x1, batch_size=size) for size in (None, 3))
