@@ -271,6 +271,13 @@ def test_a_trial_step_that_overflows_is_tried_again_shorter():
     np.testing.assert_allclose(x1, 1 / np.sqrt(1 + 2e3 * 0.5), rtol=1e-3)
 
 
+def test_a_velocity_that_overflows_beside_the_noise_leaves_the_tolerance():
+    # Round-off is measured at states beside the noise; an infinite one there raised the tolerance to infinity.
+    flow = bj.Flow(lambda p, t, x: jnp.where(jnp.abs(x) > 1.0002, jnp.inf, -x), None, (2,))
+    x0 = np.array([[1.0, -1.0], [0.5, 1.0]], np.float32)
+    np.testing.assert_allclose(bj.ground_truth(flow, x0).x1, x0 * np.exp(-1), atol=1e-5)
+
+
 def test_a_field_that_is_too_stiff_names_the_time_reached():
     flow = bj.Flow(decay, jnp.float64(1e6), (2,))
     with pytest.raises(RuntimeError, match=r"20 steps reached only t = [0-9.]+e-0[56]; .*max_steps=20"):
