@@ -248,3 +248,15 @@ def test_a_source_of_its_own_has_no_known_density():
     flow.source = types.SimpleNamespace()  # as flows with a source have it
     with pytest.raises(ValueError, match=r"^flow: wanted one whose noise is Gaussian"):
         bj.log_likelihood(flow, bj.init_theta("rk2", 2), jnp.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda flow, x1: bj.log_likelihood(flow, None, x1), lambda flow, x1: bj.invert(flow, bj.classic.euler(4), x1)],
+    ids=["flow", "solver"],
+)
+def test_a_velocity_that_fails_on_the_way_back_says_whose_time_it_names(call):
+    flow = bj.Flow(lambda p, t, x: jnp.where(t < 0.25, jnp.nan, -x), None, (2,), bj.schedulers.CondOT())
+    wanted = r"after t = 0\.75 .*The solve ran from data to noise: its t is 1 minus that of the flow\.$"
+    with pytest.raises(FloatingPointError, match=wanted):
+        call(flow, jnp.ones((2, 2)))

@@ -15,6 +15,7 @@ from bespoke_jax.flow.conditions import CONDITION, PerSample, condition_of, is_g
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.wrapper import Wrapper
 from bespoke_jax.run.ground_truth import ground_truth
+from bespoke_jax.run.paths import Paths
 from bespoke_jax.types import Array, Number, Scalar, VelocityFunction
 
 __all__ = ["noise_and_volume", "noise_of"]
@@ -36,7 +37,7 @@ def noise_of(
     """
     velocity: VelocityFunction = _Backwards(velocity_of_one(flow))
     velocity = PerSample(velocity) if is_given(flow) else velocity
-    paths = ground_truth(Flow(velocity, flow.params, flow.event_shape), x1, rtol, batch_size=batch_size, ends_only=True)
+    paths = _solved(Flow(velocity, flow.params, flow.event_shape), x1, rtol, batch_size)
     return paths.x1, int(np.max(paths.evaluations))
 
 
@@ -67,9 +68,19 @@ def noise_and_volume(
     further = 1 if exact else probes.shape[1]
     augmented = Flow(velocity, {"flow": flow.params, CONDITION: condition}, (size + further,))
     start = jnp.concatenate([jnp.reshape(x1, (count, size)), jnp.zeros((count, further), x1.dtype)], axis=1)
-    paths = ground_truth(augmented, start, rtol, batch_size=batch_size, ends_only=True)
+    paths = _solved(augmented, start, rtol, batch_size)
     spent = int(np.max(paths.evaluations)) * (1 + 2 * probes.shape[1])
     return paths.x1[:, :size].reshape(x1.shape), paths.x1[:, size:], spent
+
+
+def _solved(flow: Flow, x: Array, rtol: Number, batch_size: int | None) -> Paths:
+    """`ground_truth` of a flow in s = 1 - t, whose errors say so."""
+    try:
+        return ground_truth(flow, x, rtol, batch_size=batch_size, ends_only=True)
+    except (FloatingPointError, RuntimeError) as error:
+        if not str(error).startswith("ground_truth: "):
+            raise
+        raise type(error)(f"{error} The solve ran from data to noise: its t is 1 minus that of the flow.") from error
 
 
 @dataclasses.dataclass(frozen=True)
