@@ -52,6 +52,7 @@ def test_the_default_stages_beat_the_base_solver_on_fresh_noise(flow, paths, bas
     assert result.history[-1]["iteration"] == sum(stage.num_iterations for stage in bj.DEFAULT_STAGES)
 
 
+@pytest.mark.slow
 def test_a_variance_preserving_flow_begins_from_a_scheduler_change(paths):
     flow = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5]], 0.3, scheduler=bj.schedulers.VariancePreserving())
     start = bj.init_theta("rk2", 4)

@@ -315,6 +315,7 @@ def test_paths_of_another_flow_are_warned_of(paths):
         assert any(re.match(wanted, str(warning.message)) for warning in caught)
 
 
+@pytest.mark.slow
 def test_held_out_paths_in_bfloat16():
     x0 = FLOW.noise(KEY, (16,)).astype(jnp.bfloat16)
     with warnings.catch_warnings():

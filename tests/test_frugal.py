@@ -44,6 +44,7 @@ def test_a_fit_spends_no_more_than_its_budget_and_most_of_it(flow, base, num_ste
 
 
 @pytest.mark.filterwarnings("ignore:fit. the solver is")  # as good as its reference
+@pytest.mark.slow
 def test_a_start_that_is_given_leaves_more_for_learning(flow):
     theta = bj.init_theta("rk2", 3)
     chosen, given = (bj.frugal(9000, choose_start=choose).resolve(flow, theta) for choose in (True, False))

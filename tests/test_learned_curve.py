@@ -114,6 +114,7 @@ def test_starts_are_the_start_curves_or_near_them():
 MARGINS = {4: 4.0, 5: 6.0, 8: 3.0, 10: 2.5}  # dB over rk2 with as many steps
 
 
+@pytest.mark.slow
 def test_one_fit_serves_every_number_of_steps():
     means, std = [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3
     flow = bj.analytic.mixture(means, std)

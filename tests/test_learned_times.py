@@ -47,6 +47,7 @@ def test_any_numbers_give_increasing_times_and_finite_tables(raw):
     assert np.all(np.isfinite(entries)) and np.all(np.isfinite(slopes))
 
 
+@pytest.mark.slow
 def test_a_fit_gains_decibels_with_five_numbers():
     flow = bj.analytic.mixture([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], 0.3)
     paths, validation, fresh = (bj.ground_truth(flow, flow.noise(jax.random.key(seed), (64,))) for seed in (1, 2, 3))

@@ -115,6 +115,7 @@ def test_batches_of_any_size_give_the_same():
     np.testing.assert_allclose(whole.x0, parts.x0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_samples_larger_than_the_krylov_space(monkeypatch):
     monkeypatch.setattr(invert, "_KRYLOV", 3)  # of 8 numbers
     x1, solver = samples_of(EIGHT, 6), bj.classic.ipndm(6)

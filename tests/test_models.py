@@ -28,6 +28,7 @@ def shipped():
     return bj.models.load_flow("fashion_fmot")
 
 
+@pytest.mark.slow
 def test_samples_of_a_batch_do_not_see_each_other(network, params):
     x = jax.random.normal(jax.random.key(2), (3, 8, 8, 1))
     together = jit(network.apply)(params, 0.3, x)

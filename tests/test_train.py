@@ -164,7 +164,7 @@ class TestResume:
             pytest.param(1, id="start", marks=pytest.mark.slow),
             pytest.param(3, id="stage change"),
             pytest.param(5, id="last but one", marks=pytest.mark.slow),
-            pytest.param(6, id="before the file"),
+            pytest.param(6, id="before the file", marks=pytest.mark.slow),
             pytest.param(8, id="second solver"),
         ],
     )
@@ -298,6 +298,7 @@ class TestRefusals:
             train.prepare(config, tmp_path / "file" / "run")
 
 
+@pytest.mark.slow
 def test_a_command_line_error_is_short():
     """test_experiments_command_line.py has all the others, without a process for each."""
     command = [sys.executable, "-m", "experiments.train", "--config.fit.stage1.los=rmse"]
@@ -379,6 +380,7 @@ def test_a_gain_is_told_and_nothing_is_measured_twice(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:fit. on the held-out paths psnr is")
 @pytest.mark.usefixtures("no_pictures")
+@pytest.mark.slow
 def test_a_budget_is_kept_without_paths_of_the_run_and_after_an_interruption(tmp_path, config):
     config.fit.budget = 4000
     config.solvers = dict(rk2=(2,))
@@ -418,6 +420,7 @@ def test_on_two_devices_the_figures_are_those_of_one(tmp_path, config, whole_run
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.slow
 def test_one_solver_for_all_conditions(tmp_path, config, monkeypatch):
     """Started twice, it has the paths of the same conditions; what was measured is what each condition's own flow gives."""
     centres = jnp.array([[1.0, 0.0], [-0.5, 2.0], [0.0, -1.5]])

@@ -29,6 +29,7 @@ def clothes():
     return np.asarray(bj.adjoint.end_points(flow, solver, flow.noise(jax.random.key(0), (96,)), batch_size=32))
 
 
+@pytest.mark.slow
 def test_features_of_a_sample_do_not_depend_on_the_others(classifier, clothes):
     together = classifier.features(clothes[:8])
     assert together.shape == (8, 64)

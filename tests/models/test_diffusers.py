@@ -424,6 +424,7 @@ def test_an_image_size_that_is_not_known(tmp_path):
             diffusers.load(folder, image_size=size)
 
 
+@pytest.mark.slow
 def test_what_a_config_does_not_say_is_their_default(tmp_path):
     """The golden network of defaults, with none of its options told that are defaults."""
     told = ("sample_size", "block_out_channels", "layers_per_block", "norm_num_groups", "num_class_embeds")

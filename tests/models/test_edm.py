@@ -77,6 +77,7 @@ def test_the_scheduler_is_of_the_levels_that_the_network_was_trained_for():
     assert edm.from_state(state("edm/adm-edm")).flow().scheduler == bj.schedulers.EDM()
 
 
+@pytest.mark.slow
 def test_bfloat16_and_remat_change_little(conditional):
     theirs = golden("edm/ddpmpp-vp")
     x, sigma = nhwc(theirs["x"]), theirs["sigma"]
