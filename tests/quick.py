@@ -46,7 +46,7 @@ def share_mlir_contexts():
 def _are_known(*flags):
     """Whether this version of XLA knows all of these flags; one that it does not know ends the process.
 
-    A client of JAX's library reads them, in a fraction of the time that JAX takes to.
+    It is enough to make a client, which reads the flags and takes a fraction of JAX's time to start.
     """
     program = "from jaxlib import xla_client; xla_client.make_cpu_client()"
     environment = os.environ | {"XLA_FLAGS": " ".join(flags)}

@@ -11,12 +11,12 @@ __all__ = ["BATCHES", "CONDITIONS", "PATHS", "PROBES", "VALIDATION", "fold_in"]
 
 PATHS, VALIDATION = 0, 1  # noises of the paths to fit to and of those to hold out
 BATCHES, PROBES = 2, 3  # of an update
-CONDITIONS = 4  # which sample has which
+CONDITIONS = 4  # which condition each noise gets
 
 
 @jax.jit
 def fold_in(key: KeyArray, number: int) -> KeyArray:
-    """`jax.random.fold_in`, which is two programs outside of one.
+    """`jax.random.fold_in` as one compiled program; outside `jit` it is two.
 
     Examples:
         >>> bool(fold_in(jax.random.key(0), 3) == jax.random.fold_in(jax.random.key(0), 3))

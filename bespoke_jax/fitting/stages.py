@@ -106,7 +106,7 @@ class Stage:
 
     @property
     def samples_at_once(self) -> int:
-        """Samples that go through the network together in an update, of which its programs are."""
+        """Samples that go through the network together in an update, whose programs are compiled for this number."""
         return min(self.batch_size, self.chunk_size)
 
     @property

@@ -157,9 +157,9 @@ def end_points(
 def ends_of_each(
     flow: Flow, tables: Sequence[SolverTable], x0: Float[Array, "B *event"]
 ) -> Float[jax.Array, "B *event"]:
-    """x1 of samples that are solved by a table each, without compiling anything for these.
+    """x1 of samples, each solved by a table of its own, without compiling anything for the tables.
 
-    The velocities come from the program of the adjoint, and its pullbacks are dropped: to compile the network again takes longer.
+    The velocities come from the program of the adjoint, whose pullbacks are dropped: compiling the network again takes longer.
 
     Args:
         flow: the velocity field.

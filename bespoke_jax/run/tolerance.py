@@ -205,7 +205,7 @@ def _second_difference(
     scale = flow.error_scale(len(x))
     error = combine([weight, -2 * weight, weight], [up, velocity, down])
     x, velocity, error = (weighted(value, scale) for value in (x, velocity, error))
-    times, unraised = (t, t, np.ones_like(t)), np.ones_like(rtol)  # a step of no width, by the program of the others
+    times, unraised = (t, t, np.ones_like(t)), np.ones_like(rtol)  # a step of zero width: no new program
     finite, size, _ = measured(times, (x, x), (velocity, velocity), error, unraised, rtol, atol, follow)
     return float(size) if finite else math.nan
 
