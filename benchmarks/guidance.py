@@ -10,6 +10,9 @@ BUDGET` each by `bj.frugal(BUDGET)`, on paths of its own:
 - reuse: by the call, with the last difference of the two networks in the place of every other unconditional call;
 - interval: by the call, with the last difference kept for the last third, where guidance matters least;
 - two dropped: by the call, without the unconditional calls in the middle and at the end.
+
+With `--per-class P` each has a second row: factors for each class (`bj.corrected`), learned from where the first row ends, by 24
+updates of 160 paths each, of P true paths a class.
 """
 
 import argparse
@@ -25,6 +28,10 @@ from experiments.run.command_line import use_all_cores
 
 NAMES = ["pairs", "by the call", "on paths", "reuse", "interval", "two dropped"]
 NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
+CLASSES = 10
+OF_CLASSES = bj.Recipe(
+    stages=(bj.Stage(num_iterations=24, batch_size=160),), choose_start=False, best_by="mean_psnr"
+)  # updates with enough paths of each class
 
 
 def solvers(calls: int) -> dict[str, LearnedSolver]:
@@ -78,6 +85,12 @@ class Fits(NamedTuple):
         return f"{name}, {calls - others} + {others}", found, found.network_calls + 2 * (128 + 32 * 40) + 32 * calls
 
 
+def per_class(flow: bj.Flow, fitted: bj.FitResult, paths: dict[str, bj.Paths]) -> bj.FitResult:
+    """A learned table of any family, learned on with factors for each class."""
+    start = type(fitted.theta).of(bj.corrected(fitted.theta, num_classes=CLASSES))
+    return bj.fit(flow, start, jax.random.key(7), OF_CLASSES, **paths)
+
+
 def figure(flow: bj.Flow, solver: LearnedSolver, paths: bj.Paths) -> str:
     """PSNR of the mean RMSE (mean over samples)."""
     ends = bj.adjoint.end_points(flow, solver, paths.x0, 32)
@@ -94,14 +107,18 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=[8, 10, 12, 16])
     parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME")
     parser.add_argument("--frugal", type=int, metavar="BUDGET")
+    parser.add_argument("--per-class", type=int, metavar="P")
     options = parser.parse_args()
     use_all_cores()
-    flow = bj.guided(bj.models.load_flow(options.flow, labels="all"), options.scale)
-    flow, key = bj.sharding.replicate(flow), jax.random.key(0)
 
-    def solved(purpose: int, number: int) -> tuple[bj.Flow, bj.Paths]:
+    def flow_of(labels: str | list[int]) -> bj.Flow:
+        return bj.sharding.replicate(bj.guided(bj.models.load_flow(options.flow, labels=labels), options.scale))
+
+    flow, key = flow_of("all"), jax.random.key(0)
+
+    def solved(purpose: int, number: int, each: bj.Flow | None = None) -> tuple[bj.Flow, bj.Paths]:
         fresh = jax.random.fold_in(key, purpose)
-        some = dealt(flow, fresh, number)
+        some = dealt(flow, fresh, number) if each is None else each
         return some, bj.ground_truth(some, flow.noise(fresh, (number,)), batch_size=32, ends_only=True)
 
     if options.frugal is None:
@@ -110,16 +127,26 @@ def main() -> None:
     else:
         recipe, paths = bj.frugal(options.frugal), {}
     fits, (test_flow, test) = Fits(flow, key, recipe, paths), solved(2, NUM_TEST)
+    if options.per_class:
+        even, number = flow_of(list(range(CLASSES)) * options.per_class), options.per_class * CLASSES
+        of_classes = dict(paths=solved(3, number, even)[1], validation=solved(1, 80)[1])
     print(f"{options.flow}, w = {options.scale:g}")
     print("| solver | calls | start | PSNR | network calls of the fit |")
     print("|---|---|---|---|---|")
+
+    def row(label: str, calls: int, fitted: bj.FitResult, cost: int) -> None:
+        found = figure(test_flow, fitted.theta, test)
+        print(f"| {label} | {calls} | {fitted.start} | {found} | {cost:,} |", flush=True)
+
     for calls in options.calls:
         for name in ["on paths", *solvers(calls)]:
             if name.split(",")[0] not in options.only:
                 continue
             label, fitted, cost = fits.row(name, calls)
-            found = figure(test_flow, fitted.theta, test)
-            print(f"| {label} | {calls} | {fitted.start} | {found} | {cost:,} |", flush=True)
+            row(label, calls, fitted, cost)
+            if options.per_class:
+                learned_on = per_class(flow, fitted, of_classes)
+                row(f"{label}, factors for each class", calls, learned_on, cost + learned_on.network_calls)
 
 
 if __name__ == "__main__":

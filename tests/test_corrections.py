@@ -73,6 +73,16 @@ def test_each_sample_is_solved_by_the_table_of_its_class(general):
     np.testing.assert_allclose(found[:, 0], bj.solve(one, of_class(own, 1), x0), rtol=1e-12)
 
 
+def test_calls_of_a_guided_flow_have_the_factors_of_its_class():
+    guided, own = bj.guided(flow(), 1.5), dataclasses.replace(table(True), fields=(0, 1, 0, 1))
+    x0 = jax.random.normal(KEY, (5, 2), jnp.float64)
+    ends = bj.solve(guided, bj.LearnedCalls.of(own), x0)
+    for i, label in enumerate(LABELS):
+        wanted = bj.solve(of_samples(guided, slice(i, i + 1)), of_class(own, label), x0[i : i + 1])
+        np.testing.assert_allclose(ends[i], wanted[0], rtol=1e-12)
+    np.testing.assert_allclose(adjoint.end_points(guided, own, x0, 2), ends, rtol=1e-12)
+
+
 def test_without_corrections_it_is_the_table_itself():
     given, own = flow(), table(True)
     zero = dataclasses.replace(own, corrections=jax.tree.map(jnp.zeros_like, own.corrections))
