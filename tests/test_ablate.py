@@ -47,6 +47,7 @@ def solver(folder, fit):
     return bj.load_solver(folder / "solvers" / f"rk1-bespoke-{fit}-n2.json")
 
 
+@pytest.mark.slow
 def test_a_row_for_each_fit_with_what_it_cost(folder):
     rows = read_rows(folder)
     assert set(rows) == {"rk1", "rk2", "rk1-bespoke-one", "rk1-bespoke-same", "rk1-bespoke-time"}
@@ -60,18 +61,21 @@ def test_a_row_for_each_fit_with_what_it_cost(folder):
     assert rows["rk1"]["parameters"] == rows["rk1"]["seconds"] == ""
 
 
+@pytest.mark.slow
 def test_what_is_not_learned_is_that_of_the_base_solver(folder):
     knots, identity = solver(folder, "time").knots(), bj.init_theta("rk1", 2).knots()
     assert np.array_equal(knots.s, identity.s) and np.array_equal(knots.ds, identity.ds)
     assert not np.allclose(knots.dt, identity.dt, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_fits_differ_in_nothing_but_their_sections(folder):
     assert np.array_equal(solver(folder, "one").raw, solver(folder, "same").raw)
     rows = read_rows(folder)
     assert rows["rk1-bespoke-one"]["rmse"] == rows["rk1-bespoke-same"]["rmse"] != rows["rk1-bespoke-time"]["rmse"]
 
 
+@pytest.mark.slow
 def test_started_again_it_learns_nothing_and_says_the_same(folder, monkeypatch):
     before = (folder / "ablation.csv").read_bytes()
     for module, name in ((bj, "fit"), (bj, "ground_truth"), (costs, "memory")):

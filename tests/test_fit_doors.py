@@ -324,6 +324,7 @@ def test_held_out_paths_in_bfloat16():
     assert np.isfinite(result.history[-1]["rmse"])
 
 
+@pytest.mark.slow
 def test_a_chunk_larger_than_the_batch_needs_no_memory():
     large = bj.Flow(lambda params, t, x: -x, None, (32, 32, 3))
     memory.check_memory(large, 16, True, 16, 4, 1)

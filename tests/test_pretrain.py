@@ -194,6 +194,7 @@ def checkpoints(folder):
 
 
 class TestLauncher:
+    @pytest.mark.slow  # test_train.py has runs that were interrupted, by the same checkpoints
     def test_what_was_interrupted_ends_as_what_was_not(self, config, tmp_path, monkeypatch):
         pretrain.main(config, tmp_path / "whole")
         batches = data.batches

@@ -196,6 +196,7 @@ def test_a_racer_that_is_not_finite_loses(paths):
     assert race(FLOW, {"bad": bad, "good": good}, paths[0], STAGE, KEY)[0] == "good"
 
 
+@pytest.mark.slow  # test_frugal.py has budgets
 def test_the_frugal_budget_holds_with_a_race():
     fitted = bj.fit(FLOW, bj.init_theta("table", 3), KEY, bj.frugal(6000))
     assert 5400 < fitted.cost <= 6000
