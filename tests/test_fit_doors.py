@@ -195,7 +195,7 @@ def test_averages_losses_and_stages_look_at_their_options(kind, options):
 # --- The truth. ---
 
 
-@pytest.mark.parametrize("scale", [1e-5, pytest.param(1.0, marks=pytest.mark.slow), 1e3])
+@pytest.mark.parametrize("scale", [1e-5, *(pytest.param(scale, marks=pytest.mark.slow) for scale in (1.0, 1e3))])
 def test_a_fit_serves_data_of_any_scale(scale):
     mean, std = scale * np.array([1.0, -1.0]), 0.3 * scale
     flow = bj.analytic.gaussian(mean, std)

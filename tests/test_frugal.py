@@ -204,14 +204,21 @@ def test_the_last_loss_says_which_figure_decides(loss, figure):
         assert bj.Recipe(stages=stages, best_by=asked).figure == asked
 
 
-def test_the_image_of_a_guided_flow_is_within_the_budget():
+@pytest.fixture
+def classes():
     def velocity(params, t, x):
         return bj.analytic.gaussian(params["condition"], 0.3)(t, x)
 
-    classes = bj.given(bj.Flow(velocity, {"condition": jnp.zeros(2)}, (2,), bj.schedulers.CondOT()), jnp.eye(2))
-    flow = bj.guided(classes, 0.5)
-    theta = bj.init_theta("table", 2)
+    return bj.given(bj.Flow(velocity, {"condition": jnp.zeros(2)}, (2,), bj.schedulers.CondOT()), jnp.eye(2))
+
+
+def test_the_image_of_a_guided_flow_costs_an_evaluation_of_each_sample(classes):
+    flow, theta = bj.guided(classes, 0.5), bj.init_theta("table", 2)
     assert (theta.most_per_sample(flow), theta.suited(flow).most_per_sample(flow)) == (0, 1)
     assert theta.suited(classes).most_per_sample(classes) == 0
-    result = bj.fit(flow, theta, jax.random.key(0), bj.frugal(4000))
+
+
+@pytest.mark.slow
+def test_the_image_of_a_guided_flow_is_within_the_budget(classes):
+    result = bj.fit(bj.guided(classes, 0.5), bj.init_theta("table", 2), jax.random.key(0), bj.frugal(4000))
     assert 3000 < result.cost <= 4000 and result.network_calls == 2 * result.cost

@@ -214,7 +214,9 @@ def test_the_density_of_a_crude_solver_integrates_to_one():
     assert np.max(np.abs(np.exp(log_p) - np.exp(truth))) > 1e-2  # it is the solver's density, not the flow's
 
 
-@pytest.mark.parametrize("solver", [bj.classic.ipndm(8), None], ids=["solver", "flow"])
+@pytest.mark.parametrize(
+    "solver", [bj.classic.ipndm(8), pytest.param(None, marks=pytest.mark.slow)], ids=["solver", "flow"]
+)
 def test_probes_agree_with_the_exact_determinant(solver):
     x1 = samples_of(EIGHT, 8)
     exact = bj.log_likelihood(EIGHT, solver, x1)

@@ -145,7 +145,9 @@ def test_samples_with_a_table_each_end_where_that_table_takes_them(flow):
     np.testing.assert_allclose(ends_of_each(flow, each, x0), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("flow, num_paths", [(FLOW, 8), (GIVEN, 5)], ids=["one", "given"])
+@pytest.mark.parametrize(
+    "flow, num_paths", [pytest.param(FLOW, 8, marks=pytest.mark.slow), (GIVEN, 5)], ids=["one", "given"]
+)
 def test_starts_tried_together_are_ranked_as_apart(flow, num_paths):
     paths = bj.ground_truth(flow, flow.noise(KEY, (num_paths,)))
     theta, _ = bj.init_theta("table", 3).suited(flow).with_samples(flow, paths.x0, paths.x1, 16)

@@ -50,7 +50,10 @@ def test_tables_are_those_of_classic_at_any_times(method):
             np.testing.assert_allclose(found, entries, rtol=1e-7, atol=1e-9 * np.max(np.abs(entries)))
 
 
-@pytest.mark.parametrize("method", ["rk4", "ipndm-4", "dpm_solver_pp-3m", "deis-3"])
+@pytest.mark.parametrize(
+    "method",
+    ["rk4", "dpm_solver_pp-3m", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ipndm-4", "deis-3"))],
+)
 def test_derivatives_in_the_numbers(method):
     scheduler = VP if METHODS[method].needs_scheduler else None
     solver = uneven(bj.LearnedTimes.of(method, 4, scheduler, dtype=jnp.float64))

@@ -123,7 +123,7 @@ def test_bad_options_are_named():
 # --- Files ---
 
 
-@pytest.mark.parametrize("name", ["ADM", "NCSN++"])
+@pytest.mark.parametrize("name", ["ADM", pytest.param("NCSN++", marks=pytest.mark.slow)])
 def test_a_flow_file_gives_the_same_velocity(tmp_path, name):
     network = NETWORKS[name]
     variables = random_variables(network)
