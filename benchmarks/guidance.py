@@ -29,9 +29,8 @@ from experiments.run.command_line import use_all_cores
 NAMES = ["pairs", "by the call", "on paths", "reuse", "interval", "two dropped"]
 NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
 CLASSES = 10
-OF_CLASSES = bj.Recipe(
-    stages=(bj.Stage(num_iterations=24, batch_size=160),), choose_start=False, best_by="mean_psnr"
-)  # updates with enough paths of each class
+_STAGE = bj.Stage(num_iterations=24, batch_size=160)  # updates with enough paths of each class
+OF_CLASSES = bj.Recipe(stages=(_STAGE,), choose_start=False, best_by="mean_psnr")
 
 
 def solvers(calls: int) -> dict[str, LearnedSolver]:
