@@ -10,9 +10,9 @@ def small_config():
     config = tiny.get_config()
     config.flow.image_size, config.flow.num_components = 4, 3
     config.solvers = dict(rk1=(2,), rk2=(2,))
-    config.paths.update(num_train=8, num_validation=8, num_test=8)
+    config.paths.update(num_train=8, num_validation=8, num_test=12)
     config.fit.choose_start = False
-    adam = config.fit.stage1.to_dict() | dict(optimizer="adam", batch_size=8, validate_every=1)
+    adam = config.fit.stage1.to_dict() | dict(optimizer="adam", batch_size=8, chunk_size=8, validate_every=1)
     config.fit.stage1 = adam | dict(loss="rmse_bound", num_iterations=2)
     config.fit.stage2 = adam | dict(loss="endpoint", num_iterations=3)
     config.report.num_samples = 4

@@ -74,12 +74,11 @@ class TestOutput:
 
     def test_results_are_those_of_the_solvers_on_noise_of_the_seed(self, whole_run, config):
         plan, flow = settings.read(config), flows.load(config.flow)
-        x0 = flow.noise(plan.key("test"), (8,))
-        error = bj.metrics.rmse(
-            bj.solve(flow, bj.load_solver(whole_run / "solvers" / "rk2-bespoke-n2.json"), x0),
-            bj.ground_truth(flow, x0, plan.rtol, plan.atol).x1,
-            event_ndim=3,
-        )
+        x0 = flow.noise(plan.key("test"), (plan.num_paths["test"],))
+        size = plan.stages[0].chunk_size  # the paths of a batch share their steps
+        paths = bj.ground_truth(flow, x0, plan.rtol, plan.atol, batch_size=size)
+        ends = bj.solve(flow, bj.load_solver(whole_run / "solvers" / "rk2-bespoke-n2.json"), x0)
+        error = bj.metrics.rmse(ends, paths.x1, event_ndim=3)
         (row,) = (row for row in read_csv(whole_run / "results.csv") if row["solver"] == "rk2-bespoke")
         assert float(row["rmse"]) == pytest.approx(float(error.mean()), rel=1e-4)
 
@@ -248,7 +247,7 @@ class TestRefusals:
             ({"solver.base": "dopri5", "solver.num_steps": 3}, r"config\.solver\.base: wanted .* got 'dopri5'"),
             ({"paths.rtol": 0.0}, r"config\.paths\.rtol: wanted a finite number > 0, got 0.0"),
             ({"paths.num_train": -3}, r"config\.paths\.num_train: wanted an integer >= 1, got -3"),
-            ({"report.num_samples": 9}, r"config\.report\.num_samples: wanted an integer from 1 to 8, got 9"),
+            ({"report.num_samples": 13}, r"config\.report\.num_samples: wanted an integer from 1 to 12, got 13"),
             ({"seed": True}, r"config\.seed: wanted .* got True"),
             ({"flow.name": "imagenet"}, r"config\.flow\.name: wanted one of \['checkpoint', .*got 'imagenet'"),
             ({"flow.sigma": 1.0}, r"config\.flow: wanted the fields .* for 'mixture'.* got .*sigma"),

@@ -74,11 +74,18 @@ def test_set(flow: bj.Flow, plan: Plan, run: Run) -> TestSet:
     """The test set alone."""
 
     def ends():
-        solved = _paths(flow, plan, "test", ends_only=True)
-        # As many as the network is compiled for.
-        few = _paths(flow, plan, "test", most=max(NUM_CURVES, plan.stages[0].chunk_size))
-        curves = few.take(jnp.arange(min(NUM_CURVES, few.num_paths))).at(jnp.linspace(0, 1, _CURVE_POINTS))
-        return dict(x0=solved.x0, x1=solved.x1, evaluations=solved.evaluations, curves=curves)
+        # Of the first batch whole paths, of the others the ends.
+        first = max(NUM_CURVES, plan.stages[0].chunk_size)
+        whole = _paths(flow, plan, "test", part=slice(first))
+        solved = [whole]
+        if plan.num_paths["test"] > first:
+            solved.append(_paths(flow, plan, "test", ends_only=True, part=slice(first, None)))
+        curves = whole.take(jnp.arange(min(NUM_CURVES, whole.num_paths))).at(jnp.linspace(0, 1, _CURVE_POINTS))
+        x0, x1, evaluations = (
+            np.concatenate([np.asarray(getattr(paths, name)) for paths in solved])
+            for name in ("x0", "x1", "evaluations")
+        )
+        return dict(x0=x0, x1=x1, evaluations=evaluations, curves=curves)
 
     return TestSet(**run.arrays("test", ends, lambda found: _check_ends(found, _noises(flow, plan, "test"))))
 
@@ -137,10 +144,10 @@ def _check_noises(found, x0):
         raise ValueError("wanted the noises of this run's seed, got others")
 
 
-def _paths(flow, plan, purpose, ends_only=False, most=None) -> bj.Paths:
-    """The paths of a set, or its first `most`."""
-    x0 = _noises(flow, plan, purpose)[:most]
-    some = conditions.of_samples(dealt(flow, plan, purpose), slice(most))
+def _paths(flow, plan, purpose, ends_only=False, part=slice(None)) -> bj.Paths:
+    """The paths of a set, or a part of them."""
+    x0 = _noises(flow, plan, purpose)[part]
+    some = conditions.of_samples(dealt(flow, plan, purpose), part)
     # The network gets as many samples at once as in the fit, so that it is compiled once.
     batch_size = plan.stages[0].chunk_size
     try:

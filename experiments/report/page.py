@@ -176,7 +176,9 @@ def _paths(base, thetas, flow, truth):
     flow = of_samples(flow, slice(len(x0)))
     states = {"truth": truth.test.curves}
     for name, solver in ((base, bj.init_theta(base, n)), (f"{base}-bespoke", theta)):
-        states[name] = np.asarray(bj.solve(flow, solver, x0, return_path=True))
+        # What `bj.solve(..., return_path=True)` returns, by programs that all of these solvers share.
+        trace = bj.adjoint.run(flow, solver.unrolled(), x0)
+        states[name] = np.stack([*trace.states[:: theta.nfe // n], trace.x1])
     where = "" if math.prod(flow.event_shape) == 2 else ", in the plane of its paths' first two principal components"
     caption = f"Each panel is a noise{where}. A mark is a step."
     return f"paths_{base}", f"Sampling paths, {base}, NFE {theta.nfe}", plots.paths(states), caption
