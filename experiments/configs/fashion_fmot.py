@@ -1,7 +1,7 @@
 """Five solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), in a few minutes. fashion_fmot_pretrain.py trained it.
 
-Cost: 5 to 6 minutes of CPU time on 2 Intel Xeon cores of a shared machine; the first solver, a table of 4, after 2 of them.
-Expect: at NFE 8 a PSNR of 34.2 dB for rk2-bespoke and 39.3 for a learned table, against 28.3 for rk2; a table of 4 has 29.7.
+Cost: 5 minutes on 2 AMD EPYC cores of a busy shared machine; the first solver, a table of 4, after 2 of them.
+Expect: at NFE 8 a PSNR of 33.8 dB for rk2-bespoke and 39.7 for a learned table, against 28.3 for rk2; a table of 4 has 29.7.
 
 fashion_fmot_long.py learns more solvers for longer, and says what each field means.
 """
