@@ -186,7 +186,8 @@ def check_solver_arrays(name: str, solver: Any, *, needs_table: bool = True) -> 
         ValueError: solver.a: wanted shape [4], got [3].
     """
     if not isinstance(solver, Solver) or (needs_table and not solver.has_table):
-        raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(solver).__name__}.")
+        remedy = "; give its .theta" if hasattr(solver, "theta") else ""
+        raise TypeError(f"{name}: wanted a learned solver or a SolverTable, got {type(solver).__name__}{remedy}.")
     solver.check(name)
     return solver
 

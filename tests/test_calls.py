@@ -237,7 +237,11 @@ def test_files(tmp_path):
         (lambda: bj.LearnedCalls.euler(5, without=[]), ValueError, "num_calls"),
         (lambda: bj.LearnedCalls.euler(4, scales=(2.0, 1.0)), ValueError, "guidance_scale: wanted a number, or"),
         (lambda: bj.LearnedCalls.euler(4, scales=1.0), ValueError, "scales"),
-        (lambda: bj.LearnedCalls.euler(4).suited(bj.guided(KINDS["each"](), [1.0, 2.0, 3.0])), ValueError, "scales="),
+        (
+            lambda: bj.LearnedCalls.euler(4).suited(bj.guided(bj.given(ONE, CONDITIONS), [1.0, 2.0, 3.0])),
+            ValueError,
+            "scales=",
+        ),
         (lambda: bj.LearnedCalls.of(bj.classic.euler(4)), ValueError, "reference: wanted one over calls"),
         (
             lambda: bj.by_call(bj.classic.euler(3), W, without=[0]),
@@ -251,3 +255,11 @@ def test_files(tmp_path):
 def test_bad_input_is_named(work, error, words):
     with pytest.raises(error, match=words):
         work()
+
+
+@pytest.mark.parametrize("scale", [W, (0.0, 2.0)])
+def test_corrections_are_for_calls_that_are_apart_already(scale):
+    with pytest.raises(
+        ValueError, match="table: wanted one for all samples, got one with corrections for each class or scale"
+    ):
+        bj.by_call(bj.corrected(bj.classic.euler(2), num_classes=3), scale)

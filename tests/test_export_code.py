@@ -313,3 +313,18 @@ def test_the_command_writes_the_file(tmp_path):
     assert found == export_code(
         GENERAL, "diffusers", scheduler=nearest, prediction="v", betas=np.linspace(1e-4, 0.02, 1000)
     )
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_corrections_are_refused_and_one_scale_of_them_is_written(language):
+    table = bj.corrected(bj.classic.euler(2), scales=(0.0, 2.0))
+    table = dataclasses.replace(table, corrections=dataclasses.replace(table.corrections, a=table.corrections.a + 0.5))
+    with pytest.raises(ValueError, match="solver: wanted one table for all samples, got one with corrections"):
+        export_code(table, language)
+    flow, x0 = bj.guided(FLOW, 1.5), np.ones((1, 2), np.float32)
+    assert "corrections" not in export_code(table.of_samples(flow), language)
+    if language == "numpy":
+        sample = run(export_code(table.of_samples(flow), language))["sample"]
+        np.testing.assert_allclose(
+            sample(lambda t, x: np.asarray(flow(t, x)), x0), bj.solve(flow, table, x0), rtol=1e-6
+        )

@@ -146,6 +146,13 @@ def test_a_state_of_another_flow_or_other_stages(paths):
         bj.fit(other, START, KEY, FEW, state=last)
     with pytest.raises(ValueError, match=r"state: wanted 1 optimisers, .* the state is of other stages"):
         bj.fit(FLOW, START, KEY, few(stages=(bj.Stage("endpoint", 40),)), state=last)
+    fewer = few(stages=(bj.Stage("endpoint", 1),))  # as many looks, for fewer updates
+    with pytest.raises(
+        ValueError, match=r"state: wanted 1 optimisers, 2 looks and at most 1 iterations, got 1, 2 and 4"
+    ):
+        bj.fit(FLOW, START, KEY, fewer, state=last)
+    with pytest.raises(ValueError, match=r"state: wanted looks after \[0, 6\] updates, got looks after \[0, 4\] and 4"):
+        bj.fit(FLOW, START, KEY, few(stages=(bj.Stage("endpoint", 6),)), state=last)
     with pytest.raises(ValueError, match=r"state: wanted one of rk1 with 4 steps, .* got one of rk1 with 3 steps"):
         bj.fit(FLOW, bj.init_theta("rk1", 4), KEY, FEW, state=last)
     np.testing.assert_array_equal(bj.fit(FLOW, START, KEY, FEW, state=last).theta.raw, last.best.raw)

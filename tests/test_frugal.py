@@ -125,7 +125,7 @@ def test_ends_keep_their_conditions():
     assert few.condition.tolist() == [2.0, 0.0]
     # What it was solved by has no error on them, whichever conditions the flow has.
     assert float(bj.losses.rmse(of_paths(some, few), theta, few)) < 1e-6
-    with pytest.raises(ValueError, match="conditions for 4 samples, got 3"):
+    with pytest.raises(ValueError, match="as many samples as the flow has conditions, 4, got 3"):
         bj.Paths.of_ends(some, x0[:3], x0[:3])
 
 
@@ -222,3 +222,23 @@ def test_the_image_of_a_guided_flow_costs_an_evaluation_of_each_sample(classes):
 def test_the_image_of_a_guided_flow_is_within_the_budget(classes):
     result = bj.fit(bj.guided(classes, 0.5), bj.init_theta("table", 2), jax.random.key(0), bj.frugal(4000))
     assert 3000 < result.cost <= 4000 and result.network_calls == 2 * result.cost
+
+
+@pytest.mark.parametrize(
+    "params, remedy", [(1.0, r"Check flow\(t, x\) near that time"), (np.nan, "the flow's params has NaN")]
+)
+def test_a_velocity_that_is_not_finite_is_told_with_its_time(params, remedy):
+    broken = bj.Flow(lambda p, t, x: jnp.where(t > 0.5, jnp.nan, -x * p), jnp.float32(params), (2,))
+    with pytest.raises(FloatingPointError, match=rf"the velocity returned NaN or infinity after t = .*{remedy}"):
+        bj.fit(broken, bj.init_theta("table", 4), KEY, bj.frugal(6000))
+
+
+def test_a_reference_that_diverges_is_named():
+    stiff = bj.Flow(
+        lambda p, t, x: -100 * x**3, None, (2,)
+    )  # Dopri5 shortens its steps, three steps of Euler's method cannot
+    recipe = bj.Recipe(reference=bj.classic.euler(30), num_paths=8, num_validation=8, choose_start=False)
+    with pytest.raises(
+        FloatingPointError, match=r"the reference of 30 evaluations ends at NaN or infinity for \d+ of 8 samples"
+    ):
+        bj.fit(stiff, bj.init_theta("rk2", 2), KEY, recipe)

@@ -249,3 +249,13 @@ def test_a_large_prefix_is_not_copied_for_each_path_or_probe():
         assert probes(given, x) - probes(flow, x) < 0.2 * size
     guided = [bj.guided(each, 0.5, no_text) for each in (flow, dealt)]
     assert max(temporary(each, x) for each in guided) < 3 * temporary(flow, x) + 0.2 * size
+
+
+def test_lists_of_numbers_are_arrays_without_a_condition_to_match():
+    bare = bj.Flow(lambda params, t, x: params["condition"]["centre"] - x, {}, (2,))
+    found = bj.given(bare, {"centre": [[1.0, 0.0], [-0.5, 2.0], [0.0, -1.5]]})
+    np.testing.assert_array_equal(found(0.0, X), CENTRES - X)
+    with pytest.raises(
+        ValueError, match="conditions: wanted lists of equal lengths, or arrays, got lists of different"
+    ):
+        bj.given(bare, {"centre": [[1.0, 0.0], [-0.5]]})

@@ -201,3 +201,18 @@ def test_guidance_of_guidance_is_four_calls():
     at = {place: 2.0 * (place - x) for place in (1, 0, -1)}
     wanted = 3 * (1.5 * at[1] - 0.5 * at[0]) - 2 * (1.5 * at[-1] - 0.5 * at[0])
     np.testing.assert_allclose(outer(0.0, x), wanted, rtol=1e-6)
+
+
+def test_guidance_by_the_same_unconditional_is_not_repeated():
+    flow = bj.Flow(pull, {"condition": dict(strength=jnp.float32(2.0), place=jnp.ones(3))}, (3,))
+    nowhere = dict(strength=jnp.float32(2.0), place=jnp.zeros(3))
+    each = bj.given(flow, dict(strength=jnp.ones(2), place=jnp.ones((2, 3))))
+    for one, unconditional in ((flow, None), (flow, nowhere), (flow, no_place), (each, None), (each, no_place)):
+        strong = bj.guided(one, 1.5, unconditional)
+        with pytest.raises(ValueError, match="flow: wanted one that is not guided by the same `unconditional` already"):
+            bj.guided(strong, 1.5, unconditional)
+    assert bj.guided(bj.guided(flow, 1.5, no_place), 1.5, nowhere).calls_per_evaluation == 4
+
+
+def no_place(condition):
+    return condition | {"place": 0 * condition["place"]}

@@ -132,11 +132,20 @@ def test_a_prediction_of_noise_may_have_a_training_error_but_not_the_wrong_sign(
 
 
 def test_noise_paired_with_data_is_allowed():
-    for share in (0.3, 1.0):  # x1 = share x0 + 1, along straight lines
+    for share in (0.3, 0.6):  # x1 = share x0 + 1, along straight lines
         flow = bj.Flow(
             lambda p, t, x, s=share: (s - 1) * (x - t) / (1 - t + t * s) + 1, None, (2,), bj.schedulers.CondOT()
         )
         check_velocity(flow, noises(flow))
+
+
+def test_a_prediction_of_data_as_a_velocity_is_warned_of():
+    def data(params, t, x):  # E[x1 | x], of slope 0 at t = 0 where the scheduler's is -1
+        return x + (1 - t) * MIXTURE.velocity(params, t, x)
+
+    wrong = MIXTURE.replace(velocity=data)
+    with pytest.warns(UserWarning, match="another prediction|predicts noise, data or v, use Flow.from_prediction"):
+        check_velocity(wrong, noises(MIXTURE))
 
 
 def test_one_held_out_noise_is_checked_in_a_batch_of_two():

@@ -273,5 +273,5 @@ def test_conditions_are_parameters(tmp_path, theta):
     sampler, x0 = bj.load_sampler(tmp_path / "s"), jax.random.normal(KEY, (4, 3))
     assert sampler.batch_size == 4
     np.testing.assert_allclose(sampler(other.params, x0), bj.solve(other, theta, x0), rtol=2e-6, atol=2e-6)
-    with pytest.raises(ValueError, match=r"batch_size: .* for 4 samples, got 3"):
+    with pytest.raises(ValueError, match=r"batch_size: .* conditions, 4, got 3"):
         bj.save_sampler(tmp_path / "s", flow, theta, batch_size=3)

@@ -289,3 +289,11 @@ def test_float32_stays_float32():
     quadratic = Quadratic(jnp.float32(5.0), 2 * params, 2 * jnp.eye(2, dtype=jnp.float32))
     found, state, _ = method.update(quadratic, method.init(params), params, lambda p: jnp.sum(p**2))
     assert found.dtype == state.damping.dtype == state.matrix.dtype == jnp.float32
+
+
+def test_half_precision_is_learned_in():
+    flow = bj.analytic.gaussian([1.0, 2.0], 0.5)
+    recipe = bj.Recipe(stages=(bj.Stage("endpoint", 8),), num_paths=16, num_validation=16, choose_start=False)
+    result = bj.fit(flow, bj.init_theta("rk2", 3, dtype=jnp.float16), jax.random.key(0), recipe)
+    assert result.theta.raw.dtype == jnp.float16
+    assert result.best["rmse"] < 0.2 * result.history[0]["rmse"]

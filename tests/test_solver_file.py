@@ -632,3 +632,11 @@ def test_every_scheduler_has_a_fingerprint_that_json_holds(name):
     stored = json.loads(json.dumps(fingerprint(flow), allow_nan=False))
     assert differences(stored, flow) == []
     assert any(line.startswith("velocity") for line in differences(stored, other))
+
+
+@pytest.mark.parametrize("count", [3, 4, 8])
+def test_a_given_flow_may_be_compared_with_the_flow_of_one_condition(tmp_path, count):
+    flow = bj.Flow(lambda params, t, x: params["condition"] - x, {"condition": jnp.zeros(2)}, (2,))
+    bj.save_solver(tmp_path / "s.json", bj.init_theta("rk2", 2), flow=flow)
+    with pytest.warns(UserWarning, match=r"condition: one for all samples, or none, stored; one for each sample found"):
+        assert bj.load_solver(tmp_path / "s.json", flow=bj.given(flow, jnp.ones((count, 2)))).nfe == 4

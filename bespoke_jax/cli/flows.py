@@ -36,7 +36,7 @@ def find_flow(name: str, labels: str | None = None, guidance_scale: float = 0.0)
             f"'my_module:make_flow', got {name!r}."
         )
     elif labels is not None:
-        raise ValueError("--labels: wanted a flow from a file; let your function choose the classes of its own.")
+        raise ValueError("--labels: wanted a flow from a file; for your own flow, choose the classes in its function.")
     else:
         flow = flow_of_code(name, name="FLOW")
     return guided(flow, guidance_scale) if guidance_scale else flow

@@ -64,7 +64,7 @@ def export_code(
 
     Raises:
         TypeError: if `solver` is not a solver with a table.
-        ValueError: for another language or prediction, or if something that it needs is missing.
+        ValueError: for a table with corrections, for another language or prediction, or if something that it needs is missing.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -76,6 +76,11 @@ def export_code(
     check_choice("to", to, LANGUAGES)
     check_choice("prediction", prediction, _DIFFUSERS)
     table = check_solver_arrays("solver", solver).unrolled()
+    if table.corrections is not None:
+        raise ValueError(
+            "solver: wanted one table for all samples, got one with corrections for each class or scale; for one of these export "
+            "bespoke_jax.to_table(solver).of_samples(flow), with the flow of that class or scale."
+        )
     if scheduler is not None and not isinstance(scheduler, Scheduler):
         raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
     first, last = check_numbers("time_range", time_range, (2,)).tolist()

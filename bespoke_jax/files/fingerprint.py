@@ -114,10 +114,13 @@ def differences(stored: dict[str, Any], flow: Flow) -> list[str]:
     shape, found_shape = stored["event_shape"], list(flow.event_shape)
     if shape != found_shape:
         return [f"event_shape: {shape} stored, {found_shape} found"]
-    if "condition" in stored and has_condition(flow):
+    lines = []
+    if is_given(flow) and "condition" not in stored:
+        lines.append("condition: one for all samples, or none, stored; one for each sample found")
+    if has_condition(flow) and ("condition" in stored or is_given(flow)):
         flow = like_any(flow)
     times, noise_std, rms, projections = (numbers[name] for name in ("t", "noise_std", "rms", "projections"))
-    at_times, lines = f"at t = {_text(times)}", []
+    at_times = f"at t = {_text(times)}"
     for name, found in zip(("alpha", "sigma"), _scheduler(flow, times), strict=True):
         there = numbers.get(name)
         if found is not None and there is not None:

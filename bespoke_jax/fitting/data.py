@@ -11,7 +11,7 @@ from bespoke_jax.fitting.progress import Say, quiet
 from bespoke_jax.fitting.recipes import Recipe
 from bespoke_jax.flow.conditions import dealt, is_given, of_samples
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.sharding import everywhere, mesh_of
+from bespoke_jax.flow.sharding import everywhere, gather, mesh_of
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.paths import Paths, samples
@@ -116,8 +116,23 @@ def _solved(recipe, flow, x0) -> Paths:
     if recipe.reference is None:
         size, ends_only = _together(flow, recipe, len(x0)), _ends_only(recipe)
         return ground_truth(flow, x0, recipe.rtol, recipe.atol, batch_size=size, ends_only=ends_only)
-    ends = adjoint.end_points(flow, recipe.reference, x0, recipe.stages[0].chunk_size)
+    size = recipe.stages[0].chunk_size
+    ends = adjoint.end_points(flow, recipe.reference, x0, size)
+    _check_ends(recipe, flow, x0, np.asarray(gather(flow, ends)), size)
     return Paths.of_ends(flow, x0, ends, recipe.reference.nfe)
+
+
+def _check_ends(recipe, flow, x0, ends, size):
+    """Raise FloatingPointError, with the time and the remedy, if the reference does not end at finite numbers."""
+    good = np.all(np.isfinite(ends.reshape(len(ends), -1)), axis=1)
+    if np.all(good):
+        return
+    some = np.arange(len(ends))[int(np.argmin(good)) :][:size]
+    ground_truth(of_samples(flow, some), cut(flow, x0, some), recipe.rtol, recipe.atol, batch_size=size, ends_only=True)
+    raise FloatingPointError(
+        f"fit: the reference of {recipe.reference.nfe} evaluations ends at NaN or infinity for {int(np.sum(~good))} of "
+        f"{len(ends)} samples, where Dopri5 does not. Give a better one, or take bespoke_jax.Recipe(), which solves by Dopri5."
+    )
 
 
 def _together(flow, recipe, count) -> int | None:

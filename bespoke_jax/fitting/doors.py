@@ -1,5 +1,6 @@
 """The checks of `fit`, before any work."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,4 +117,11 @@ def check_state(state: Any, solver: LearnedSolver, recipe: Recipe) -> None:
         raise ValueError(
             f"state: wanted {len(recipe.stages)} optimisers, {looks} looks and at most {iterations} iterations, got "
             f"{len(state.opt_states)}, {len(state.history[0])} and {int(state.iteration)}; the state is of other stages."
+        )
+    written = [int(iteration) for iteration in state.history.iteration if iteration >= 0]
+    looks = [0, *itertools.accumulate(count for stage in recipe.stages for count in stage.blocks)][: len(written)]
+    if written != looks or (written or [0])[-1] != int(state.iteration):
+        raise ValueError(
+            f"state: wanted looks after {looks} updates, got looks after {written} and {int(state.iteration)} updates in all; "
+            "the state is of other stages."
         )

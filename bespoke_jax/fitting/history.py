@@ -196,7 +196,7 @@ def init_state(solver: LearnedSolver, stages: tuple[Stage, ...] = DEFAULT_STAGES
         stages: those of the recipe.
         start: index of the start that `solver` is.
     """
-    records = 1 + sum(-(-stage.num_iterations // stage.validate_every) for stage in stages)
+    records = 1 + sum(len(stage.blocks) for stage in stages)
     return FitState(
         start=np.asarray(start, np.int32),
         theta=solver,

@@ -159,9 +159,9 @@ class LevenbergMarquardt:
             check_type("LevenbergMarquardt.averaging", self.averaging, Forgetting, "Forgetting or PowerLaw")
 
     def init(self, params: PyTree) -> LevenbergMarquardtState:
-        """The state before the first step."""
+        """The state before the first step, of float32 at least: sums of matrices exceed what float16 holds."""
         leaves = jax.tree.leaves(params)
-        size, dtype = sum(leaf.size for leaf in leaves), promote(*(leaf.dtype for leaf in leaves))
+        size, dtype = sum(leaf.size for leaf in leaves), promote(np.float32, *(leaf.dtype for leaf in leaves))
         none, nowhere = np.zeros((), dtype), np.zeros(size, dtype)
         return LevenbergMarquardtState(
             np.asarray(self.damping, dtype), np.zeros((size, size), dtype), none, nowhere, nowhere, none

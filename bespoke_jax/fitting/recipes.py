@@ -38,8 +38,8 @@ class Recipe:
         num_start_paths: on how many of the paths the best few starts are compared.
         best_by: the figure on the held-out paths that decides which solver is best: "psnr", of the mean RMSE, which a few bad
             samples can dominate, or "mean_psnr", the mean over samples. None for the one that the last stage minimises:
-            "mean_psnr" for a mean of logarithms, "psnr" for any other loss. "loss" is the last stage's loss itself, one of ends,
-            for distances that no PSNR measures.
+            "mean_psnr" for a mean of logarithms or fourth roots, "psnr" for any other loss. "loss" is the last stage's loss
+            itself, one of ends, for distances that no PSNR measures.
         data_range: peak of the PSNR, 2 for data in [-1, 1].
         budget: velocity evaluations to spend in all, from which `resolve` derives the iterations of the one stage, the number of
             paths and the reference; None for no limit. See `frugal`.

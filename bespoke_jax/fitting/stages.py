@@ -95,6 +95,17 @@ class Stage:
         return getattr(self.loss, "name", getattr(self.loss, "__name__", "loss"))
 
     @property
+    def blocks(self) -> list[int]:
+        """The updates between one look at the held-out paths and the next.
+
+        Examples:
+            >>> Stage(num_iterations=20, validate_every=8).blocks
+            [8, 8, 4]
+        """
+        firsts = range(0, self.num_iterations, self.validate_every)
+        return [min(self.validate_every, self.num_iterations - first) for first in firsts]
+
+    @property
     def is_second_order(self) -> bool:
         """Whether the optimiser is Levenberg-Marquardt."""
         return isinstance(self.optimizer, LevenbergMarquardt)

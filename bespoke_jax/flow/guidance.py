@@ -19,7 +19,7 @@ from bespoke_jax.flow.conditions import (
     with_conditions,
 )
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.guided import Guided, OfNetwork, Scaled, own_scale
+from bespoke_jax.flow.guided import Guided, OfNetwork, Scaled, guided_velocity, is_guided, own_scale
 from bespoke_jax.flow.matching import cast, check_like, kind_of
 from bespoke_jax.types import Numbers, PyTree, Scalar
 from bespoke_jax.warn import warn
@@ -53,8 +53,8 @@ def guided(flow: Flow, guidance_scale: Scalar | Numbers | Callable[[Any], Any], 
 
     Raises:
         TypeError: if `flow` is not a Flow, or `unconditional` is a function that cannot be hashed.
-        ValueError: if the flow's parameters have no condition, if `unconditional` has another structure, other shapes or kinds of
-            numbers, or if the scale is not one finite number, or one for each condition.
+        ValueError: if the flow's parameters have no condition, or it is guided by the same `unconditional` already; if that has
+            another structure, other shapes or kinds of numbers; if the scale is not one finite number, or one for each condition.
 
     Warns:
         UserWarning: for `unconditional=None` and a condition with booleans or integers.
@@ -77,6 +77,11 @@ def guided(flow: Flow, guidance_scale: Scalar | Numbers | Callable[[Any], Any], 
     params: dict[str, Any] = {"network": network, CONDITION: condition}
     scale, conditions = _add_scale(params, flow, guidance_scale)
     function = _add_unconditional(params, condition, unconditional)
+    if is_guided(flow) and _is_repeated(flow, function, params.get("unconditional")):
+        raise ValueError(
+            "flow: wanted one that is not guided by the same `unconditional` already, at which the scales would multiply and an "
+            "evaluation take four calls; guide the conditional flow that it was made of."
+        )
     source, weights = (None if each is None else OfNetwork(each) for each in (flow.source, flow.weights))
     velocity = Guided(velocity_of_one(flow), function, scale)
     found = flow.replace(velocity=velocity, params=params, source=source, weights=weights)
@@ -109,6 +114,16 @@ def _add_unconditional(params: dict, condition: PyTree, unconditional: Any) -> A
         check_like(condition, unconditional)
         params["unconditional"] = cast(unconditional, condition)
     return function
+
+
+def _is_repeated(flow: Flow, function: Any, none: Any) -> bool:
+    """Whether a guided flow has the same function, or the same tree, for no condition."""
+    own = guided_velocity(flow).unconditional
+    if function is not None or own is not None:
+        return function == own
+    leaves, own_leaves = (list(map(known, jax.tree.leaves(tree))) for tree in (none, flow.params["unconditional"]))
+    pairs = zip(leaves, own_leaves, strict=False)
+    return len(leaves) == len(own_leaves) and all(a is not None and np.array_equal(a, b) for a, b in pairs)
 
 
 def _hashable(name: str, function: Any) -> Any:

@@ -15,7 +15,18 @@ from bespoke_jax.flow.per_sample import batched_velocity
 from bespoke_jax.flow.wrapper import Wrapper
 from bespoke_jax.types import Array, KeyArray, Scalar, VelocityFunction
 
-__all__ = ["Guided", "OfNetwork", "Scaled", "is_guided", "of_call", "of_network", "own_scale", "scale_of", "scales_of"]
+__all__ = [
+    "Guided",
+    "OfNetwork",
+    "Scaled",
+    "guided_velocity",
+    "is_guided",
+    "of_call",
+    "of_network",
+    "own_scale",
+    "scale_of",
+    "scales_of",
+]
 
 
 class Scaled(NamedTuple):
@@ -92,6 +103,7 @@ def scales_of(flow: Flow) -> Float[jax.Array, "..."]:
 
 
 def guided_velocity(flow: Flow) -> "Guided":
+    """The velocity of a guided flow, or of one of its samples. Raises ValueError if it is not `guided`."""
     velocity = velocity_of_one(flow)
     if not isinstance(velocity, Guided):
         raise ValueError(

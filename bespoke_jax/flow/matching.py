@@ -54,10 +54,13 @@ def matched(one: PyTree, conditions: PyTree) -> Any:
 def as_arrays(conditions: PyTree) -> Any:
     """Conditions of several samples as arrays, for a flow without a condition of its own to match.
 
+    A list of numbers, or of such lists, is one array; other lists are part of the tree.
+
     Raises:
         TypeError: if they are no arrays.
         ValueError: if they have no leading axis, or not the same.
     """
+    conditions = jax.tree.map(_as_array, conditions, is_leaf=_is_numbers)
     leaves = jax.tree.leaves(conditions)
     for leaf in leaves:
         check_numeric("conditions", leaf)
@@ -66,6 +69,21 @@ def as_arrays(conditions: PyTree) -> Any:
         shapes = jax.tree.map(_shape, conditions)
         raise ValueError(f"conditions: wanted arrays with one leading axis, the same for all, got {shapes}.")
     return jax.tree.map(jnp.asarray, conditions)
+
+
+def _is_numbers(node: Any) -> bool:
+    """Whether a part of a tree is a list of plain numbers, or of such lists."""
+    leaves = jax.tree.leaves(node)
+    return isinstance(node, list) and bool(leaves) and all(isinstance(leaf, int | float) for leaf in leaves)
+
+
+def _as_array(leaf: Any) -> Any:
+    try:
+        return np.asarray(leaf) if isinstance(leaf, list) else leaf
+    except ValueError as error:
+        raise ValueError(
+            "conditions: wanted lists of equal lengths, or arrays, got lists of different lengths."
+        ) from error
 
 
 def _shape(leaf: Any) -> Any:

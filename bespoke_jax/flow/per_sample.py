@@ -56,7 +56,7 @@ def check_num(conditions: PyTree, count: int, name: str) -> None:
     """Raise ValueError, which begins with `name`, unless there are conditions for `count` samples."""
     if num_of(conditions) != count:
         raise ValueError(
-            f"{name}: wanted a batch that matches the flow's conditions for {num_of(conditions)} samples, got {count}; use "
+            f"{name}: wanted as many samples as the flow has conditions, {num_of(conditions)}, got {count}; use "
             "bespoke_jax.given(flow, conditions) with one condition for each sample."
         )
 

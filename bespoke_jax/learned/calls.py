@@ -51,15 +51,18 @@ def by_call(table: SolverTable, guidance_scale: Scalar | Numbers, without: Colle
     check_type("table", table, SolverTable, "a SolverTable (bespoke_jax.to_table makes one)").check("table")
     if table.fields is not None:
         raise ValueError("table: wanted one over evaluations of a guided flow, got one over calls already.")
+    if table.corrections is not None:
+        raise ValueError(
+            "table: wanted one for all samples, got one with corrections for each class or scale; take those of calls apart: "
+            "bespoke_jax.corrected(by_call(...))."
+        )
     if not set(without) <= set(range(1, table.nfe)):
         raise ValueError(f"without: wanted evaluations from 1 to {table.nfe - 1}, got {sorted(without)}.")
     if np.ndim(guidance_scale) == 0:
         return _by_call(table, float(check_numbers("guidance_scale", guidance_scale, ())), without)
     low, high = (float(w) for w in check_numbers("guidance_scale", guidance_scale, (2,)))
-    if not low < high or table.corrections is not None:
-        raise ValueError(
-            f"guidance_scale: wanted a number, or (least, greatest) for a table without corrections, got {guidance_scale}."
-        )
+    if not low < high:
+        raise ValueError(f"guidance_scale: wanted a number, or (least, greatest), got {guidance_scale}.")
     # The factors are linear in w, and the first feature of a scale is -1 and 1 at the ends of the range.
     found, least, most = (_by_call(table, w, without) for w in ((low + high) / 2, low, high))
     none = Corrections.zeros(found, 2, "scale", (low, high))

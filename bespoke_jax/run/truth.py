@@ -110,7 +110,8 @@ def warn_of_truth(name: str, psnr: float, worth: float, truth: Truth) -> None:
     if psnr > worth - _ENOUGH and truth.share > _ROUNDING:
         warn(
             f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {worth:.1f} dB from better ones themselves. The "
-            "figure measures these paths as much as the solver: ask for a smaller rtol, or give better paths."
+            "figure measures these paths as much as the solver: ask for a smaller rtol (under "
+            "`frugal`, a larger budget), or give better paths."
         )
 
 
@@ -139,5 +140,5 @@ def warn_of_useless(name: str, flow: Flow, x1: Float[Array, "B *event"], rmse: f
         warn(
             f"{name}: the solver's RMSE is {rmse:.2g}, and that of the mean sample in place of every sample {spread:.2g}: the "
             "solver is of no use. Give it more evaluations. If 20 do not help, does the time of the velocity run from noise at 0 "
-            "to data at 1, with the sign of dx/dt?"
+            "to data at 1, with the sign of dx/dt? Under Flow.from_prediction, are `prediction` and `time` those of the network?"
         )
