@@ -43,21 +43,13 @@ class Carry(NamedTuple):
 
 def begin(table: "SolverTable", x0: Float[Array, "*shape"], image: Float[Array, "..."] | None = None) -> Carry:
     """The carry before the first evaluation; arguments are those of `SolverTable.begin`."""
-    _refuse_corrections(table)
-    shape, dtype = check_numeric("x0", x0)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"x0: wanted a floating dtype, got {dtype}.")
+    shape, dtype = _check_start(table, x0)
+    shown = _image(table, image, shape)
     x0, wide = jnp.asarray(x0), promote(dtype, jnp.float32)
     x, coming = x0, _along(table.a, x0, wide) * x0.astype(wide)
     if table.first is not None:
         x = (_along(table.first[None], x0, wide)[0] * x0.astype(wide)).astype(dtype)
-    if table.c is None and image is not None:
-        raise ValueError("image: wanted None, because the table has no image, got one.")
     if table.c is not None:
-        shown: Any = table.xi if image is None else image
-        size = check_numeric("image", shown)[0]
-        if shape[max(0, len(shape) - len(size)) :] != size and math.prod(size) != math.prod(shape):
-            raise ValueError(f"image: wanted the shape of x0, {shape}, or of one sample, got {size}.")
         shown = like(shown, x0).astype(wide)
         x = (x.astype(wide) + _along(table.c[:1], x0, wide)[0] * shown).astype(dtype)
         coming = coming + _along(table.c[1:], x0, wide) * shown
@@ -84,11 +76,7 @@ def checked_step(table: "SolverTable", i: Any, carry: Carry, u: Float[Array, "*s
         i = check_count("i", i, 0, table.nfe - 1)
     if not isinstance(carry, Carry):
         raise TypeError(f"carry: wanted what begin or step returned, got {type(carry).__name__}.")
-    shape, dtype = check_numeric("u", u)
-    if shape != carry.x.shape:
-        raise ValueError(f"u: wanted the shape of the state, {carry.x.shape}, got {shape}.")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"u: wanted a floating dtype, got {dtype}.")
+    _check_velocity("u", u, carry.x.shape)
     return step(table, i, carry, jnp.asarray(u))
 
 
@@ -118,21 +106,20 @@ def walk_calls(
 
     Row by row: sums skip velocities of factor 0 and share compiled programs among all tables.
     """
-    _refuse_corrections(table)
+    shown = _image(table, image, _check_start(table, x0)[0])
     moments, a, b = (np.asarray(value) for value in (table.t, table.a, table.b))
     moments = moments.astype(time_dtype(table, x0))
     x = noise = jnp.asarray(x0)
     terms, factors = [noise], a[:, None]
     first = np.ones_like(a[:1]) if table.first is None else np.asarray(table.first)[None]
     if table.c is not None:
-        shown: Any = table.xi if image is None else image
         terms.append(broadcast(shown, noise))
         c = np.asarray(table.c)
         first, factors = np.concatenate([first, c[:1]]), np.stack([a, c[1:]], axis=1)
     if table.first is not None or table.c is not None:
         x = kernels.combine(first, terms)
     for i, t in enumerate(moments):
-        terms.append(velocity(i, t, x))
+        terms.append(_check_velocity("velocity", velocity(i, t, x), x.shape))
         x = kernels.combine([*factors[i], *b[i, : i + 1]], terms)
     return x
 
@@ -147,9 +134,47 @@ def like(image: Array, x: Array) -> jax.Array:
     return jnp.reshape(image, x.shape) if jnp.size(image) == x.size else jnp.broadcast_to(image, x.shape)
 
 
-def _refuse_corrections(table: "SolverTable") -> None:
+def _check_start(table: "SolverTable", x0: Array) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of the noise, for a table without corrections."""
     if table.corrections is not None:
         raise ValueError("table: wanted one without corrections, got one with; use table.of_samples(flow).")
+    shape, dtype = check_numeric("x0", x0)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"x0: wanted a floating dtype, got {dtype}.")
+    return shape, dtype
+
+
+def _image(table: "SolverTable", image: Array | None, shape: tuple[int, ...]) -> Any:
+    """The image [*event] or [B, *event] of noise of this shape; None for a table without one.
+
+    The table's own may be one for each class, [K, *event]. It cannot be told from a sample of its shape, unless that is a vector:
+    scalar samples of several classes have no images of their own.
+    """
+    if table.c is None:
+        if image is not None:
+            raise ValueError("image: wanted None, because the table has no image, got one.")
+        return None
+    shown: Any = table.xi if image is None else image
+    size = check_numeric("image", shown)[0]
+    of_one = shape[max(0, len(shape) - len(size)) :] == size
+    if image is None and (not of_one or (size == shape and len(size) > 1)):
+        raise ValueError(
+            f"image: wanted those of these samples, table.image(flow), because the table's, of shape {size}, may be one for each "
+            f"class where x0 has shape {shape}, got None."
+        )
+    if not of_one and all(size != (math.prod(shape[:k]), *shape[k:]) for k in range(len(shape) + 1)):
+        raise ValueError(f"image: wanted the shape of x0, {shape}, or of one sample, got {size}.")
+    return shown
+
+
+def _check_velocity(name: str, u: Any, shape: tuple[int, ...]) -> Any:
+    """`u`, if it is a floating array of the state's shape."""
+    found, dtype = check_numeric(name, u)
+    if found != shape:
+        raise ValueError(f"{name}: wanted the shape of the state, {shape}, got {found}.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: wanted a floating dtype, got {dtype}.")
+    return u
 
 
 def _along(numbers: jax.Array, x: jax.Array, dtype: np.dtype) -> jax.Array:

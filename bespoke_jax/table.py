@@ -228,7 +228,7 @@ class SolverTable(Solver):
 
         Args:
             x0: noise, [*batch, *event].
-            image: of these samples, from `image`, for a table that has one; None for its `xi`.
+            image: of these samples, from `image`, for a table that has one; None for its `xi`, if that is one image.
 
         Examples:
             >>> import bespoke_jax as bj
@@ -275,7 +275,7 @@ class SolverTable(Solver):
         Args:
             velocity: of (t, x), and of the field if the table has them.
             x0: noise, [*batch, *event].
-            image: of these samples, from `image`, for a table that has one; None for its `xi`.
+            image: of these samples, from `image`, for a table that has one; None for its `xi`, if that is one image.
 
         Examples:
             >>> import bespoke_jax as bj

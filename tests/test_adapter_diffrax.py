@@ -115,3 +115,11 @@ def test_solvers_with_equal_numbers_are_equal():
 def test_what_is_wrong_is_named(arguments, error, words):
     with pytest.raises(error, match=words):
         TableSolver(**arguments)
+
+
+def test_an_image_serves_single_samples_of_its_shape():
+    flow = bj.Flow(lambda params, t, x: -jnp.sin(x), None, (2, 3))
+    table = dataclasses.replace(bj.classic.midpoint(4), c=jnp.linspace(0.1, 0.5, 5), xi=jnp.arange(6.0).reshape(2, 3))
+    term, x0 = diffrax.ODETerm(lambda t, y, args: -jnp.sin(y)), flow.noise(jax.random.key(0), (4,))
+    each = jax.vmap(lambda y0: solved(TableSolver(table), term, y0).ys[0])
+    np.testing.assert_allclose(each(x0), bj.solve(flow, table, x0), rtol=1e-5, atol=1e-6)

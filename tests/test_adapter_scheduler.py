@@ -64,6 +64,85 @@ def test_a_noise_prediction_of_a_variance_preserving_network():
     np.testing.assert_allclose(x, bj.solve(flow, solver, X0), rtol=1e-3, atol=1e-3)
 
 
+def exact(prediction, scheduler, t, x):
+    """The prediction of x0, or the score, on data N(mean, 0.5^2)."""
+    level = scheduler.at(jnp.float32(t))
+    away = (x - level.alpha * jnp.array([1.0, -2.0])) / ((0.5 * level.alpha) ** 2 + level.sigma**2)
+    return level.sigma * away if prediction == "noise" else -away
+
+
+@pytest.mark.parametrize("convention", ["noise_at_0", "noise_at_1"])
+@pytest.mark.parametrize("scheduler", [bj.schedulers.CondOT(), bj.schedulers.Cosine()], ids=["condot", "cosine"])
+@pytest.mark.parametrize("prediction", ["noise", "score"])
+def test_the_network_is_called_at_the_time_at_which_it_is_read(prediction, scheduler, convention):
+    table, x0 = bj.classic.midpoint(8), jnp.asarray(X0[:, :2])
+    flow = bj.Flow.from_prediction(
+        lambda p, t, x: exact(prediction, scheduler, t, x), None, (2,), scheduler, prediction
+    )
+    loop, x = TableScheduler(table, convention, scheduler, prediction), x0
+    for timestep in loop.timesteps:
+        t = timestep if convention == "noise_at_0" else 1 - timestep
+        x = loop.step(exact(prediction, scheduler, t, x), timestep, x).prev_sample
+    # The network's x - t mean cancels: 1 - (1 - t) is off by 6e-8, and alpha = 1e-3 divides.
+    np.testing.assert_allclose(x, bj.solve(flow, table, x0), atol=1e-5 if convention == "noise_at_0" else 2e-4)
+
+
+def test_a_noise_level_that_is_infinite_at_the_noise_is_clipped():
+    loop = TableScheduler(bj.classic.euler(2), "noise_to_signal", bj.schedulers.CondOT(), "noise")
+    np.testing.assert_allclose(loop.timesteps, [999, 1], rtol=1e-5)
+    coarse = TableScheduler(bj.classic.euler(2, dtype=jnp.bfloat16), "noise_at_0", bj.schedulers.CondOT(), "noise")
+    np.testing.assert_allclose(coarse.timesteps, [1e-3, 0.5], rtol=1e-6)
+
+
+def halves(edit, table=GENERAL, x0=X0):
+    loop, x = TableScheduler(table, "noise_at_0"), x0
+    for timestep in loop.timesteps:
+        x = loop.scale_model_input(x, timestep)
+        x = edit(loop.step(-0.5 * jnp.asarray(x), timestep, x).prev_sample)
+    return x
+
+
+@pytest.mark.parametrize("table", [bj.classic.euler(2), GENERAL], ids=["plain", "general"])
+def test_a_sample_that_was_edited_between_steps_is_refused(table):
+    for edit in (lambda x: x + 5, lambda x: np.where(np.arange(3) == 0, x + 1e-4, x), lambda x: x.at[0, 0].set(np.nan)):
+        with pytest.raises(
+            ValueError, match=r"sample: wanted what step 0 returned, got other .* may not be edited between steps"
+        ):
+            halves(edit, table)
+    with pytest.raises(ValueError, match=r"sample: wanted the shape of the state, \(4, 3\), got \(3,\)"):
+        halves(lambda x: x[0], table)
+    with pytest.raises(TypeError, match="sample: wanted a floating dtype"):
+        halves(lambda x: jnp.zeros(x.shape, int), table)
+    loop = TableScheduler(table, "noise_at_0")
+    loop.scale_model_input(X0)
+    with pytest.raises(ValueError, match="sample: wanted what scale_model_input returned"):
+        loop.step(X0, 0.0, X0 + 1)
+
+
+def test_a_sample_may_be_copied_or_cast_and_is_not_read_where_it_is_the_same():
+    wanted = halves(lambda x: x)
+    for edit in (np.array, jnp.copy, lambda x: np.asarray(x, np.float64)):
+        np.testing.assert_array_equal(halves(edit), wanted)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        np.testing.assert_allclose(halves(lambda x, dtype=dtype: x.astype(dtype)), wanted, atol=0.05)
+    jitted = jax.jit(lambda x: halves(lambda x: 1.0 * x, x0=x))(X0)
+    np.testing.assert_allclose(jitted, wanted, rtol=1e-4, atol=1e-5)
+    broken = halves(lambda x: np.array(x), bj.classic.euler(2), np.full((4, 3), np.nan, np.float32))
+    assert np.isnan(broken).all()  # of a network that fails, not of an edit
+    loop, x = TableScheduler(bj.classic.euler(2), "noise_at_0"), jnp.asarray(X0)
+    x = loop.step(x, 0.0, x).prev_sample
+    x.delete()
+    loop.step(jnp.zeros((4, 3)), 0.5, x)  # its numbers could not be read
+
+
+def test_the_noise_itself_may_be_the_first_sample():
+    loop = TableScheduler(GENERAL, "noise_at_0")  # as diffusers' pipelines call it
+    for noise in (X0, X0.copy()):
+        loop.set_timesteps()
+        x = loop.scale_model_input(X0)
+        loop.step(-0.5 * x, 0.0, noise)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [

@@ -1,6 +1,7 @@
 """Time grids and the float64 reading of schedulers. No x64 here: it must not matter."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +79,43 @@ def test_a_scheduler_whose_snr_does_not_grow():
     flat = bj.schedulers.Scheduler(lambda t: 1.0 + 0 * t, lambda t: 0.5 + 0 * t)
     with pytest.raises(ValueError, match="signal-to-noise ratio that grows"):
         time_grid("log_snr", 4, flat)
-    with pytest.raises(ValueError, match="growing signal-to-noise ratio"):
+    with pytest.raises(ValueError, match=r"growing signal-to-noise ratio"):
         bj.classic.ddim(4, flat)
+
+
+FALLING = {
+    "falling": bj.schedulers.Scheduler(lambda t: 1.1 - t, lambda t: 0.1 + t),
+    "reversed": bj.schedulers.Scheduler(lambda t: 1 - t, lambda t: t),
+    "hump": bj.schedulers.Scheduler(lambda t: 0.1 + t, lambda t: 1.05 - t * (2.2 - 1.2 * t)),
+    "late": bj.schedulers.Scheduler(lambda t: t, lambda t: 1.01 - t + 2 * jnp.maximum(t - 0.99, 0)),
+}
+
+
+@pytest.mark.parametrize("name", FALLING)
+def test_a_scheduler_whose_snr_falls_somewhere(name):
+    scheduler = FALLING[name]
+    builders = [partial(time_grid, grid, 4, scheduler) for grid in ("log_snr", "karras", "cosine")]
+    builders += [partial(f, 2, scheduler) for f in (bj.classic.ddim, bj.classic.deis, bj.classic.dpm_solver_pp)]
+    builders += [partial(f, 2, scheduler, grid="uniform") for f in (bj.classic.ddim, bj.classic.unipc)]
+    builders += [partial(bj.classic.ipndm, 2, scheduler=scheduler)]
+    for build in builders:
+        with pytest.raises(
+            ValueError, match=r"scheduler: wanted a growing signal-to-noise ratio for .*, got one that falls"
+        ):
+            build()
+
+
+def test_a_level_at_which_the_snr_falls_is_not_read():
+    level = levels(FALLING["falling"], [0.5])[0]
+    with pytest.raises(ValueError, match=r"growing signal-to-noise ratio at t=0\.5"):
+        level.predictions(1.0, 0.0)
+
+
+def test_a_scheduler_that_interpolates_in_float32_and_rests_is_no_fall():
+    t = jnp.linspace(0, 1, 500, dtype=jnp.float32)
+    alpha, sigma = jnp.minimum(t, 0.95), jnp.sqrt(1 - jnp.minimum(t, 0.95) ** 2)
+    table = bj.schedulers.Scheduler(lambda s: jnp.interp(s, t, alpha), lambda s: jnp.interp(s, t, sigma))
+    assert bj.classic.ddim(4, table, grid="uniform").nfe == 4
 
 
 # --- Levels. ---

@@ -80,6 +80,65 @@ def test_fields_name_the_network_and_images_are_of_the_samples():
     np.testing.assert_allclose(found, bj.solve(flow, table, x0), rtol=1e-6, atol=1e-6)
 
 
+# --- Images of the caller's samples. ---
+
+CLASSES = dataclasses.replace(bj.classic.euler(2), c=jnp.ones(3), xi=jnp.arange(6.0).reshape(3, 2))
+
+
+def still(t, x):
+    return 0 * x
+
+
+@pytest.mark.parametrize("x0", [jnp.zeros((3, 2)), jnp.zeros((4, 2)), np.zeros((1, 2), np.float32)])
+@pytest.mark.parametrize("run", [lambda x0: CLASSES.begin(x0), lambda x0: CLASSES.walk(still, x0)])
+def test_images_of_classes_are_not_those_of_as_many_samples(run, x0):
+    with pytest.raises(ValueError, match=r"image: wanted those of these samples, table.image\(flow\), .* got None"):
+        run(x0)
+    with pytest.raises(ValueError, match="image: wanted those of these samples"):
+        jax.eval_shape(run, x0)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (6, 1), (2, 3, 2), (4, 2), (3,), (3, 1)])
+def test_an_image_of_another_shape_is_not_reshaped(shape):
+    for run in (CLASSES.begin, lambda x0, image: CLASSES.walk(still, x0, image)):
+        with pytest.raises(ValueError, match=r"image: wanted the shape of x0, \(3, 2\), or of one sample, got"):
+            run(jnp.zeros((3, 2)), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("batch", "image"),
+    [((3,), (2,)), ((3,), (3, 2)), ((2, 3), (6, 2)), ((2, 3), (2, 3, 2)), ((2, 3), (2,)), ((), (2,)), ((), (1, 2))],
+)
+def test_images_of_one_sample_and_of_each(batch, image):
+    x0, values = jnp.zeros((*batch, 2)), np.arange(np.prod(image), dtype=np.float32).reshape(image)
+    wanted = np.broadcast_to(values, x0.shape) if image == (2,) else values.reshape(x0.shape)
+    np.testing.assert_array_equal(CLASSES.begin(x0, values).x, wanted)
+    np.testing.assert_array_equal(CLASSES.walk(still, x0, values), wanted)
+    np.testing.assert_array_equal(jax.jit(CLASSES.walk, static_argnums=0)(still, x0, values), wanted)
+
+
+def test_a_table_of_one_image_needs_none_given():
+    for x0 in (X0, X0[0], X0.reshape(2, 2, 3)):
+        np.testing.assert_allclose(loop(GENERAL, x0, lambda i, t, x: -x), GENERAL.walk(lambda t, x: -x, x0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("velocity", "image", "error", "words"),
+    [
+        (still, jnp.ones((9, 9)), ValueError, "image: wanted None, because the table has no image, got one"),
+        (lambda t, x: x[:, :1], None, ValueError, r"velocity: wanted the shape of the state, \(4, 3\), got \(4, 1\)"),
+        (lambda t, x: x[0], None, ValueError, "velocity: wanted the shape"),
+        (lambda t, x: x > 0, None, TypeError, "velocity: wanted a floating"),
+        (lambda t, x: x.tolist(), None, TypeError, "velocity: wanted an array, got list"),
+    ],
+)
+def test_a_walk_broadcasts_nothing(velocity, image, error, words):
+    with pytest.raises(error, match=words):
+        bj.classic.euler(2).walk(velocity, X0, image)
+    with pytest.raises(TypeError, match="x0: wanted a floating"):
+        bj.classic.euler(2).walk(still, jnp.zeros(3, int))
+
+
 def test_times_in_the_conventions_of_others():
     table, scheduler = bj.classic.euler(4), bj.schedulers.EDM()
     t = np.array([0, 0.25, 0.5, 0.75])

@@ -119,7 +119,9 @@ class TableSolver(diffrax.AbstractSolver[None]):
             u = terms.vf_prod(t0 + t.astype(jnp.result_type(t0)), _states(carries), args, control)
             return jax.tree.map(lambda carry, u: self.table.step(i, carry, u)[0], carries, u, is_leaf=_is_carry), None
 
-        begun = jax.tree.map(lambda y: self.table.begin(y, self.image), y0)
+        # Under vmap a state is one sample, and the table's image one of its shape.
+        image = self.table.xi if self.image is None else self.image
+        begun = jax.tree.map(lambda y: self.table.begin(y, image), y0)
         carries, _ = jax.lax.scan(evaluate, begun, (jnp.arange(self.table.nfe), self.table.times()))
         y1 = _states(carries)
         return y1, None, dict(y0=y0, y1=y1), None, diffrax.RESULTS.successful

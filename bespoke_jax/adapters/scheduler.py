@@ -3,6 +3,7 @@
 For diffusers itself, `export_code(solver, "diffusers")` writes a class of PyTorch.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax.adapters.tables import table_of_one_velocity
-from bespoke_jax.checks import check_choice, check_count, known
+from bespoke_jax.checks import check_choice, check_count, check_numeric, known
+from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.prediction import PREDICTIONS, velocity_of_prediction
 from bespoke_jax.flow.source import noise_std
 from bespoke_jax.flow.times import scheduler_of
@@ -36,8 +38,8 @@ class TableScheduler:
     """A solver as the scheduler of a loop that calls its network itself.
 
     A loop takes `sample` from `scale_model_input`, gives it to the network and calls `step` with the output, once for each of
-    `timesteps`. The object keeps noise and velocities between the steps of one batch. Within `jit` or `scan` use
-    `SolverTable.begin` and `SolverTable.step`, which keep nothing.
+    `timesteps`. The object keeps noise and velocities between the steps of one batch, so a loop may not edit its samples between
+    steps, as inpainting does. Within `jit` or `scan` use `SolverTable.begin` and `SolverTable.step`, which keep nothing.
 
     Args:
         solver: a learned solver or a table that evaluates one velocity.
@@ -73,7 +75,12 @@ class TableScheduler:
     ):
         self._table = table_of_one_velocity(solver)
         check_choice("prediction", prediction, PREDICTIONS)
-        self.timesteps: np.ndarray = np.asarray(self._table.times(convention, scheduler))
+        self._velocity, evaluated = None, self._table
+        if prediction != "velocity":
+            self._velocity = velocity_of_prediction(_output, scheduler_of(scheduler), prediction, None)
+            t = jnp.asarray(evaluated.t, promote(evaluated.t.dtype, jnp.float32))
+            evaluated = dataclasses.replace(evaluated, t=jnp.clip(t, *self._velocity.time_range))
+        self.timesteps: np.ndarray = np.asarray(evaluated.times(convention, scheduler))
         self._sign = 1 if convention == "noise_at_0" or prediction != "velocity" else -1
         if convention == "steps_of_1000" and prediction != "velocity":
             raise ValueError(
@@ -84,9 +91,6 @@ class TableScheduler:
             raise ValueError(
                 f"prediction: wanted 'noise', 'data', 'score' or 'v' with convention={convention!r}, got 'velocity'."
             )
-        self._velocity = None
-        if prediction != "velocity":
-            self._velocity = velocity_of_prediction(_output, scheduler_of(scheduler), prediction, None)
         self.init_noise_sigma = noise_std(scheduler)
         self.set_timesteps()
 
@@ -101,14 +105,14 @@ class TableScheduler:
             raise ValueError(
                 f"num_inference_steps: wanted {m}, the evaluations of this solver, got {num_inference_steps}."
             )
-        self._index, self._carry = 0, None
+        self._index, self._carry, self._noise = 0, None, None
 
     def scale_model_input(
         self, sample: Float[Array, "*shape"], timestep: Scalar | None = None
     ) -> Float[jax.Array, "*shape"]:
         """What the network is to be given: the sample; of a table with a first row of its own, at first the state made of it."""
         if self._index == 0:
-            self._carry = self._table.begin(sample)
+            self._carry, self._noise = self._table.begin(sample), jnp.asarray(sample)
             return self._carry.x
         return jnp.asarray(sample)
 
@@ -120,10 +124,11 @@ class TableScheduler:
         Args:
             model_output: of the network at `sample` and `timestep`.
             timestep: the entry of `timesteps` in turn.
-            sample: what the network was given.
+            sample: what the network was given: what the step before returned, or at first the noise or the state made of it. A
+                copy is read to compare its numbers, which waits for the device; the array itself, or a traced one, is not.
 
         Raises:
-            ValueError: for a step too many, another timestep, or an output of another shape.
+            ValueError: for a step too many, another timestep, a sample that was edited, or an output or sample of another shape.
         """
         i = self._index
         if i == self._table.nfe:
@@ -138,12 +143,41 @@ class TableScheduler:
                     "step: wanted scale_model_input before the first step: the first state is not the noise."
                 )
             self._carry = self._table.begin(sample)
+        else:
+            self._check_sample(sample, self._carry.x)
         u = self._sign * jnp.asarray(model_output)
         if self._velocity is not None:
             u = self._velocity(u, self._table.t[i], self._carry.x)
         self._carry, x = self._table.step(i, self._carry, u)
-        self._index = i + 1
+        self._index, self._noise = i + 1, None
         return StepOutput(x)
+
+    def _check_sample(self, sample: Array, state: jax.Array) -> None:
+        """Raise unless `sample` is the state, or at first the noise: the same object, or the same numbers but for rounding."""
+        wanted = [state] if self._noise is None else [state, self._noise]
+        if any(sample is array for array in wanted):
+            return
+        shape, dtype = check_numeric("sample", sample)
+        if shape != state.shape:
+            raise ValueError(f"sample: wanted the shape of the state, {state.shape}, got {shape}.")
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"sample: wanted a floating dtype, got {dtype}.")
+        if not any(_same(jnp.asarray(sample), array) for array in wanted):
+            source = f"step {self._index - 1}" if self._index else "scale_model_input"
+            raise ValueError(
+                f"sample: wanted what {source} returned, got other numbers; the samples of a learned table may not be edited "
+                "between steps, because each is made anew of the noise and all velocities."
+            )
+
+
+def _same(sample: jax.Array, state: jax.Array) -> bool:
+    """Whether these are the same numbers, but for rounding to either dtype; True if that cannot be known now."""
+    one, other = known(sample), known(state)
+    if one is None or other is None:
+        return True
+    coarser = max((jnp.finfo(array.dtype) for array in (one, other)), key=lambda info: info.eps)
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return np.allclose(one, other, 2 * float(coarser.eps), float(coarser.smallest_normal), equal_nan=True)
 
 
 def _output(output: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -24,14 +25,31 @@ __all__ = ["Level", "check_scheduler", "level_at_snr", "levels", "times_of_snr"]
 # Log-SNR beyond this counts as infinite, out of reach of a polynomial in log-SNR. It only chooses between methods (the VP
 # scheduler's sigma_1 = 1e-6 stands for 0); alpha and sigma are always used unchanged.
 _INFINITE_LOG_SNR = math.log(1e5)
+_ROUNDING = 1e-5  # of schedulers that interpolate numbers in float32
 _CHUNK = 128  # the compiled functions take times in chunks of one size, so that they are compiled once
 
 
 def check_scheduler(scheduler: Any, wanted_by: str) -> Scheduler:
-    """`scheduler`, if it is a `Scheduler`. Raises ValueError otherwise."""
+    """`scheduler`, if it is a `Scheduler` whose signal-to-noise ratio nowhere falls. Raises ValueError otherwise."""
     if not isinstance(scheduler, Scheduler):
         raise ValueError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler for {wanted_by}, got {scheduler!r}.")
+    fall = _first_fall(scheduler)
+    if fall is not None:
+        s, t = fall
+        raise ValueError(
+            f"scheduler: wanted a growing signal-to-noise ratio for {wanted_by}, got one that falls from {s.snr:.6g} at "
+            f"t={s.t:.6g} to {t.snr:.6g} at t={t.t:.6g}."
+        )
     return scheduler
+
+
+@functools.lru_cache(maxsize=64)
+def _first_fall(scheduler: Scheduler) -> tuple["Level", "Level"] | None:
+    """The first neighbours among equally spaced times whose snr falls by more than rounding; None if it falls nowhere."""
+    for s, t in pairwise(levels(scheduler, np.linspace(0.0, 1.0, _CHUNK))):
+        if s.alpha * t.sigma - t.alpha * s.sigma > _ROUNDING * t.alpha * s.sigma:
+            return s, t
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +100,7 @@ class Level:
             ValueError: if the scheduler's slopes are not finite here, or its signal-to-noise ratio does not grow.
         """
         determinant = self.determinant
-        if not (math.isfinite(determinant) and determinant != 0):
+        if not (math.isfinite(determinant) and determinant < 0):
             raise ValueError(
                 f"scheduler: wanted finite slopes and a growing signal-to-noise ratio at t={self.t}, got "
                 f"alpha={self.alpha}, sigma={self.sigma} with slopes {self.alpha_dot} and {self.sigma_dot}."

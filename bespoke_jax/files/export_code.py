@@ -75,12 +75,7 @@ def export_code(
     """
     check_choice("to", to, LANGUAGES)
     check_choice("prediction", prediction, _DIFFUSERS)
-    table = check_solver_arrays("solver", solver).unrolled()
-    if table.corrections is not None:
-        raise ValueError(
-            "solver: wanted one table for all samples, got one with corrections for each class or scale; for one of these export "
-            "bespoke_jax.to_table(solver).of_samples(flow), with the flow of that class or scale."
-        )
+    table = _table_for_all(solver)
     if scheduler is not None and not isinstance(scheduler, Scheduler):
         raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
     first, last = check_numbers("time_range", time_range, (2,)).tolist()
@@ -95,6 +90,17 @@ def export_code(
     steps = 1000 if betas is None else len(check_numbers("betas", betas, ("N",)))
     text = _numbers(table, times) + "".join(f"\n{name} = {_list(values)}" for name, values in network.items())
     return _filled(to, table, text, noise_std(scheduler), prediction, steps)
+
+
+def _table_for_all(solver: Solver) -> SolverTable:
+    """The solver's table, if it is the same for all samples. Raises ValueError otherwise."""
+    table = check_solver_arrays("solver", solver).unrolled()
+    if table.corrections is not None:
+        raise ValueError(
+            "solver: wanted one table for all samples, got one with corrections for each class or scale; for one of these export "
+            "bespoke_jax.to_table(solver).of_samples(flow), with the flow of that class or scale."
+        )
+    return table
 
 
 def _filled(to: str, table: SolverTable, numbers: str, noise_std: float, prediction: str, steps: int) -> str:

@@ -98,8 +98,8 @@ def _check_slope(flow: Flow, slope: float, wanted: float) -> None:
             f"velocity: at t = 0 its slope in x is {slope:.3g}, and that of the flow's scheduler {wanted:.3g}. Does its time run "
             "from data to noise, or is a sign missing? For a network that gives dx/ds at s = 1 - t, the velocity is "
             "-network(params, 1 - t, x); for one that predicts noise, data or v, use Flow.from_prediction, the time 1 - t and no "
-            "sign, or the `time` that it was trained with, such as steps. (If noise and data were strongly paired in training, as "
-            "by reflow, the scheduler's slope does not apply.)"
+            "sign, or the `time` that it was trained with, such as steps. (If noise and data were strongly paired in training, "
+            "as by reflow, the scheduler's slope does not apply.)"
         )
 
 
