@@ -15,7 +15,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.run.scores import Score, decibels, distances, score, table_of_scores, with_error
+from bespoke_jax.run.scores import Score, decibels, distances, score, standard_error, table_of_scores, with_error
 from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth, warn_of_useless
 from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import KeyArray, Number
@@ -37,7 +37,7 @@ class SolverCheck(NamedTuple):
         midpoint: the score of the midpoint method; None if `nfe` is odd.
         dedicated: the score of the best dedicated solver, or of the best of the given `others`; None if there were none.
         truth: the accuracy of the true paths: their ends against those solved to a tenth of the tolerance.
-        gain_standard_error: the standard error of `gain`, in dB, from the differences path by path.
+        gain_standard_error: the standard error of `gain`, in dB, from the differences path by path; NaN for one path.
     """
 
     fits: bool
@@ -214,7 +214,7 @@ def _compared(ruler: Yardstick, solver: Solver, others: Mapping[str, Solver] | N
     gain, apart = own.mean_psnr - best.mean_psnr, math.nan
     if math.isfinite(gain):
         differences = decibels(own.errors, ruler.data_range) - decibels(best.errors, ruler.data_range)
-        apart = float(np.std(differences) / len(differences) ** 0.5)
+        apart = standard_error(differences)
     calls = solver.network_calls(flow)
     of_midpoint, of_dedicated = (None if each is None else each.score for each in (midpoint, dedicated))
     return SolverCheck(

@@ -1,5 +1,7 @@
 """Distances between two batches of samples: RMSE and PSNR (Sec. 4)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ def rmse(x: Float[Array, "*shape"], y: Float[Array, "*shape"], event_ndim: int) 
         event_ndim: the number of axes of one sample.
 
     Returns:
-        The errors, [*batch].
+        The errors, [*batch], in float32 at least.
 
     Raises:
         TypeError: for arrays that are not floating.
@@ -36,7 +38,13 @@ def rmse(x: Float[Array, "*shape"], y: Float[Array, "*shape"], event_ndim: int) 
             raise TypeError(f"{name}: wanted a floating array, got {got}.")
     if jnp.shape(x) != jnp.shape(y):
         raise ValueError(f"y: wanted the shape of x, {jnp.shape(x)}, got {jnp.shape(y)}.")
-    return jnp.sqrt(mean_square(x - y, check_count("event_ndim", event_ndim, 0, x.ndim)))
+    event_ndim = check_count("event_ndim", event_ndim, 0, x.ndim)
+    return jnp.sqrt(mean_square(_widened(x) - _widened(y), event_ndim))
+
+
+def _widened(x: Float[Array, "*shape"]) -> Any:
+    """x in float32 if it is in half precision, whose squares and small differences are soon infinite or 0."""
+    return x.astype(jnp.float32) if x.dtype in (jnp.float16, jnp.bfloat16) else x
 
 
 def mean_square(x: Float[Array, "*shape"], event_ndim: int) -> Float[jax.Array, "..."]:
@@ -52,7 +60,7 @@ def psnr(error: ArrayLike | Numbers, data_range: float = 2.0) -> Float[jax.Array
         data_range: the largest value of the data minus the smallest; 2.0 for data in [-1, 1].
 
     Returns:
-        An array of error's shape.
+        An array of error's shape, in float32 at least.
 
     Raises:
         TypeError: for errors that are no numbers.
@@ -73,4 +81,4 @@ def psnr(error: ArrayLike | Numbers, data_range: float = 2.0) -> Float[jax.Array
 
 @jax.jit
 def _decibels(errors: jax.Array, data_range: Scalar) -> jax.Array:
-    return 20 * jnp.log10(data_range / errors)
+    return 20 * jnp.log10(data_range / _widened(errors))

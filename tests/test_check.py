@@ -80,9 +80,16 @@ def test_the_gain_has_the_standard_error_of_differences_path_by_path():
     x0 = FLOW.noise(KEY, (8,))
     x1 = bj.ground_truth(FLOW, x0, batch_size=64).x1
     mine, other = (bj.metrics.rmse(bj.solve(FLOW, s, x0), x1, 1) for s in (better, worse))
-    assert found.gain_standard_error == pytest.approx(np.std(20 * np.log10(other / mine)) / 8**0.5, abs=1e-3)
+    assert found.gain_standard_error == pytest.approx(np.std(20 * np.log10(other / mine), ddof=1) / 8**0.5, abs=1e-3)
     close = found._replace(gain=0.1, gain_standard_error=0.3)
     assert "0.1 ± 0.3 dB" in str(close) and "less than two standard errors" in str(close)
+
+
+def test_one_path_has_no_standard_error():
+    found = bj.check_solver(FLOW, bj.classic.heun(8), KEY, num_paths=1, others={})
+    of_score = found.solver.standard_error, found.solver.psnr_standard_error, found.solver.mean_psnr_standard_error
+    assert np.isnan([found.gain_standard_error, *of_score]).all()
+    assert "±" not in str(found) and "nan" not in str(found)
 
 
 def test_a_solver_hardly_better_than_the_mean_sample_is_warned_of():

@@ -193,7 +193,11 @@ def test_classes_of_a_network():
         (lambda: bj.given(FLOW, {"centre": CENTRES[0]}), ValueError, "conditions: wanted the shapes"),
         (lambda: bj.given(FLOW, {"centre": CENTRES[:0]}), ValueError, "conditions: wanted the shapes"),
         (lambda: given([0, 1])(0.5, jnp.ones((3, 2))), ValueError, "x: .* conditions, 2, got 3"),
-        (lambda: bj.solve(given([0, 1]), bj.classic.euler(2), jnp.ones((3, 2))), ValueError, "x0: .* conditions, 2, got 3"),
+        (
+            lambda: bj.solve(given([0, 1]), bj.classic.euler(2), jnp.ones((3, 2))),
+            ValueError,
+            "x0: .* conditions, 2, got 3",
+        ),
         (lambda: bj.ground_truth(given([0, 1]), jnp.ones((3, 2))), ValueError, "x0: .* conditions, 2, got 3"),
     ],
 )

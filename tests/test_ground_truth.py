@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
+from bespoke_jax.run import controller
+from bespoke_jax.run.truth import truth_of
 from tests import reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -420,6 +422,37 @@ def test_states_of_half_precision(dtype):
     paths = bj.ground_truth(flow, x0, rtol=1e-2)
     assert paths.x1.dtype == dtype
     np.testing.assert_allclose(np.asarray(paths.x1, float), np.asarray(x0, float) * np.exp(-1), atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_noises_of_half_precision_have_the_paths_of_the_same_numbers_in_float32(dtype):
+    flow = bj.analytic.mixture([[-1.0, 0.5, 0.3], [1.0, 0.0, -1.0]], std=0.4)
+    x0 = jnp.asarray(np.random.default_rng(7).standard_normal((16, 3)), dtype)
+    true = bj.ground_truth(flow, x0.astype("float32"))
+    for ends_only in (False, True):
+        found = bj.ground_truth(flow, x0, ends_only=ends_only)
+        np.testing.assert_array_equal(found.x1, true.x1.astype(dtype))
+        np.testing.assert_array_equal(found.evaluations, true.evaluations)
+    found = bj.ground_truth(flow, x0)
+    assert {v.dtype for v in (found.states, found.velocities, found.middles)} == {jnp.dtype(dtype)}
+    # Their accuracy is that of their own rounding, which is coarser than the solve.
+    share = truth_of(found, flow)[0].share
+    assert 0.05 < share / jnp.finfo(dtype).eps < 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_rms_of_states_of_any_size(scale):
+    x = scale * np.random.default_rng(8).standard_normal((4, 50)).astype(np.float32)
+    wanted = np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=1))
+    np.testing.assert_allclose(jax.jit(controller._rms)(x), wanted, rtol=1e-6)
+    odd = jnp.array([[0.0, 0.0], [np.inf, 1.0], [np.nan, 1.0], [3e38, 3e38]], jnp.float32)
+    np.testing.assert_allclose(jax.jit(controller._rms)(odd), [0, np.inf, np.nan, 3e38], rtol=1e-6)
+
+
+def test_states_whose_squares_overflow_are_solved_to_the_tolerance():
+    flow = bj.Flow(lambda params, t, x: 60 * x, None, (2,))
+    x1 = bj.ground_truth(flow, jnp.ones((1, 2), jnp.float32)).x1
+    np.testing.assert_allclose(x1, np.exp(60.0), rtol=1e-3)
 
 
 def test_states_that_stay_at_zero():

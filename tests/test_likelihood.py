@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.run import invert, krylov
+from bespoke_jax.run import invert, krylov, likelihood
 from tests import zoo
 
 KEY = jax.random.key(0)
@@ -138,9 +138,7 @@ def test_each_sample_has_its_condition():
         # x' = -x + c: the map is linear, with the same factor for every condition.
         factor = (1 - 0.5 + 0.5**2 / 2) ** 2 if one else np.exp(-1)
         np.testing.assert_allclose(found.log_det, 2 * np.log(factor), atol=1e-3)
-    with pytest.raises(
-        ValueError, match=r"^x1: wanted a batch that matches the flow's conditions for 3 samples, got 2"
-    ):
+    with pytest.raises(ValueError, match=r"^x1: wanted as many samples as the flow has conditions, 3, got 2"):
         bj.invert(flow, solver, x0[:2])
 
 
@@ -150,9 +148,8 @@ def collapsing(params, t, x):
 
 def test_samples_out_of_reach_are_named():
     flow, euler = bj.Flow(collapsing, None, (2,)), bj.classic.euler(1)  # x1 = x0 - x0
-    with pytest.warns(
-        UserWarning, match=r"^invert: 2 of 3 samples did not converge; the largest residual is 1\.2 of the RMS"
-    ):
+    unmet = r"^invert: 2 of 3 samples did not converge; the largest residual is 1\.2 of the RMS"
+    with pytest.warns(UserWarning, match="^log_likelihood: .* at 1 of 3"), pytest.warns(UserWarning, match=unmet):
         found = bj.log_likelihood(flow, euler, jnp.array([[1.0, 1.0], [0.0, 0.0], [-1.0, 1.0]]))
     assert np.isnan(found.log_p).tolist() == [True, False, True] or np.isinf(found.log_det[1])
 
@@ -168,7 +165,52 @@ def test_a_fold_is_said():
     np.testing.assert_allclose(found.log_det, np.log(2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_probes", [None, 2])
+def test_a_singular_map_is_said(num_probes):
+    flow, euler = bj.Flow(lambda p, t, x: jnp.stack([-2 * x[:, 0], 0 * x[:, 1]], 1), None, (2,)), bj.classic.euler(2)
+    with pytest.warns(UserWarning, match=r"^log_likelihood: the solver folds space at 2 of 2 samples .* negative or 0"):
+        found = bj.log_likelihood(flow, euler, jnp.array([[0.0, 1.0], [0.0, 2.0]]), KEY, num_probes=num_probes)
+    assert np.all(found.log_det == -np.inf) and np.all(found.log_p == np.inf)
+    assert num_probes is None or np.all(np.isnan(found.standard_error))
+
+
+def test_probes_tell_singular_maps_from_those_of_another_scale(matrices):
+    of_rank_3 = matrices - matrices.mean(axis=2, keepdims=True)  # takes (1, 1, 1, 1) to 0
+    signs = jax.random.rademacher(KEY, (5, 4), jnp.float32)
+    for singular, cases in ((False, (matrices, 1e-9 * matrices, 1e9 * matrices)), (True, (of_rank_3, 0 * matrices))):
+        for case in cases:
+            h = krylov.arnoldi(product(case), signs, 4)[1]
+            assert np.all(likelihood._is_singular(np.asarray(h)) == singular)
+    for factor in (-1e-9, 1e9):  # whose spaces end at once
+        h = krylov.arnoldi(lambda v, factor=factor: factor * v, signs, 4)[1]
+        assert not np.any(likelihood._is_singular(np.asarray(h)))
+
+
 # --- The density. ---
+
+
+@pytest.mark.parametrize("num_probes", [None, 2])
+def test_the_density_is_of_all_numbers_whatever_their_weights(num_probes):
+    flow = bj.Flow(lambda p, t, x: jnp.stack([0 * x[:, 0], jnp.tanh(3 * x[:, 1])], 1), None, (2,))
+    euler = bj.classic.euler(3)
+    x0 = jnp.array([[0.1, 0.5], [0.3, -1.0]])
+    x1 = bj.solve(flow, euler, x0)
+    plain, found = (
+        bj.log_likelihood(one, euler, x1, KEY, num_probes=num_probes)
+        for one in (flow, flow.replace(weights=[1.0, 0.0]))
+    )
+    np.testing.assert_allclose(found.x0, x0, atol=1e-5)
+    np.testing.assert_allclose(found.log_p, plain.log_p, atol=1e-5)
+    np.testing.assert_allclose(found.residual, plain.residual, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_probes", [None, 1])
+def test_one_sample_of_one_number(num_probes):
+    flow, euler = bj.Flow(lambda p, t, x: 2 * x, None, ()), bj.classic.euler(1)  # x1 = 3 x0
+    found = bj.log_likelihood(flow, euler, jnp.asarray(1.5), KEY, num_probes=num_probes)
+    assert found.x0.shape == found.log_p.shape == found.residual.shape == found.bits_per_dimension.shape == ()
+    wanted = -0.5 * 0.5**2 - 0.5 * np.log(2 * np.pi) - np.log(3)
+    np.testing.assert_allclose([found.log_p, -found.bits_per_dimension * np.log(2)], wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

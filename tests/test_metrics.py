@@ -62,6 +62,17 @@ def test_axes_that_are_not_there(event_ndim):
         rmse(jnp.zeros((2, 3)), jnp.zeros((2, 3)), event_ndim)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("apart", [1e-4, 300.0, 60000.0])
+def test_half_precision_neither_overflows_nor_vanishes(dtype, apart):
+    x, zero = jnp.full((2, 4), apart, dtype), jnp.zeros((2, 4), dtype)
+    found = rmse(x, zero, 1)
+    assert found.dtype == psnr(x).dtype == jnp.float32
+    np.testing.assert_allclose(found, apart, rtol=5e-3)
+    np.testing.assert_allclose(psnr(x), 20 * np.log10(2 / apart), atol=0.05)
+    np.testing.assert_allclose(rmse(x, -x, 1), 2 * apart, rtol=5e-3)
+
+
 def test_psnr_of_no_error():
     assert float(psnr(0.0)) == np.inf and np.isnan(psnr(np.nan))
     for error in (-0.1, 0.1j):

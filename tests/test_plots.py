@@ -75,7 +75,8 @@ class TestErrorAgainstCalls:
         errors = np.exp(RANDOM.normal(size=50))
         found = score("mine", errors, 2.0)
         decibels = np.array([bj.metrics.psnr(error) for error in errors])
-        assert found.mean_psnr_standard_error == pytest.approx(decibels.std() / 50**0.5, rel=1e-5)
+        assert found.mean_psnr_standard_error == pytest.approx(decibels.std(ddof=1) / 50**0.5, rel=1e-5)
+        assert found.standard_error == pytest.approx(errors.std(ddof=1) / 50**0.5)
         assert score("mine", np.array([1.0, np.nan]), 2.0).mean_psnr_standard_error == np.inf
 
     def test_a_single_point_has_a_bar(self):
@@ -83,6 +84,13 @@ class TestErrorAgainstCalls:
         (bar,) = bj.plots.error_against_calls({"mine": one}, measure="rmse").collections
         wanted = one[4].rmse + one[4].standard_error * np.array([-1, 1])
         np.testing.assert_allclose(bar.get_segments()[0], [[4, wanted[0]], [4, wanted[1]]])
+
+    @pytest.mark.parametrize("measure", ["psnr", "mean_psnr", "rmse"])
+    def test_one_sample_has_a_line_without_a_band(self, measure):
+        found = {nfe: score("mine", np.array([1 / nfe]), 2.0) for nfe in (4, 8)}
+        axes = bj.plots.error_against_calls({"mine": found}, measure=measure)
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), [getattr(found[nfe], measure) for nfe in (4, 8)])
+        axes.figure.canvas.draw()
 
     def test_a_solver_that_diverged_leaves_a_gap(self):
         found = scores(4, 8) | {6: score("mine", np.array([np.nan, 1.0]), 2.0)}

@@ -123,7 +123,9 @@ def _is_repeated(flow: Flow, function: Any, none: Any) -> bool:
         return function == own
     leaves, own_leaves = (list(map(known, jax.tree.leaves(tree))) for tree in (none, flow.params["unconditional"]))
     pairs = zip(leaves, own_leaves, strict=False)
-    return len(leaves) == len(own_leaves) and all(a is not None and np.array_equal(a, b) for a, b in pairs)
+    return len(leaves) == len(own_leaves) and all(
+        a is not None and b is not None and np.array_equal(a, b) for a, b in pairs
+    )
 
 
 def _hashable(name: str, function: Any) -> Any:

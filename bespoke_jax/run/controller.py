@@ -38,9 +38,16 @@ def _over_tolerance(
 
 
 def _rms(x: Array) -> jax.Array:
-    """The RMS of each sample, [B], in float32 at least."""
-    wide = x.astype(promote(x.dtype, jnp.float32))
-    return jnp.sqrt(jnp.mean(jnp.square(wide.reshape(len(x), -1)), axis=1))
+    """The RMS of each sample, [B], in float32 at least.
+
+    Its unit is a power of two near the largest number: division by it is exact, and squares neither overflow nor vanish. Like it,
+    its inverse is a normal number, since XLA may multiply by that.
+    """
+    wide = x.astype(promote(x.dtype, jnp.float32)).reshape(len(x), -1)
+    largest = jnp.max(jnp.abs(wide), axis=1, keepdims=True)
+    unit = largest / (4 * jnp.frexp(largest)[0])
+    unit = jnp.where(jnp.isfinite(unit) & (unit > 0), unit, 1)  # of 0, infinity and NaN
+    return unit[:, 0] * jnp.sqrt(jnp.mean(jnp.square(wide / unit), axis=1))
 
 
 def _worst_rms(error: Array) -> jax.Array:

@@ -53,7 +53,8 @@ def ground_truth(
 
     Args:
         flow: the velocity field.
-        x0: noises, [*batch, *event_shape], or a tree of [*batch, *leaf]; as many as a `given` flow has conditions.
+        x0: noises, [*batch, *event_shape], or a tree of [*batch, *leaf]; as many as a `given` flow has conditions. Paths from
+            those in half precision are solved in float32 and rounded.
         rtol: relative tolerance per step, > 0. float32 allows about 1e-6.
         atol: absolute tolerance per step, > 0, in the units of the state. None for `rtol` times the current scale of each state
             (its RMS, or 1 % of the way it has still to go), so that data of any scale is solved alike.
@@ -72,9 +73,8 @@ def ground_truth(
         RuntimeError: if `max_steps` steps do not reach t = 1; names the time that they reached.
 
     Warns:
-        UserWarning: if the velocity's round-off (of a network in bfloat16) exceeds the tolerance, which is then raised to what it
-            allows; if the precision of the times is too coarse for the field; if `atol` is more than a tenth of the scale of the
-            states.
+        UserWarning: if the velocity's round-off (a bfloat16 network's) exceeds the tolerance, which is then raised to what it
+            allows; if the times are too coarse for the field; if `atol` is more than a tenth of the states' scale.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -124,7 +124,7 @@ def finer_ends(
         rtol, atol: the tolerance, as for `ground_truth`.
 
     Returns:
-        (x1 [B, *event], velocity evaluations spent).
+        (x1 [B, *event] in float32 at least, velocity evaluations spent).
     """
     tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
     x1, evaluations = zip(*_parts(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True), strict=True)
@@ -138,16 +138,18 @@ def _solve(
     parts = _parts(flow, x0, tolerance, batch_size, max_steps, ends_only)
     if ends_only:
         x1, evaluations = zip(*parts, strict=True)
-        times, states = between_ends(flow, spread(flow, x0), joined(flow, x1))
+        times, states = between_ends(flow, spread(flow, x0), joined(flow, x1).astype(x0.dtype))
         return times, states, None, None, jax.device_put(np.concatenate(evaluations))
     longest = max(part[0].shape[1] for part in parts)
-    return tuple(map(jnp.concatenate, zip(*(padded(part, longest) for part in parts), strict=True)))
+    times, *arrays, evaluations = map(jnp.concatenate, zip(*(padded(part, longest) for part in parts), strict=True))
+    return times, *(array.astype(x0.dtype) for array in arrays), evaluations
 
 
 def _parts(
     flow: Flow, x0: Array, tolerance: Tolerance, batch_size: int | None, max_steps: int, ends_only: bool
 ) -> list[tuple[Any, ...]]:
-    """The results of `_solve_batch`."""
+    """The results of `_solve_batch`, in float32 at least: no tolerance is worth much in steps rounded more coarsely."""
+    x0 = x0.astype(promote(x0.dtype, jnp.float32))
     if batch_size is None:
         batch_size = max(1, min(256, _NUMBERS_TOGETHER // math.prod(flow.event_shape)))
     return [
@@ -232,7 +234,7 @@ def _not_finite(flow: Flow, t: Any, attempts: int, where: str = "after") -> Floa
         if numbers is not None and jnp.issubdtype(numbers.dtype, jnp.inexact) and not np.all(np.isfinite(numbers)):
             bad = int(np.sum(~np.isfinite(numbers)))
             return FloatingPointError(
-                f"ground_truth: the velocity returned NaN or infinity {where} t = {t:.6g} (step {attempts}), for the flow's "
+                f"ground_truth: the velocity returned NaN or infinity {where} t = {t:.6g} (step {attempts}), because the flow's "
                 f"params{jax.tree_util.keystr(place)} has NaN or infinity in {bad} of {numbers.size} numbers."
             )
     remedy = ": Flow.from_prediction(..., time_margin=1e-3) keeps away from such an end" if where == "at" else ""

@@ -45,7 +45,7 @@ class Likelihood(NamedTuple):
         log_det: log|det dx1/dx0|.
         standard_error: that of `log_det` over the probes; None without probes, and NaN with one.
         x0: the noises, [*batch, *event]; [*batch, D] for a flow of trees.
-        residual: the RMS of solve(flow, solver, x0) - x1; None for the flow itself.
+        residual: the RMS of solve(flow, solver, x0) - x1, without the flow's weights; None for the flow itself.
         evaluations: velocity evaluations for a sample, the most of any; a derivative in one direction counts as two.
     """
 
@@ -97,8 +97,9 @@ def log_likelihood(
         FloatingPointError, RuntimeError: as `ground_truth`, from the flow solved backwards.
 
     Warns:
-        UserWarning: if some samples have no noise; if the solver folds space at some (a negative determinant), where `log_p` is
-            that of one of several noises; if the Krylov space is too small for the logarithm.
+        UserWarning: if some samples have no noise; if the solver folds space at some (a determinant that is negative or 0), where
+            `log_p` is that of one of several noises, or infinite; if the Krylov space is too small for the logarithm. Probes show
+            a determinant of 0 alone.
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -132,7 +133,7 @@ def _summary(flow, batch, probed, x0, log_dets, residual, evaluations) -> Likeli
         with np.errstate(invalid="ignore"):  # of one probe
             spread = (log_dets.std(axis=1) / np.sqrt(np.float64(log_dets.shape[1] - 1))).reshape(batch)
     log_p = (_log_noise(flow, x0) - log_det).reshape(batch)
-    x0 = x0.reshape(*batch, *flow.event_shape)
+    x0 = x0.reshape((*batch, *flow.event_shape))  # a tuple: NumPy reshapes to no axes only by one
     return Likelihood(log_p, log_det.reshape(batch), spread, x0, residual, evaluations)
 
 
@@ -167,22 +168,25 @@ def _of_solver(flow, solver, x1, probes, rtol, count):
     """(x0 [B, *event], log-determinants [B, Q] of each probe or the exact one, residual [B], velocity evaluations)."""
     size = math.prod(flow.event_shape)
     count = count if probes is not None else max(1, min(count, _JACOBIANS_TOGETHER // size**2))
-    found = invert(flow, solver, x1, rtol, batch_size=count)
+    found = invert(flow.replace(weights=None), solver, x1, rtol, batch_size=count)  # a density is of all numbers
     log_dets, doubts, folded = [], [], 0
     for part in slices(len(x1), count):
         some, x0 = of_samples(flow, part), found.x0[part]
         if probes is None:
             signs, log_det = np.linalg.slogdet(np.asarray(gather(flow, _jacobian(some, solver, x0)), np.float64))
-            folded += int(np.sum((signs < 0) & found.converged[part]))
+            folds = signs <= 0
             log_dets.append(log_det[:, None])
         else:
             by_probe = [_estimated(some, solver, x0, probes[part, i]) for i in range(probes.shape[1])]
             log_dets.append(np.stack([log_det for log_det, _ in by_probe], axis=1))
+            folds = np.any(np.isneginf(log_dets[-1]), axis=1)
             doubts.append(np.mean([doubt for _, doubt in by_probe]))
+        folded += int(np.sum(folds & found.converged[part]))
     if folded:
         warn(
-            f"log_likelihood: the solver folds space at {folded} of {len(x1)} samples (the determinant of its map is negative): "
-            "they may have several noises, and log_p is the share of one of them. A solver of more evaluations does not fold."
+            f"log_likelihood: the solver folds space at {folded} of {len(x1)} samples (the determinant of its map is negative or "
+            "0): they may have several noises, and log_p is the share of one of them, or infinite for 0. A solver of more "
+            "evaluations does not fold."
         )
     if doubts and (bits := max(doubts) / size / math.log(2)) > _COARSE:
         warn(
@@ -229,6 +233,14 @@ def _estimated(flow, solver, x0, probe) -> tuple[np.ndarray, np.ndarray]:
     size = min(_KRYLOV, dimension)
     h = np.asarray(gather(flow, _hessenberg(flow, solver, x0, probe, size)))
     whole = log_trace(h, dimension)
-    if size == dimension:
-        return whole, np.zeros_like(whole)
-    return whole, np.abs(whole - log_trace(h, dimension, size // 2))
+    doubt = np.zeros_like(whole) if size == dimension else np.abs(whole - log_trace(h, dimension, size // 2))
+    return np.where(_is_singular(h), -np.inf, whole), doubt
+
+
+def _is_singular(h: np.ndarray) -> np.ndarray:
+    """Whether the map takes a direction of the Krylov space to 0, up to round-off, [B]; from `arnoldi`'s H [B, k + 1, k]."""
+    ends = np.diagonal(h[:, 1:], axis1=1, axis2=2) == 0
+    inside = np.cumsum(ends, axis=1) - ends == 0  # the space; the columns after its end are the identity's
+    square = h[:, :-1] * inside[:, None]
+    round_off = 2 * np.finfo(h.dtype).eps * np.linalg.norm(square, 2, axis=(1, 2))
+    return np.linalg.matrix_rank(square, round_off) < np.sum(inside, axis=1)

@@ -10,12 +10,23 @@ import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax import metrics
+from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import gather
 from bespoke_jax.flow.states import weighted
 from bespoke_jax.types import Array, Number
 
-__all__ = ["Score", "decibels", "distances", "distances_and_size", "score", "size", "table_of_scores", "with_error"]
+__all__ = [
+    "Score",
+    "decibels",
+    "distances",
+    "distances_and_size",
+    "score",
+    "size",
+    "standard_error",
+    "table_of_scores",
+    "with_error",
+]
 
 _LEAST = 1e-12  # smallest distance, relative to the scale of the truth: below float32's resolution, and above 0 for logarithms
 
@@ -29,8 +40,8 @@ class Score(NamedTuple):
         mean_psnr: the mean of the samples' PSNRs, in dB.
         rmse: the mean of the samples' RMSEs.
         geometric_mean: the geometric mean of the samples' RMSEs; its PSNR is `mean_psnr`.
-        standard_error: the standard error of `rmse`.
-        mean_psnr_standard_error: the standard error of `mean_psnr`, in dB.
+        standard_error: the standard error of `rmse`; NaN for a single sample.
+        mean_psnr_standard_error: the standard error of `mean_psnr`, in dB; NaN for a single sample.
     """
 
     name: str
@@ -70,7 +81,6 @@ def distances_and_size(
     """`distances`, and the `size` of x1."""
     weights = flow.error_scale(len(x))
     found, scale = (np.asarray(value) for value in gather(flow, _rmse_and_scale(x, x1, weights)))
-    found = found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
     least = _LEAST * max(scale, np.finfo(found.dtype).tiny)
     return np.where(np.isfinite(found), np.maximum(found, least), np.inf), float(scale)
 
@@ -83,7 +93,8 @@ def size(flow: Flow, x: Float[Array, "B *event"]) -> float:
         >>> size(bj.analytic.gaussian(mean=[0.0, 0.0], std=1.0), jnp.full((3, 2), -2.0))
         2.0
     """
-    return float(np.sqrt(gather(flow, _mean_square(weighted(x, flow.error_scale(len(x))), x.ndim))))
+    wide = x.astype(promote(x.dtype, jnp.float32))
+    return float(np.sqrt(gather(flow, _mean_square(weighted(wide, flow.error_scale(len(x))), x.ndim))))
 
 
 def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
@@ -104,11 +115,22 @@ def score(name: str, distances: Float[Array, "B"], data_range: float) -> Score:
     distances = np.where(np.isfinite(distances), distances, np.inf)
     rmse = distances.mean()
     psnr, mean_psnr = (float(np.mean(decibels(d, data_range))) for d in (rmse, distances))
-    of_psnr = np.std(decibels(np.maximum(distances, _LEAST), data_range)) if np.isfinite(rmse) else np.inf
     geometric_mean = np.exp(np.log(np.maximum(distances, _LEAST)).mean())
-    spread = distances.std() if np.isfinite(rmse) else np.inf
-    of_rmse, of_mean_psnr = (float(each / len(distances) ** 0.5) for each in (spread, of_psnr))
+    of_rmse = of_mean_psnr = math.inf
+    if np.isfinite(rmse):
+        of_rmse = standard_error(distances)
+        of_mean_psnr = standard_error(decibels(np.maximum(distances, _LEAST), data_range))
     return Score(name, psnr, mean_psnr, float(rmse), float(geometric_mean), of_rmse, of_mean_psnr)
+
+
+def standard_error(values: Float[np.ndarray, "B"]) -> float:
+    """The standard error of the mean of independent values; NaN for a single one.
+
+    Examples:
+        >>> standard_error(np.array([1.0, 3.0])), standard_error(np.array([1.0]))
+        (1.0, nan)
+    """
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
 
 
 def decibels(distances: Number | Float[np.ndarray, "..."], data_range: float) -> Any:
@@ -151,7 +173,7 @@ def table_of_scores(rows: Sequence[tuple[str, Score]], corner: str = "") -> list
     Examples:
         >>> print(*table_of_scores([("mine", score("mine", np.array([0.02, 0.01]), 2.0))]), sep="\\n")
                     PSNR   mean PSNR
-        mine  42.5 ± 2.0  43.0 ± 2.1
+        mine  42.5 ± 2.9  43.0 ± 3.0
     """
     pairs = [((of.psnr, of.psnr_standard_error), (of.mean_psnr, of.mean_psnr_standard_error)) for _, of in rows]
     known = [error for pair in pairs for _, error in pair if math.isfinite(error)]
@@ -170,5 +192,5 @@ _mean_square = jax.jit(metrics.mean_square, static_argnums=1)
 
 @jax.jit
 def _rmse_and_scale(x: jax.Array, x1: jax.Array, weights: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    x, x1 = weighted(x, weights), weighted(x1, weights)
+    x, x1 = (weighted(each.astype(promote(each.dtype, jnp.float32)), weights) for each in (x, x1))
     return metrics.rmse(x, x1, x.ndim - 1), jnp.sqrt(metrics.mean_square(x1, x1.ndim))
