@@ -242,5 +242,5 @@ def _check_arguments(flow: Flow, solver: Solver, key: KeyArray, others: Mapping[
         raise TypeError(f"others: wanted a dict of solvers by name, got {type(others).__name__}.")
     named = {"solver": solver} | {f"others[{name!r}]": other for name, other in (others or {}).items()}
     for name, value in named.items():
-        check_solver_arrays(name, value)
+        check_solver_arrays(name, value).check_flow(flow)
     check_key(key)

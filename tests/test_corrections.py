@@ -167,3 +167,24 @@ def test_scales_beyond_the_learned_ones_are_those_of_the_end_and_warned_of():
     own = bj.corrected(bj.classic.euler(2), scales=(0.5, 2.0))
     with pytest.warns(UserWarning, match=r"guidance scales from 0.5 to 2, got some from 3 to 3"):
         bj.solve(bj.guided(flow(), 3.0), own, jnp.zeros((5, 2)))
+
+
+def test_a_scale_outside_the_range_is_warned_of_wherever_a_solver_runs(tmp_path):
+    flow = bj.guided(
+        bj.Flow(lambda params, t, x: params["condition"] - x, {"condition": jnp.zeros(2, jnp.float32)}, (2,)), 3.0
+    )
+    solver, x, key = (
+        bj.corrected(bj.classic.euler(2), scales=(0.0, 2.0)),
+        jnp.ones((2, 2), jnp.float32),
+        jax.random.key(0),
+    )
+    for run in (
+        lambda: bj.solve(flow, solver, x),
+        lambda: bj.sample(flow, solver, key, num_samples=2),
+        lambda: bj.invert(flow, solver, x),
+        lambda: bj.log_likelihood(flow, solver, x),
+        lambda: bj.check_solver(flow, solver, key, num_paths=4, others={}),
+        lambda: bj.save_sampler(tmp_path / "s", flow, solver),
+    ):
+        with pytest.warns(UserWarning, match=r"solver: learned for guidance scales from 0 to 2, got some from 3 to 3"):
+            run()

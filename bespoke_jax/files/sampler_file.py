@@ -73,7 +73,7 @@ def save_sampler(
     """
     path, dtype = check_target(path), check_float_dtype("dtype", dtype)
     _check_in_jax(check_type("flow", flow, Flow, "a bespoke_jax.Flow"))
-    check_solver_arrays("solver", solver)
+    check_solver_arrays("solver", solver).check_flow(flow)
     batch_size, platforms = _checked_batch_size(flow, batch_size), _checked_platforms(platforms)
     noise_std = _noise_std(flow)
     solver, params = jax.device_get((solver, flow.params))  # so that the program is tied to no device

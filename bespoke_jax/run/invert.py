@@ -141,6 +141,8 @@ def checked_samples(
         raise TypeError(
             "x1: wanted concrete arrays, got a traced x1, flow or solver; call it outside jit, vmap and grad."
         )
+    if solver is not None:
+        solver.check_flow(flow)
     batch = flow.batch_shape(x1, "x1")
     if jnp.finfo(x1.dtype).bits < 32:
         raise TypeError(f"x1: wanted float32 or float64, got {x1.dtype}, which is too coarse to invert.")
