@@ -431,6 +431,7 @@ def test_one_solver_for_all_conditions(tmp_path, config, monkeypatch):
     flow = bj.sharding.replicate(bj.given(one, centres))
     monkeypatch.setattr(flows, "load", lambda section: flow)
     config.solvers = dict(rk1=(2,))
+    config.paths.num_test = 11  # no multiple of three conditions
     config.fit.stage1.num_iterations = 0  # the losses of single steps have their own test: test_conditions
     assert train.main(config, tmp_path) == 0
     first = (tmp_path / "results.csv").read_bytes()
@@ -442,7 +443,7 @@ def test_one_solver_for_all_conditions(tmp_path, config, monkeypatch):
 
     conditions = truth.dealt(flow, settings.read(config), "test").params["condition"]
     _, counts = np.unique(np.asarray(conditions), axis=0, return_counts=True)
-    assert sorted(counts) == [2, 3, 3]
+    assert sorted(counts) == [3, 4, 4]
     with np.load(tmp_path / "paths" / "test.npz") as test:
         sets = list(zip(conditions, test["x0"], test["x1"], strict=True))
     solver = bj.load_solver(path)
