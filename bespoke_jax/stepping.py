@@ -24,7 +24,7 @@ from bespoke_jax.types import Array
 if TYPE_CHECKING:
     from bespoke_jax.table import SolverTable
 
-__all__ = ["Carry", "begin", "step", "time_dtype", "times", "walk_calls"]
+__all__ = ["Carry", "begin", "check_of_state", "step", "time_dtype", "times", "walk_calls"]
 
 _OF_SCHEDULER = ("sigma", "noise_to_signal")
 
@@ -76,7 +76,7 @@ def checked_step(table: "SolverTable", i: Any, carry: Carry, u: Float[Array, "*s
         i = check_count("i", i, 0, table.nfe - 1)
     if not isinstance(carry, Carry):
         raise TypeError(f"carry: wanted what begin or step returned, got {type(carry).__name__}.")
-    _check_velocity("u", u, carry.x.shape)
+    check_of_state("u", u, carry.x.shape)
     return step(table, i, carry, jnp.asarray(u))
 
 
@@ -119,7 +119,7 @@ def walk_calls(
     if table.first is not None or table.c is not None:
         x = kernels.combine(first, terms)
     for i, t in enumerate(moments):
-        terms.append(_check_velocity("velocity", velocity(i, t, x), x.shape))
+        terms.append(check_of_state("velocity", velocity(i, t, x), x.shape))
         x = kernels.combine([*factors[i], *b[i, : i + 1]], terms)
     return x
 
@@ -167,8 +167,8 @@ def _image(table: "SolverTable", image: Array | None, shape: tuple[int, ...]) ->
     return shown
 
 
-def _check_velocity(name: str, u: Any, shape: tuple[int, ...]) -> Any:
-    """`u`, if it is a floating array of the state's shape."""
+def check_of_state(name: str, u: Any, shape: tuple[int, ...]) -> Any:
+    """`u`, if it is a floating array of the state's shape. Raises TypeError or ValueError, beginning with `name`, otherwise."""
     found, dtype = check_numeric(name, u)
     if found != shape:
         raise ValueError(f"{name}: wanted the shape of the state, {shape}, got {found}.")

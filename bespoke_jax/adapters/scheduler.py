@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Float
 
 from bespoke_jax.adapters.tables import table_of_one_velocity
-from bespoke_jax.checks import check_choice, check_count, check_numeric, known
+from bespoke_jax.checks import check_choice, check_count, known
 from bespoke_jax.dtypes import promote
 from bespoke_jax.flow.prediction import PREDICTIONS, velocity_of_prediction
 from bespoke_jax.flow.source import noise_std
 from bespoke_jax.flow.times import scheduler_of
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Solver
+from bespoke_jax.stepping import check_of_state
 from bespoke_jax.types import Array, Scalar
 
 __all__ = ["StepOutput", "TableScheduler"]
@@ -157,11 +158,7 @@ class TableScheduler:
         wanted = [state] if self._noise is None else [state, self._noise]
         if any(sample is array for array in wanted):
             return
-        shape, dtype = check_numeric("sample", sample)
-        if shape != state.shape:
-            raise ValueError(f"sample: wanted the shape of the state, {state.shape}, got {shape}.")
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"sample: wanted a floating dtype, got {dtype}.")
+        check_of_state("sample", sample, state.shape)
         if not any(_same(jnp.asarray(sample), array) for array in wanted):
             source = f"step {self._index - 1}" if self._index else "scale_model_input"
             raise ValueError(

@@ -110,8 +110,8 @@ def warn_of_truth(name: str, psnr: float, worth: float, truth: Truth) -> None:
     if psnr > worth - _ENOUGH and truth.share > _ROUNDING:
         warn(
             f"{name}: the solver is {psnr:.1f} dB from the true paths, which are {worth:.1f} dB from better ones themselves. The "
-            "figure measures these paths as much as the solver: ask for a smaller rtol (under "
-            "`frugal`, a larger budget), or give better paths."
+            "figure measures these paths as much as the solver: ask for a smaller rtol (under `frugal`, a larger budget), or "
+            "give better paths."
         )
 
 
