@@ -15,7 +15,7 @@ import optax
 
 import bespoke_jax as bj
 from benchmarks.fit_defaults import figure
-from bespoke_jax.fitting.recipes import reference
+from bespoke_jax.fitting.budget import reference
 from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.run.interpolation import padded
 from experiments.run.command_line import use_all_cores

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax.fitting.recipes import reference
+from bespoke_jax.fitting.budget import reference
 from bespoke_jax.fitting.starts import best_start
 from bespoke_jax.flow.conditions import CONDITION, dealt
 from bespoke_jax.solver import LearnedSolver, Solver

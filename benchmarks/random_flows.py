@@ -1,15 +1,17 @@
-"""The default fit on 40 random flows: `python -m benchmarks.random_flows rows.csv [number ...]`.
+"""The default fit on 40 random flows: `python -m benchmarks.random_flows rows.csv [--keys K] [number ...]`.
 
 Flow `number` is a mixture in closed form, random but for its dimension (2, 8, 64), its scheduler (CondOT, VP, cosine, EDM) and
 the family of its solver, which take turns; NFE lies between 3 and 12. One row per flow, PSNR in dB on 4,096 fresh noises, of the
 mean RMSE (mean over samples): the best dedicated solver (for each figure its own, chosen on 512 of these noises), `bj.frugal()`,
-the default, and by how much the default is ahead of frugal. Rows are appended to the CSV as they are found, and rows that are
-there are kept: an interrupted run goes on where it was. The table printed at the end has all of them.
+the default, and by how much the default is ahead of frugal. Two fits that differ in nothing but their random key differ by a
+decibel and more: with `--keys 6` the figures are means over keys 0 to 5, and the lead has its standard error. Rows are appended
+to the CSV as they are found, and rows that are there are kept: an interrupted run goes on where it was. The table printed at the
+end has all flows of which all keys are there.
 """
 
+import argparse
 import csv
 import pathlib
-import sys
 import warnings
 from typing import NamedTuple
 
@@ -45,6 +47,7 @@ class Row(NamedTuple):
     """One way of getting a solver for a flow; the columns of the CSV."""
 
     number: int
+    key: int
     flow: str
     solver: str
     way: str
@@ -74,30 +77,47 @@ def figures(flow: bj.Flow, solver: Solver, paths: bj.Paths) -> tuple[float, floa
     return found.psnr, found.mean_psnr
 
 
-def rows_of(number: int) -> list[Row]:
-    """The rows of a flow: the best dedicated solver by each figure, and each way of fitting."""
+def rows_of(number: int, key: int) -> list[Row]:
+    """The rows of a flow: each way of fitting, and with key 0 the best dedicated solver by each figure."""
     name, flow, solver = case(number)
-    head = (number, name, f"{solver.family} {solver.nfe}")
+    head = (number, key, name, f"{solver.family} {solver.nfe}")
     test = bj.ground_truth(flow, flow.noise(jax.random.key(2), (NUM_TEST,)), batch_size=1024, ends_only=True)
-    few, tables = test.take(np.arange(NUM_CHOICE)), bj.classic.dedicated(solver.nfe, flow.scheduler)
-    found = {each: np.nan_to_num(figures(flow, table, few), nan=-np.inf) for each, table in tables.items()}
-    rows = []
-    for index, figure in enumerate(FIGURES):
-        best = max(found, key=lambda each, index=index: found[each][index])
-        rows.append(Row(*head, f"dedicated by {figure}", best, 0, *figures(flow, tables[best], test)))
+    rows = [] if key else [Row(*head, *found) for found in _dedicated(flow, solver.nfe, test)]
     for way, recipe in WAYS.items():
-        result = bj.fit(flow, solver, jax.random.key(0), recipe)
+        result = bj.fit(flow, solver, jax.random.key(key), recipe)
         rows.append(Row(*head, way, result.start, result.cost, *figures(flow, result.theta, test)))
     return rows
 
 
-def read(path: pathlib.Path) -> dict[int, list[Row]]:
-    """The rows that the CSV has, by number."""
-    rows: dict[int, list[Row]] = {}
-    for line in csv.DictReader(path.open()) if path.exists() else ():
-        row = Row(*(kind(line[name]) for name, kind in Row.__annotations__.items()))
-        rows.setdefault(row.number, []).append(row)
-    return rows
+def _dedicated(flow: bj.Flow, nfe: int, test: bj.Paths) -> list[tuple]:
+    """(way, name, evaluations, figures) of the best dedicated solver by each figure."""
+    few, tables = test.take(np.arange(NUM_CHOICE)), bj.classic.dedicated(nfe, flow.scheduler)
+    found = {each: np.nan_to_num(figures(flow, table, few), nan=-np.inf) for each, table in tables.items()}
+    best = [max(found, key=lambda each, index=index: found[each][index]) for index in range(len(FIGURES))]
+    return [
+        (f"dedicated by {figure}", name, 0, *figures(flow, tables[name], test))
+        for figure, name in zip(FIGURES, best, strict=True)
+    ]
+
+
+def read(path: pathlib.Path) -> list[Row]:
+    """The rows that the CSV has."""
+    lines = csv.DictReader(path.open()) if path.exists() else ()
+    return [Row(*(kind(line[name]) for name, kind in Row.__annotations__.items())) for line in lines]
+
+
+def by_flow(rows: list[Row], keys: int) -> dict[int, list[Row]]:
+    """The rows of each flow that has all keys, by its number."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.key < keys:
+            found.setdefault(row.number, []).append(row)
+    return {number: found[number] for number in sorted(found) if len({row.key for row in found[number]}) == keys}
+
+
+def values(rows: list[Row], way: str) -> np.ndarray:
+    """[keys, figures] of one way, in the order of the keys."""
+    return np.array([row[-len(FIGURES) :] for row in sorted(rows, key=lambda row: row.key) if row.way == way])
 
 
 def append(path: pathlib.Path, rows: list[Row]) -> None:
@@ -110,46 +130,62 @@ def append(path: pathlib.Path, rows: list[Row]) -> None:
 
 def line(rows: list[Row]) -> str:
     """A row of the table."""
-    by_way = {row.way: row for row in rows}
-    best = [getattr(by_way[f"dedicated by {figure}"], figure) for figure in FIGURES]
-    frugal, default = by_way["frugal"], by_way["default"]
-    lead = [getattr(default, figure) - getattr(frugal, figure) for figure in FIGURES]
-    cells = [f"{psnr:.1f} ({mean:.1f})" for psnr, mean in (best, frugal[-2:], default[-2:])]
-    return " | ".join(
-        [f"| {frugal.number}", frugal.flow, frugal.solver, *cells, f"{lead[0]:+.1f} ({lead[1]:+.1f})"]
-        + [f"{frugal.evaluations:,}", f"{default.evaluations:,} |"]
+    first = {row.way: row for row in rows if row.key == 0}
+    best = [getattr(first[f"dedicated by {figure}"], figure) for figure in FIGURES]
+    frugal, default = values(rows, "frugal"), values(rows, "default")
+    lead = [_with_error(each) for each in (default - frugal).T]
+    cells = [f"{psnr:.1f} ({mean:.1f})" for psnr, mean in (best, frugal.mean(axis=0), default.mean(axis=0))]
+    head = first["frugal"]
+    return (
+        " | ".join(
+            [f"| {head.number}", head.flow, head.solver, *cells, f"{lead[0]} ({lead[1]})"]
+            + [f"{first[way].evaluations:,}" for way in WAYS]
+        )
+        + " |"
     )
+
+
+def _with_error(values: np.ndarray) -> str:
+    """The mean, and with several values its standard error."""
+    error = "" if len(values) == 1 else f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
+    return f"{np.mean(values):+.1f}{error}"
 
 
 def summary(found: dict[int, list[Row]]) -> str:
     """On how many flows the default is behind, and how far it is ahead on average."""
     parts = []
     for way in ("frugal", "dedicated"):
-        for figure in FIGURES:
+        for index, figure in enumerate(FIGURES):
             other = way if way == "frugal" else f"dedicated by {figure}"
-            values = [{row.way: getattr(row, figure) for row in rows} for rows in found.values()]
-            lead = np.array([each["default"] - each[other] for each in values])
+            leads = [values(rows, "default")[:, index] - values(rows, other)[:, index] for rows in found.values()]
+            lead = np.array([np.mean(each) for each in leads])
             parts.append(
                 f"{figure} against {way}: behind on {np.sum(lead < 0)}, mean {lead.mean():+.2f}, least {lead.min():+.2f}"
             )
     return f"{len(found)} flows; " + "; ".join(parts)
 
 
-def main(path: str, *numbers: str):
+def main():
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rows", type=pathlib.Path)
+    parser.add_argument("--keys", type=int, default=1)
+    parser.add_argument("numbers", type=int, nargs="*", default=range(NUM_FLOWS))
+    options = parser.parse_args()
     warnings.filterwarnings("ignore", "fit: ")  # of heavy tails, which both figures show
-    file = pathlib.Path(path)
-    for number in map(int, numbers or range(NUM_FLOWS)):
-        if number not in read(file):
-            append(file, rows_of(number))
+    there = {(row.number, row.key) for row in read(options.rows)}
+    for number in options.numbers:
+        for key in range(options.keys):
+            if (number, key) not in there:
+                append(options.rows, rows_of(number, key))
     print(
         "| number | flow | solver | best dedicated | frugal | default | lead over frugal | evaluations, frugal | default |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    found = read(file)
-    for number in sorted(found):
-        print(line(found[number]))
+    found = by_flow(read(options.rows), options.keys)
+    for rows in found.values():
+        print(line(rows))
     print(summary(found))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -15,10 +15,20 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.ground_truth import ground_truth
 from bespoke_jax.run.probe import check_velocity
-from bespoke_jax.run.scores import Score, decibels, distances, score, standard_error, table_of_scores, with_error
+from bespoke_jax.run.scores import (
+    Score,
+    decibels,
+    distances,
+    has_tails,
+    score,
+    standard_error,
+    table_of_scores,
+    with_error,
+)
 from bespoke_jax.run.truth import Truth, truth_of, warn_of_truth, warn_of_useless
 from bespoke_jax.solver import Solver, check_solver_arrays
 from bespoke_jax.types import KeyArray, Number
+from bespoke_jax.warn import warn
 
 __all__ = ["Score", "SolverCheck", "Yardstick", "check_solver", "yardstick"]
 
@@ -101,7 +111,8 @@ def check_solver(
 
     Warns:
         UserWarning: if the solver comes within 6 dB of the true paths' own accuracy; if it is hardly better than the mean sample;
-            if the velocity's slope at t = 0 is not the scheduler's.
+            if the velocity's slope at t = 0 is not the scheduler's; if a few samples make up most of the mean RMSE (psnr and
+            mean_psnr 10 dB apart).
 
     Examples:
         >>> import jax, bespoke_jax as bj
@@ -117,6 +128,12 @@ def check_solver(
     found = _compared(ruler, solver, others)
     own = found.solver
     warn_of_truth("check_solver", own.mean_psnr, ruler.truth.mean_psnr, ruler.truth)
+    if has_tails(own.psnr, own.mean_psnr):
+        warn(
+            f"check_solver: psnr is {own.psnr:.1f} dB and mean_psnr {own.mean_psnr:.1f}: a few of {num_paths} samples make up "
+            "most of the mean RMSE. How many of them there are is chance, so psnr may be off by more than its standard error: "
+            "measure on more paths (num_paths=)."
+        )
     warn_of_useless("check_solver", ruler.flow, ruler.x1, own.rmse, max(own.psnr, own.mean_psnr))
     return found
 

@@ -24,7 +24,7 @@ from bespoke_jax.types import Array
 if TYPE_CHECKING:
     from bespoke_jax.table import SolverTable
 
-__all__ = ["Carry", "begin", "check_of_state", "step", "time_dtype", "times", "walk_calls"]
+__all__ = ["Carry", "begin", "check_of_state", "check_times", "step", "time_dtype", "times", "walk_calls"]
 
 _OF_SCHEDULER = ("sigma", "noise_to_signal")
 
@@ -138,6 +138,8 @@ def _check_start(table: "SolverTable", x0: Array) -> tuple[tuple[int, ...], np.d
     """(shape, dtype) of the noise, for a table without corrections."""
     if table.corrections is not None:
         raise ValueError("table: wanted one without corrections, got one with; use table.of_samples(flow).")
+    if isinstance(x0, dict | list | tuple):
+        raise TypeError(f"x0: wanted an array, which flow.ravel makes of a tree of arrays, got {type(x0).__name__}.")
     shape, dtype = check_numeric("x0", x0)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"x0: wanted a floating dtype, got {dtype}.")
@@ -159,8 +161,8 @@ def _image(table: "SolverTable", image: Array | None, shape: tuple[int, ...]) ->
     of_one = shape[max(0, len(shape) - len(size)) :] == size
     if image is None and (not of_one or (size == shape and len(size) > 1)):
         raise ValueError(
-            f"image: wanted those of these samples, table.image(flow), because the table's, of shape {size}, may be one for each "
-            f"class where x0 has shape {shape}, got None."
+            f"image: wanted those of these samples, as in table.begin(x0, table.image(flow)), because the table's, of shape "
+            f"{size}, may be one for each class where x0 has shape {shape}, got None."
         )
     if not of_one and all(size != (math.prod(shape[:k]), *shape[k:]) for k in range(len(shape) + 1)):
         raise ValueError(f"image: wanted the shape of x0, {shape}, or of one sample, got {size}.")
@@ -195,3 +197,11 @@ def broadcast(image: Array, x: Array) -> jax.Array:
 @jax.jit
 def _broadcast(image, x):
     return like(image, x).astype(x.dtype)
+
+
+def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
+    """`t`, if its times lie within [0, 1] where they are `known`."""
+    times = known(t)
+    if times is not None and not np.all((times >= 0) & (times <= 1)):
+        raise ValueError(f"{name}: wanted times within [0, 1], got {times.tolist()}.")
+    return t

@@ -20,14 +20,14 @@ from bespoke_jax.corrections import Corrections
 from bespoke_jax.flow import kernels
 from bespoke_jax.flow.classes import image_of
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.flow.guided import of_call
+from bespoke_jax.flow.guided import check_scale, of_call
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Program, Solver
-from bespoke_jax.stepping import time_dtype
+from bespoke_jax.stepping import check_times, time_dtype
 from bespoke_jax.types import Array
 
-__all__ = ["SolverTable", "check_times"]
+__all__ = ["SolverTable"]
 
 
 @jax.tree_util.register_dataclass
@@ -53,6 +53,7 @@ class SolverTable(Solver):
         xi: the image, [*event], or one for each class, [K, *event], where the flow's condition is the index of a class or a
             vector [K] of weights. Without a class (all weights 0) it is the mean of all.
         corrections: what the factors gain for a sample's class, or for the guidance scale; None for the same factors everywhere.
+        scale: with `fields`, the guidance scale that the factors hold, whatever the flow's; static. None if that is not known.
 
     Examples:
         >>> import bespoke_jax as bj
@@ -69,6 +70,7 @@ class SolverTable(Solver):
     fields: tuple[int, ...] | None = dataclasses.field(default=None, metadata=dict(static=True))
     block: int = dataclasses.field(default=1, metadata=dict(static=True))
     corrections: Corrections | None = None
+    scale: float | None = dataclasses.field(default=None, metadata=dict(static=True))
 
     def check(self, name: str) -> None:
         """Raise, naming the table so, unless the arrays agree and, where their numbers are known, describe a solver.
@@ -182,7 +184,9 @@ class SolverTable(Solver):
         return None if self.xi is None else image_of("solver.xi", self.xi, flow)
 
     def check_flow(self, flow: Flow) -> None:
-        """As `Corrections.check_flow`."""
+        """As `Corrections.check_flow`; with `fields` refuse a flow that is not guided, warn of another scale than `scale`."""
+        if self.fields is not None:
+            check_scale(flow, self.scale)
         if self.corrections is not None:
             self.corrections.check_flow(flow)
 
@@ -290,11 +294,3 @@ class SolverTable(Solver):
     ) -> Float[jax.Array, "*shape"]:
         """`walk` with a velocity of (i, t_i, x_i), i the number of the evaluation."""
         return stepping.walk_calls(self, velocity, x0, image)
-
-
-def check_times(name: str, t: Float[Array, "m"]) -> Float[Array, "m"]:
-    """`t`, if its times lie within [0, 1] where they are `known`."""
-    times = known(t)
-    if times is not None and not np.all((times >= 0) & (times <= 1)):
-        raise ValueError(f"{name}: wanted times within [0, 1], got {times.tolist()}.")
-    return t

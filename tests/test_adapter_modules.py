@@ -42,6 +42,22 @@ class Equinox(eqx.Module):
         return self.dropout(self.layers(jnp.append(x, t)), key=key)
 
 
+class Scaled(nn.Module):
+    scale: object
+
+    @nn.compact
+    def __call__(self, x, t):
+        return nn.Dense(x.shape[-1])(x) * jnp.asarray(self.scale)
+
+
+class Static(eqx.Module):
+    weights: jax.Array
+    scale: object = eqx.field(static=True)
+
+    def __call__(self, t, x):
+        return x * self.weights * jnp.asarray(self.scale)
+
+
 def a_linen():
     variables = Linen().init(KEY, X0, jnp.zeros(4))
     return linen.flow(Linen(), variables, (6,)), lambda t, x: Linen().apply(variables, x, jnp.full(len(x), t))
@@ -149,6 +165,7 @@ def test_parts_in_training_mode_are_named():
         adapter_nnx.flow(module, (6,))
 
 
+@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
@@ -161,6 +178,27 @@ def test_parts_in_training_mode_are_named():
         (lambda: equinox.flow(lambda t, x: x[:3], (6,)), ValueError, "velocity: wanted the shape of x"),
         (lambda: equinox.flow(lambda t, x: x, (6,), prediction="noises"), ValueError, "prediction: wanted"),
         (lambda: equinox.flow(lambda t, x: x, "6"), TypeError, "event_shape: wanted"),
+        (lambda: equinox.flow(lambda t, x: x, (6,), time_margin=0.1), ValueError, "time_margin: wanted None"),
+        (
+            lambda: linen.flow(Scaled(np.ones(6)), {}, (6,)),
+            ValueError,
+            r"module: wanted no arrays .* at module\.scale\.",
+        ),
+        (
+            lambda: linen.flow(Scaled(Scaled({"a": [np.ones(6)]})), {}, (6,)),
+            ValueError,
+            r"at module\.scale\.scale\['a'\]",
+        ),
+        (
+            lambda: equinox.flow(Static(jnp.ones(6), np.ones(6)), (6,)),
+            ValueError,
+            r"at module\.scale\. Make it a tuple",
+        ),
+        (
+            lambda: equinox.flow(eqx.nn.Lambda(Static(jnp.ones(6), np.ones(6))), (6,), call=lambda m, t, x: m(x)),
+            ValueError,
+            r"module: wanted no arrays",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(make, error, words):
@@ -171,6 +209,23 @@ def test_what_is_wrong_is_named(make, error, words):
 def test_equinox_times_come_first_or_last():
     for module in (lambda t, x: t * x, lambda x, time: time * x):
         np.testing.assert_allclose(equinox.flow(module, (6,))(0.5, X0), 0.5 * X0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: linen.flow(Scaled((1.0, 2.0)), Scaled((1.0, 2.0)).init(KEY, X0[:, :2], jnp.zeros(4)), (2,)),
+        lambda: equinox.flow(Static(jnp.ones(2), (1.0, 2.0)), (2,)),
+    ],
+)
+def test_attributes_that_compare_make_equal_flows(make):
+    ends = [bj.solve(make(), bj.classic.euler(2), X0[:, :2]) for _ in range(2)]
+    np.testing.assert_array_equal(*ends)
+
+
+def test_the_margin_of_a_prediction_is_the_flows():
+    flow = equinox.flow(lambda t, x: x, (6,), bj.schedulers.CondOT(), prediction="noise", time_margin=0.1)
+    assert flow.time_range == (0.1, 0.9)
 
 
 class OfTrees(eqx.Module):

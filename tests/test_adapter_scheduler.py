@@ -87,6 +87,36 @@ def test_the_network_is_called_at_the_time_at_which_it_is_read(prediction, sched
     np.testing.assert_allclose(x, bj.solve(flow, table, x0), atol=1e-5 if convention == "noise_at_0" else 2e-4)
 
 
+@pytest.mark.parametrize("margin", [None, 0.05])
+def test_the_margin_of_the_flow_is_the_loops(margin):
+    scheduler, solver = bj.schedulers.CondOT(), bj.init_theta("rk2", 2)
+
+    def network(params, t, x):
+        return exact("noise", scheduler, t, x)
+
+    flow = bj.Flow.from_prediction(network, None, (2,), scheduler, "noise", time_margin=margin)
+    x = x0 = X0[:, :2]
+    loop = TableScheduler(solver, "noise_at_0", scheduler, "noise", time_margin=margin)
+    for t in loop.timesteps:
+        x = loop.step(network(None, t, x), t, x).prev_sample
+    np.testing.assert_allclose(x, bj.solve(flow, solver, x0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_with_an_image_for_each_class_is_given_that_of_the_samples():
+    base = bj.Flow(lambda p, t, x: p["condition"] - x * t, {"condition": jnp.int32(0)}, (3,), bj.schedulers.CondOT())
+    flow = bj.given(base, jnp.array([1, 0, 1, 1]))
+    table = dataclasses.replace(GENERAL, xi=jnp.array([[0.1, -2.0, 1.0], [1.0, 0.5, 0.0]]))
+    loop, x = TableScheduler(table, "noise_at_0", image=table.image(flow)), X0
+    for t in loop.timesteps:
+        x = loop.scale_model_input(x, t)
+        x = loop.step(flow(t, x), t, x).prev_sample
+    np.testing.assert_allclose(x, bj.solve(flow, table, X0), rtol=1e-5, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"image: wanted those of these samples, as in table\.begin\(x0, table\.image\(flow"
+    ):
+        TableScheduler(table, "noise_at_0").scale_model_input(X0)
+
+
 def test_a_noise_level_that_is_infinite_at_the_noise_is_clipped():
     loop = TableScheduler(bj.classic.euler(2), "noise_to_signal", bj.schedulers.CondOT(), "noise")
     np.testing.assert_allclose(loop.timesteps, [999, 1], rtol=1e-5)

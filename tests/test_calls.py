@@ -136,7 +136,7 @@ def test_calls_are_counted_as_they_are_made():
         jax.debug.callback(lambda: made.append(1))
         return velocity(params, t, x)
 
-    flow = bj.guided(bj.Flow(counting, ONE.params, (2,), ONE.scheduler), W)
+    flow = bj.guided(bj.Flow(counting, ONE.params, (2,), ONE.scheduler), 1.0)
     for solver in (bj.LearnedCalls.euler(5, without=[1]), bj.LearnedCalls.euler(4)):
         made.clear()
         bj.solve(flow, solver, x0()).block_until_ready()
@@ -217,6 +217,34 @@ def test_files(tmp_path):
         (tmp_path / "wrong.json").write_text(json.dumps(content | dict(fields=wrong)))
         with pytest.raises(ValueError, match="fields"):
             bj.load_solver(tmp_path / "wrong.json")
+
+
+def test_another_guidance_scale_than_the_learned_one_is_told(tmp_path):
+    network = ONE.replace(params={"weight": np.float32(0.7), "condition": np.float32([1.0, -1.0])})
+    flow, noises = bj.guided(network, W), np.float32(x0())
+    recipe = bj.Recipe(stages=(bj.Stage("endpoint", 2),), num_paths=16, num_validation=16)
+    learned = bj.fit(flow, bj.LearnedCalls.euler(4), KEY, recipe).theta
+    assert learned.reference.scale == W
+    bj.save_solver(tmp_path / "calls.json", learned, flow=flow)
+    for solver in (learned, bj.to_table(learned), bj.load_solver(tmp_path / "calls.json")):
+        bj.solve(flow, solver, noises)
+        with pytest.warns(
+            UserWarning, match=rf"solver: learned for the guidance scale {W:g}, .* guided by 3; samples are"
+        ):
+            bj.solve(bj.guided(network, 3.0), solver, noises)
+    with pytest.raises(ValueError, match="flow: wanted a guided flow"):
+        bj.save_solver(tmp_path / "other.json", learned, flow=network)
+    with pytest.raises(ValueError, match="scale: wanted finite numbers"):
+        content = json.loads((tmp_path / "calls.json").read_text())
+        (tmp_path / "wrong.json").write_text(json.dumps(content | dict(scale="1.5")))
+        bj.load_solver(tmp_path / "wrong.json")
+
+
+def test_a_solver_of_a_range_holds_no_scale():
+    table = bj.by_call(bj.classic.euler(2), (0.0, 2.0))
+    assert table.scale is None and bj.by_call(bj.classic.euler(2), W).scale == W
+    other = bj.LearnedCalls.of(bj.by_call(bj.classic.euler(2), W)).suited(bj.guided(ONE, 3.0))
+    assert other.reference.scale == 3.0  # what it is to learn
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ def nan():
 
 def list_of():
     return [1]
+
+def leaves():
+    raise SystemExit(0)
 """
 FLOW = bj.analytic.mixture([[-1.0, 0.5], [1.0, 0.0]], std=0.3)
 
@@ -99,6 +102,38 @@ def check_commands(lines):
         _, name, *rest = shlex.split(line.replace(" ...", ""))
         command = bespoke.commands[name]
         command.make_parser(click.Context(command)).parse_args(rest)
+
+
+def noise_of_gaussian(params, t, x):
+    """The prediction of x0 on data N(0, 0.3^2)."""
+    return (1 - t) * x / ((0.3 * t) ** 2 + (1 - t) ** 2)
+
+
+def test_code_of_a_file_has_the_times_of_the_flow_it_was_saved_with(folder):
+    flow = bj.Flow.from_prediction(noise_of_gaussian, None, (2,), bj.schedulers.CondOT(), "noise")
+    solver, names = bj.init_theta("rk2", 2), {}
+    bj.save_solver("rk2.json", solver, flow=flow)
+    exec(run("export", "rk2.json", "--to", "numpy").stdout, names)
+    x0 = np.asarray(flow.noise(jax.random.key(0), (3,)))
+    assert names["T"][0] == np.float32(1e-3)
+    np.testing.assert_allclose(
+        names["sample"](lambda t, x: np.asarray(flow(np.float32(t), x)), x0), bj.solve(flow, solver, x0), rtol=1e-5
+    )
+
+
+def test_code_does_not_replace_the_file_that_it_is_made_of(folder):
+    bj.save_solver("euler.json", bj.classic.euler(4))
+    found = run("export", "euler.json", "--to", "numpy", "--out", folder / "euler.json")
+    assert found.exit_code == 2 and "--out: wanted another file than euler.json" in found.output
+    assert bj.load_solver("euler.json").nfe == 4
+
+
+@pytest.mark.parametrize("module", ["mine_for_cli:leaves", "exits_for_cli:make_flow"])
+def test_a_script_that_exits_is_no_success(folder, module):
+    (folder / "exits_for_cli.py").write_text("import sys; sys.exit(0)")
+    bj.save_solver("euler.json", bj.classic.euler(4))
+    found = run("check", module, "euler.json")
+    assert found.exit_code == 2 and "SystemExit" in found.output
 
 
 def test_a_check_that_fails_has_status_1(folder):

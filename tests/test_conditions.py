@@ -199,6 +199,11 @@ def test_classes_of_a_network():
             "x0: .* conditions, 2, got 3",
         ),
         (lambda: bj.ground_truth(given([0, 1]), jnp.ones((3, 2))), ValueError, "x0: .* conditions, 2, got 3"),
+        (
+            lambda: bj.sample(FLOW.replace(params={"speed": 1.5}), bj.classic.euler(2), KEY),
+            ValueError,
+            r"velocity: wanted params\['condition'\], .* got a flow without a condition. Use bespoke_jax\.given\(flow",
+        ),
     ],
 )
 def test_bad_input(call, error, message):

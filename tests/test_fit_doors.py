@@ -46,7 +46,11 @@ def no_work(monkeypatch):
     "change, error, message",
     [
         (dict(flow=3), TypeError, "flow: wanted a bespoke_jax.Flow, got int"),
-        (dict(solver=bj.classic.euler(3)), TypeError, "solver: wanted what"),
+        (
+            dict(solver=bj.classic.euler(3)),
+            TypeError,
+            r"solver: wanted what .* gives, or .*LearnedTable\.of\(table\), got",
+        ),
         (dict(solver=START.with_raw(jnp.full(11, jnp.nan))), ValueError, r"solver\.raw: wanted finite numbers"),
         (dict(solver=START.with_raw(jnp.zeros(7))), ValueError, r"solver\.raw"),
         (dict(key=0), TypeError, "key: wanted one JAX random key"),

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import bespoke_jax as bj
-from bespoke_jax.fitting.recipes import reference
+from bespoke_jax.fitting.budget import reference
 from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.run import probe
 from bespoke_jax.run.truth import truth_of

@@ -211,9 +211,9 @@ def test_arguments_that_are_not_those_are_named(flow, path, change, error, match
             r"solver\.raw: wanted shape \[7\], got \[8\]",
         ),
         (
-            {"flow": bj.Flow(velocity, None, (3,), bj.schedulers.Scheduler(lambda t: t, lambda t: jnp.nan * t))},
+            {"dtype": np.float64},
             ValueError,
-            r"flow\.scheduler\.sigma\(0\): wanted a finite number >= 0, got nan",
+            r"dtype: wanted one that JAX computes in, got float64 while jax_enable_x64 is off",
         ),
     ],
 )

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import math
 import pathlib
 
 import jax
@@ -263,6 +264,7 @@ def edited(path, solver, **fields):
         (dict(raw=[1e39] * 23), r"raw: wanted numbers that float32 can hold, got up to 1e\+39"),
         (dict(time_range=[0.5, 0.25]), r"time_range: wanted \[first, last\] within \[0, 1\]"),
         (dict(time_range=[0.0]), "time_range: wanted finite numbers"),
+        (dict(first=0.5), "first: wanted it in a table of .*version 2.* alone, got .*version 1.*, 'rk2'"),
     ],
 )
 def test_a_field_of_a_theta_that_is_wrong(tmp_path, theta, fields, message):
@@ -285,6 +287,10 @@ def test_a_field_of_a_theta_that_is_wrong(tmp_path, theta, fields, message):
         (dict(nfe=3), r"t: wanted finite numbers of shape \[3\], got 2 in place of 3"),
         (dict(nfe=None), "nfe: wanted an integer from 1 to 10000, got None"),
         (dict(time_range=[0.01, 1.0]), r"t: wanted times within \[0\.01, 1\]"),
+        (dict(fields=[0, 1]), "fields: wanted it in a table of .*version 2.* alone, got .*version 1"),
+        (dict(block=2), "block: wanted it in a table of"),
+        (dict(scale=1.5), "scale: wanted it in a table of"),
+        (dict(family="calls"), "fields: wanted the network of each call for the family 'calls', got none"),
     ],
 )
 def test_a_field_of_a_table_that_is_wrong(tmp_path, fields, message):
@@ -334,11 +340,27 @@ def test_shipped_solvers_are_read_to_the_bit(path):
         np.testing.assert_array_equal(read["xi"], 0 if solver.xi is None else solver.xi)
 
 
+def test_numbers_of_the_info_that_json_has_not_are_null(tmp_path, theta):
+    history = [{"loss": math.nan, "psnr": 31.5}, {"loss": 0.25, "psnr": np.inf}]
+    bj.save_solver(tmp_path / "s.json", theta, {"history": history, "best": (1.0, -math.inf)})
+    stored = json.loads((tmp_path / "s.json").read_text())["info"]
+    assert stored["history"] == [{"loss": None, "psnr": 31.5}, {"loss": 0.25, "psnr": None}]
+    assert stored["best"] == [1.0, None]
+
+
+def test_the_history_of_a_fit_is_stored(tmp_path):
+    flow = bj.analytic.mixture([[1.0, -1.0], [0.0, 1.0]], std=0.3)
+    recipe = bj.Recipe(stages=(bj.Stage("endpoint", 2),), num_paths=16, num_validation=16)
+    result = bj.fit(flow, bj.init_theta("rk1", 2), jax.random.key(0), recipe)
+    bj.save_solver(tmp_path / "s.json", result.theta, info={"history": result.history}, flow=flow)
+    stored = json.loads((tmp_path / "s.json").read_text())["info"]["history"]
+    assert [record["psnr"] for record in stored] == [record["psnr"] for record in result.history]
+
+
 @pytest.mark.parametrize(
     "info, error, message",
     [
         ([1, 2], TypeError, "info: wanted a dict, got list"),
-        ({"loss": float("nan")}, ValueError, "info: wanted what JSON can hold"),
         ({"loss": np.float32(1.0)}, TypeError, "info: wanted what JSON can hold"),
         ({1: "a", "1": "b"}, ValueError, "info: .*the key '1' is there twice"),
     ],

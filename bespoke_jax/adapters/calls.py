@@ -1,7 +1,7 @@
 """What the adapters of modules share: how a module is called, and the flow that comes of it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from bespoke_jax.flow.prediction import PREDICTIONS
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.types import EventShape, Numbers, PyTree, VelocityFunction
 
-__all__ = ["call_of", "flow_of"]
+__all__ = ["call_of", "check_attributes", "flow_of"]
 
 _TIMES = ("t", "time", "times", "timestep", "timesteps")
 
@@ -55,6 +55,31 @@ def call_of(call: Any, function: Callable, condition: Any, *, one_sample: bool) 
     return {(0, True): _time_first, (1, True): _time_last, (0, False): _times_first, (1, False): _times_last}[
         times[0], one_sample
     ]
+
+
+def check_attributes(module: Any, fields: Callable[[Any], Iterable[str]], remedy: str) -> None:
+    """Raise ValueError if an attribute that compiled programs are known by is an array, which has no equality.
+
+    Args:
+        module: of the user; modules among its attributes are looked at, too.
+        fields: module -> the names of such attributes of a module; empty for anything that is no module.
+        remedy: what to do.
+    """
+
+    def look(value, path):
+        if isinstance(value, jax.Array | np.ndarray):
+            raise ValueError(
+                f"module: wanted no arrays among its attributes, which have to be comparable, got one of shape {value.shape} at "
+                f"{path}. {remedy}"
+            )
+        if isinstance(value, dict | list | tuple):
+            entries = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, entry in entries:
+                look(entry, f"{path}[{key!r}]")
+        for name in fields(value):
+            look(getattr(value, name, None), f"{path}.{name}")
+
+    look(module, "module")
 
 
 # At module level, so that flows of equal modules share compiled programs.
@@ -99,14 +124,18 @@ def flow_of(
         prediction: as for `Flow.from_prediction`.
         condition: of one sample, or None.
         time: the module's, as for `Flow.from_prediction`.
-        options: `source` and `weights`, as for `Flow`.
+        options: `source`, `weights` and `time_margin`, as for `Flow.from_prediction`.
     """
     check_choice("prediction", prediction, PREDICTIONS)
     if condition is not None:
         params = {"network": params, CONDITION: jax.tree.map(jnp.asarray, condition)}
+    if prediction == "velocity" and options["time_margin"] is not None:
+        raise ValueError(
+            f"time_margin: wanted None for a module that predicts the velocity, got {options['time_margin']!r}."
+        )
     plain = isinstance(time, str) and time == "noise_at_0"
     if prediction == "velocity" and plain:
-        flow = Flow(velocity, params, event_shape, scheduler, **options)
+        flow = Flow(velocity, params, event_shape, scheduler, source=options["source"], weights=options["weights"])
     elif scheduler is None:
         why = f"prediction={prediction!r}" if plain else f"time={time!r:.40}"
         raise TypeError(f"scheduler: wanted that of the network for {why}, got None.")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bespoke_jax.adapters.calls import call_of, flow_of
+from bespoke_jax.adapters.calls import call_of, check_attributes, flow_of
 from bespoke_jax.flow.conditions import CONDITION
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.schedulers import Scheduler
@@ -27,6 +27,7 @@ def flow(
     time: str | Numbers = "noise_at_0",
     source: SourceFunction | None = None,
     weights: Weights | None = None,
+    time_margin: float | None = None,
 ) -> Flow:
     """An Equinox module as a flow; its arrays are the flow's parameters, a list.
 
@@ -41,11 +42,12 @@ def flow(
         condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
             conditions, and `guided`.
         time: the time that `call` gets, as for `Flow.from_prediction`.
-        source, weights: as for `Flow`.
+        source, weights, time_margin: as for `Flow.from_prediction`.
 
     Raises:
         TypeError: if `module` is not callable; for the rest as `Flow`.
-        ValueError: if a part of the module is in training mode; if `call` is missing; if the module returns another shape.
+        ValueError: if a part of the module is in training mode; if a static field is an array; if `call` is missing; if the
+            module returns another shape.
 
     Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp
@@ -58,6 +60,7 @@ def flow(
     if not callable(module):
         raise TypeError(f"module: wanted an equinox.Module, got {type(module).__name__}.")
     _check_evaluating(module)
+    _check_static(module)
     function = type(module).__call__ if isinstance(module, eqx.Module) else module
     call = call_of(call, function, condition, one_sample=True)
     leaves, structure = jax.tree.flatten(module)
@@ -65,8 +68,25 @@ def flow(
     arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
     others = tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
     velocity = _Velocity(structure, is_array, others, call, condition is not None)
-    options = {"source": source, "weights": weights}
+    options = {"source": source, "weights": weights, "time_margin": time_margin}
     return flow_of(velocity, arrays, event_shape, scheduler, prediction, condition, time, options)
+
+
+def _check_static(module: Any) -> None:
+    """Raise ValueError if a static field of the module, or of a module in it, is an array."""
+    import equinox as eqx
+
+    def is_part(value):
+        return isinstance(value, eqx.Module) and value is not module
+
+    def static(part):
+        fields = dataclasses.fields(part) if part is module and isinstance(part, eqx.Module) else ()
+        return [field.name for field in fields if field.metadata.get("static", False)]
+
+    check_attributes(module, static, "Make it a tuple of numbers, or a field that is not static.")
+    for part in jax.tree.leaves(module, is_leaf=is_part):
+        if is_part(part):
+            _check_static(part)
 
 
 def _check_evaluating(module: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from bespoke_jax.adapters.calls import call_of, flow_of
+from bespoke_jax.adapters.calls import call_of, check_attributes, flow_of
 from bespoke_jax.flow.conditions import CONDITION
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.schedulers import Scheduler
@@ -27,6 +27,7 @@ def flow(
     time: str | Numbers = "noise_at_0",
     source: SourceFunction | None = None,
     weights: Weights | None = None,
+    time_margin: float | None = None,
 ) -> Flow:
     """A linen module as a flow; its variables are the flow's parameters.
 
@@ -42,12 +43,12 @@ def flow(
         condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
             conditions, and `guided`.
         time: the time that `call` gets, as for `Flow.from_prediction`.
-        source, weights: as for `Flow`.
+        source, weights, time_margin: as for `Flow.from_prediction`.
 
     Raises:
         TypeError: if `module` is not a linen module; for the rest as `Flow`.
-        ValueError: if the module is in training mode: if it draws dropout, or updates batch statistics; if `call` is missing; if
-            the module returns another shape.
+        ValueError: if the module is in training mode: if it draws dropout, or updates batch statistics; if an attribute of it is
+            an array; if `call` is missing; if the module returns another shape.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -64,10 +65,12 @@ def flow(
 
     if not isinstance(module, linen.Module):
         raise TypeError(f"module: wanted a flax.linen.Module, got {type(module).__name__}.")
-    call = call_of(call, type(module).__call__, condition, one_sample=False)
-    velocity = _Velocity(module, call, condition is not None)
+    check_attributes(module, _attributes, "Make it a tuple of numbers, or a parameter or variable of the module.")
+    velocity = _Velocity(
+        module, call_of(call, type(module).__call__, condition, one_sample=False), condition is not None
+    )
     try:
-        options = {"source": source, "weights": weights}
+        options = {"source": source, "weights": weights, "time_margin": time_margin}
         return flow_of(velocity, variables, event_shape, scheduler, prediction, condition, time, options)
     except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
         raise ValueError(
@@ -75,6 +78,14 @@ def flow(
             f"mode ({type(error).__name__}). Say so in the call, in the module's own words: "
             "call=lambda module, t, x: module(x, t, train=False)."
         ) from error
+
+
+def _attributes(part: Any) -> list[str]:
+    """The names of a linen module's own attributes; none of anything else."""
+    from flax import linen
+
+    fields = dataclasses.fields(part) if isinstance(part, linen.Module) else ()
+    return [field.name for field in fields if field.name not in ("parent", "name")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ def flow(
     time: str | Numbers = "noise_at_0",
     source: SourceFunction | None = None,
     weights: Weights | None = None,
+    time_margin: float | None = None,
 ) -> Flow:
     """An NNX module as a flow; its state is the flow's parameters, a dictionary. The module itself is not changed.
 
@@ -41,7 +42,7 @@ def flow(
         condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
             conditions, and `guided`.
         time: the time that `call` gets, as for `Flow.from_prediction`.
-        source, weights: as for `Flow`.
+        source, weights, time_margin: as for `Flow.from_prediction`.
 
     Raises:
         TypeError: if `module` is not an NNX module; for the rest as `Flow`.
@@ -67,7 +68,7 @@ def flow(
     call = call_of(call, type(module).__call__, condition, one_sample=False)
     keys = tuple(jax.tree.leaves(random))
     velocity = _Velocity(graph, jax.tree.structure(random), _Unread(keys), call, condition is not None)
-    options = {"source": source, "weights": weights}
+    options = {"source": source, "weights": weights, "time_margin": time_margin}
     return flow_of(velocity, nnx.to_pure_dict(state), event_shape, scheduler, prediction, condition, time, options)
 
 

@@ -49,6 +49,8 @@ class TableScheduler:
             (sigma_t) or "noise_to_signal" (sigma_t / alpha_t).
         scheduler: the flow's; needed for "sigma", "noise_to_signal" and for predictions other than velocity.
         prediction: what the network predicts, as for `Flow.from_prediction`.
+        time_margin: that of the flow which the solver was learned for, as for `Flow.from_prediction`.
+        image: of the samples, for a table with one for each class: `table.image(flow)`; None for the table's own.
 
     Raises:
         TypeError: if `solver` is not a solver with a table, or `scheduler` not a `Scheduler`.
@@ -73,12 +75,14 @@ class TableScheduler:
         convention: str = "noise_at_1",
         scheduler: Scheduler | None = None,
         prediction: str = "velocity",
+        time_margin: float | None = None,
+        image: Float[Array, "..."] | None = None,
     ):
         self._table = table_of_one_velocity(solver)
         check_choice("prediction", prediction, PREDICTIONS)
         self._velocity, evaluated = None, self._table
         if prediction != "velocity":
-            self._velocity = velocity_of_prediction(_output, scheduler_of(scheduler), prediction, None)
+            self._velocity = velocity_of_prediction(_output, scheduler_of(scheduler), prediction, time_margin)
             t = jnp.asarray(evaluated.t, promote(evaluated.t.dtype, jnp.float32))
             evaluated = dataclasses.replace(evaluated, t=jnp.clip(t, *self._velocity.time_range))
         self.timesteps: np.ndarray = np.asarray(evaluated.times(convention, scheduler))
@@ -92,7 +96,7 @@ class TableScheduler:
             raise ValueError(
                 f"prediction: wanted 'noise', 'data', 'score' or 'v' with convention={convention!r}, got 'velocity'."
             )
-        self.init_noise_sigma = noise_std(scheduler)
+        self.init_noise_sigma, self._image = noise_std(scheduler), image
         self.set_timesteps()
 
     def set_timesteps(self, num_inference_steps: int | None = None) -> None:
@@ -113,7 +117,7 @@ class TableScheduler:
     ) -> Float[jax.Array, "*shape"]:
         """What the network is to be given: the sample; of a table with a first row of its own, at first the state made of it."""
         if self._index == 0:
-            self._carry, self._noise = self._table.begin(sample), jnp.asarray(sample)
+            self._carry, self._noise = self._table.begin(sample, self._image), jnp.asarray(sample)
             return self._carry.x
         return jnp.asarray(sample)
 
@@ -143,7 +147,7 @@ class TableScheduler:
                 raise ValueError(
                     "step: wanted scale_model_input before the first step: the first state is not the noise."
                 )
-            self._carry = self._table.begin(sample)
+            self._carry = self._table.begin(sample, self._image)
         else:
             self._check_sample(sample, self._carry.x)
         u = self._sign * jnp.asarray(model_output)

@@ -19,8 +19,7 @@ from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.solver import Program, Solver
-from bespoke_jax.stepping import time_dtype
-from bespoke_jax.table import check_times
+from bespoke_jax.stepping import check_times, time_dtype
 from bespoke_jax.types import Array, DTypeLike, GridLike
 
 __all__ = ["TaylorSolver", "genie"]

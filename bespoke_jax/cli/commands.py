@@ -18,7 +18,7 @@ from bespoke_jax.cli.text import describe
 from bespoke_jax.compare import check_solver, yardstick
 from bespoke_jax.files.atomic import check_target, write_whole
 from bespoke_jax.files.export_code import LANGUAGES, export_code
-from bespoke_jax.files.solver_file import load_solver, save_solver
+from bespoke_jax.files.solver_file import load_solver, save_solver, time_range_of
 from bespoke_jax.fitting.fit import fit
 from bespoke_jax.fitting.history import FitResult
 from bespoke_jax.fitting.progress import progress_bar
@@ -265,8 +265,11 @@ def _export(
     For a pipeline of diffusers give the scheduler_config.json of its network, and the scheduler of the flow that the solver was
     fitted to if it is another than the nearest to that config.
     """
+    for read in (solver, network):
+        if out is not None and read is not None and out.exists() and out.samefile(read):
+            raise click.BadParameter(f"wanted another file than {read}, which is read.", param_hint="--out")
     chosen = None if scheduler is None else schedulers.by_name(scheduler)
-    options: dict[str, Any] = dict(scheduler=chosen)
+    options: dict[str, Any] = dict(scheduler=chosen, time_range=time_range_of(solver))
     if network is not None:
         options |= _of_network(network, chosen)
     text = export_code(load_solver(solver), to, **options)

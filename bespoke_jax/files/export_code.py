@@ -149,10 +149,11 @@ def _numbers(table: SolverTable, times: np.ndarray) -> str:
     ]
     if table.c is None or table.xi is None:
         return "\n".join([*lines, "C = XI = None"])
-    xi = np.asarray(table.xi, np.float32)
-    text = base64.b64encode(xi.astype("<f4").tobytes()).decode()
-    lines += [f"C = {_list(np.asarray(table.c))}", f'XI = np.frombuffer(base64.b64decode("{text}"), "<f4")']
-    return "\n".join([*lines, f"XI = XI.astype(np.float32).reshape({xi.shape})"])
+    xi = np.asarray(table.xi)
+    xi = xi.astype(np.promote_types(xi.dtype, np.float32))
+    text = base64.b64encode(xi.astype(xi.dtype.newbyteorder("<")).tobytes()).decode()
+    lines += [f"C = {_list(np.asarray(table.c))}", f'XI = np.frombuffer(base64.b64decode("{text}"), "<f{xi.itemsize}")']
+    return "\n".join([*lines, f"XI = XI.astype(np.{xi.dtype.name}).reshape({xi.shape})"])
 
 
 def _list(values: Any) -> str:

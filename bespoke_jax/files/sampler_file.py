@@ -72,6 +72,8 @@ def save_sampler(
         (5, 2)
     """
     path, dtype = check_target(path), check_float_dtype("dtype", dtype)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"dtype: wanted one that JAX computes in, got {dtype} while jax_enable_x64 is off.")
     _check_in_jax(check_type("flow", flow, Flow, "a bespoke_jax.Flow"))
     check_solver_arrays("solver", solver).check_flow(flow)
     batch_size, platforms = _checked_batch_size(flow, batch_size), _checked_platforms(platforms)
@@ -191,6 +193,8 @@ class Sampler:
             names = ("x0",) if wanted == 1 else ("params", "x0")
             raise TypeError(f"sampler: wanted the arguments ({', '.join(names)}), got {len(arguments)} arguments.")
         *params, x0 = arguments
+        if not hasattr(x0, "dtype"):
+            raise TypeError(f"x0: wanted an array, got {type(x0).__name__}.")
         shape = jnp.shape(x0)
         if shape[1:] != self.event_shape or self.batch_size not in (None, *shape[:1]) or not all(shape[:1] or (0,)):
             batch = "B" if self.batch_size is None else self.batch_size

@@ -1,6 +1,8 @@
 """Solver files: a solver as JSON that a person can read."""
 
 import json
+import math
+import os
 import pathlib
 from typing import Any
 
@@ -26,7 +28,7 @@ from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Numbers, PathLike
 from bespoke_jax.warn import warn
 
-__all__ = ["load_solver", "save_solver"]
+__all__ = ["load_solver", "save_solver", "time_range_of"]
 
 _FORMAT, _GENERAL = (
     f"bespoke_jax solver, version {version}" for version in (1, 2)
@@ -49,7 +51,8 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     Args:
         path: file name, usually *.json; its folder must exist.
         theta: the solver. Families other than rk1 and rk2 are written, and read, as tables.
-        info: a dict of what JSON can hold, stored under "info": validation figures, how it was fitted.
+        info: a dict of what JSON can hold, stored under "info": validation figures, how it was fitted. NaN and infinity, as the
+            loss before the first update, become null.
         flow: the flow that the solver was fitted to, which is checked as `fit` does. Its fingerprint is stored under "flow", so
             that `load_solver` recognises other flows; the flow itself is not. All of this takes 32 velocity evaluations of single
             samples. If the flow keeps a margin from the ends of time (`Flow.time_range`), so do the times t, for programs that
@@ -72,7 +75,7 @@ def save_solver(path: PathLike, theta: Solver, info: dict[str, Any] | None = Non
     path = check_target(path)
     check_solver_arrays("theta", theta)
     if flow is not None:
-        check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+        theta.check_flow(check_type("flow", flow, Flow, "a bespoke_jax.Flow"))
     info = _check_info({} if info is None else info)
     table = theta.unrolled()
     content = _content(theta, table)
@@ -93,6 +96,8 @@ def _content(theta: Solver, table: SolverTable) -> dict[str, Any]:
     if not all(np.all(np.isfinite(value)) for value in numbers.values()):
         raise ValueError("theta: wanted a finite table, got NaN or infinity; such a solver is not written.")
     others: dict[str, Any] = {} if table.fields is None else dict(fields=list(table.fields))
+    if table.scale is not None:
+        others["scale"] = table.scale
     if table.block > 1:
         others["block"] = table.block
     if table.xi is not None:
@@ -108,10 +113,19 @@ def _content(theta: Solver, table: SolverTable) -> dict[str, Any]:
 def _check_info(info: Any) -> dict[str, Any]:
     check_type("info", info, dict, "a dict")
     try:
-        return parse_json("info", json.dumps(info, allow_nan=False))
+        return parse_json("info", json.dumps(_finite(info), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"info: wanted what JSON can hold: strings, finite numbers, lists, dicts ({error}).") from None
+
+
+def _finite(value: Any) -> Any:
+    """Lists and dictionaries with None in place of NaN and infinity, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _within(t: Any, time_range: tuple[float, float]) -> list[float]:
@@ -122,6 +136,7 @@ def _within(t: Any, time_range: tuple[float, float]) -> list[float]:
 
 _TABLE = ("t", "a", "b")
 _NUMBERS = (*_TABLE, "first", "c")
+_OTHERS = ("fields", "scale", "block", "corrections")
 
 
 def _layout(value: Any, indent: str = "") -> str:
@@ -164,6 +179,8 @@ def load_solver(path: PathLike, flow: Flow | None = None) -> Theta | SolverTable
     """
     if flow is not None:
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: wanted the name of a file, got {type(path).__name__}.")
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"load_solver: no file {path}.")
@@ -193,6 +210,17 @@ def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, d
         raise ValueError(f"{path}: {error}") from None
 
 
+def time_range_of(path: PathLike) -> tuple[float, float]:
+    """The range that the times of a solver file were clipped to, which rk1 and rk2 do not give back: see `save_solver`.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: as `load_solver`.
+    """
+    load_solver(path)
+    low, high = parse_json(str(path), pathlib.Path(path).read_bytes()).get("time_range", (0.0, 1.0))
+    return low, high
+
+
 def _compare(path: pathlib.Path, stored: dict[str, Any] | None, flow: Flow) -> None:
     """Warn unless the stored fingerprint is that of `flow`."""
     if stored is None:
@@ -210,6 +238,7 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
     family = check_choice("family", content.get("family"), FAMILIES)
     m = check_count("nfe", content.get("nfe"), 1, _MOST)
     shapes = {"t": (m,), "a": (m,), "b": (m, m)}
+    _check_version(content, family)
     if family not in BASES:
         solver = table_of(content, m, dtype, general=content["format"] == _GENERAL)
         _check_range(content, np.asarray(solver.t, np.float64))
@@ -231,6 +260,17 @@ def _solver(content: dict[str, Any]) -> Theta | SolverTable:
         stored = {name: content["knots"].get(name) for name in wanted}
         _check_derived({name: numbers_of_json(name, stored[name], wanted[name].shape) for name in wanted}, wanted)
     return theta.learning(content.get("learned", "both"))
+
+
+def _check_version(content: dict[str, Any], family: str) -> None:
+    """Raise ValueError if the file has entries that its format, or its family, has not."""
+    extra = [name for name in (*_NUMBERS[len(_TABLE) :], "xi", *_OTHERS) if name in content]
+    if extra and (content["format"] != _GENERAL or family in BASES):
+        raise ValueError(
+            f"{extra[0]}: wanted it in a table of {_GENERAL!r} alone, got {content['format']!r}, {family!r}."
+        )
+    if family == "calls" and content.get("fields") is None:
+        raise ValueError("fields: wanted the network of each call for the family 'calls', got none.")
 
 
 def _check_follows(name: str, value: Any, wanted: int) -> None:

@@ -28,6 +28,8 @@ def table_of(content: dict[str, Any], m: int, dtype: str, general: bool) -> Solv
     if general:
         shapes |= {name: shape for name, shape in {"first": (), "c": (m + 1,)}.items() if name in content}
         others = dict(fields=_fields(content, m), block=check_count("block", content.get("block", 1)))
+        if content.get("scale") is not None:
+            others["scale"] = float(numbers_of_json("scale", content["scale"], ()))
     arrays = {name: array_of(content, name, shape, dtype) for name, shape in shapes.items()}
     if "c" in arrays or "xi" in content:
         others["xi"] = _held("xi", image_of_json("xi", content.get("xi")), dtype)

@@ -15,6 +15,7 @@ from bespoke_jax.flow.conditions import of_paths
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.run.paths import Paths
 from bespoke_jax.solver import LearnedSolver, check_solver_arrays
+from bespoke_jax.table import SolverTable
 
 __all__ = ["check_fit", "check_recipe", "check_start", "check_state"]
 
@@ -32,7 +33,8 @@ def check_fit(
     check_type("flow", flow, Flow, "a bespoke_jax.Flow")
     check_key(key)
     for solver in solvers:
-        check_type("solver", solver, LearnedSolver, "what bespoke_jax.init_theta('rk2', 5) gives")
+        of_table = ", or bespoke_jax.LearnedTable.of(table)" if isinstance(solver, SolverTable) else ""
+        check_type("solver", solver, LearnedSolver, f"what bespoke_jax.init_theta('rk2', 5) gives{of_table}")
         check_solver_arrays("solver", solver)
     if not solvers:
         raise ValueError("solvers: wanted one solver or more, got none.")

@@ -177,7 +177,7 @@ def _fit_on(flow, solver, key, recipe: Recipe, data: Data, state: FitState | Non
         )
     best, lost = chosen(watch.records, recipe.figure)
     some, _, x1 = samples(flow, data.validation)
-    warn_of_best(best, recipe.figure, data.truth, some, x1)
+    warn_of_best(watch.records, best, recipe.figure, data.truth, some, x1)
     cost, start, calls = watch.records[-1]["evaluations"], names[int(state.start)], flow.calls_per_evaluation
     return FitResult(state.best, watch.records, cost, calls * cost, start, state, data.truth, best, lost)
 

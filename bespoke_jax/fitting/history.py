@@ -9,7 +9,7 @@ from jaxtyping import Float
 from bespoke_jax.fitting.loss import BY_LOSS, FIGURES
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, Stage
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.run.scores import decibels
+from bespoke_jax.run.scores import decibels, has_tails
 from bespoke_jax.run.truth import Truth, warn_of_truth, warn_of_useless
 from bespoke_jax.solver import LearnedSolver
 from bespoke_jax.types import Array
@@ -17,7 +17,7 @@ from bespoke_jax.warn import warn
 
 __all__ = ["FitError", "FitResult", "FitState", "History", "chosen", "init_state", "warn_of_best", "warn_of_tails"]
 
-_APART = 10.0  # dB between psnr and mean_psnr; up to 3 on the shipped flows
+_WORSE = 3.0  # dB; a fit of a few updates may end a little below a good start
 
 
 class History(NamedTuple):
@@ -149,10 +149,18 @@ def chosen(history: list[dict[str, Any]], figure: str) -> tuple[dict[str, Any], 
     return best, max(record[other] for record in history) - best[other]
 
 
-def warn_of_best(best: dict[str, Any], figure: str, truth: Truth, flow: Flow, x1: Float[Array, "B *event"]) -> None:
-    """Warn if the solver that a fit chose is as good as its true paths, of no use, or the worse for a few samples.
+def warn_of_best(
+    history: list[dict[str, Any]],
+    best: dict[str, Any],
+    figure: str,
+    truth: Truth,
+    flow: Flow,
+    x1: Float[Array, "B *event"],
+) -> None:
+    """Warn if the solver that a fit chose is as good as its true paths, of no use, its start, or the worse for a few samples.
 
     Args:
+        history: all records.
         best: the record that was chosen.
         figure: the figure that chose it.
         truth: the accuracy of the held-out paths.
@@ -161,7 +169,19 @@ def warn_of_best(best: dict[str, Any], figure: str, truth: Truth, flow: Flow, x1
     in_decibels = "mean_psnr" if figure == BY_LOSS else figure
     warn_of_truth("fit", best[in_decibels], getattr(truth, in_decibels), truth)
     warn_of_useless("fit", flow, x1, best["rmse"], max(best["psnr"], best["mean_psnr"]))
+    _warn_of_no_gain(history, best, in_decibels)
     warn_of_tails(best, figure)
+
+
+def _warn_of_no_gain(history: list[dict[str, Any]], best: dict[str, Any], name: str) -> None:
+    """Warn if no update improved on the start in this figure, and the last solver is clearly worse."""
+    first, last = history[0], history[-1]
+    if best["iteration"] == first["iteration"] and last[name] < first[name] - _WORSE:
+        warn(
+            f"fit: no update improved on the start, whose {name} is {first[name]:.1f} dB on the held-out paths; after the last "
+            f"it was {last[name]:.1f}. The start is returned. Larger batches may help (Stage.batch_size, "
+            "or the default recipe in place of frugal), or more paths."
+        )
 
 
 def warn_of_tails(best: dict[str, Any], figure: str) -> None:
@@ -171,8 +191,7 @@ def warn_of_tails(best: dict[str, Any], figure: str) -> None:
         best: the record that was chosen.
         figure: the figure that chose it.
     """
-    apart = best["mean_psnr"] - best["psnr"]
-    if figure == "mean_psnr" and apart > _APART:
+    if figure == "mean_psnr" and has_tails(best["psnr"], best["mean_psnr"]):
         warn(
             f"fit: on the held-out paths psnr is {best['psnr']:.1f} dB and mean_psnr {best['mean_psnr']:.1f}: a few samples make "
             "up most of the mean RMSE, and this fit minimises the error of the typical one. If the mean RMSE is your figure, "

@@ -1,25 +1,21 @@
 """Recipes: how to learn a solver, as values. The default, the paper's, for few velocity evaluations, for the mean RMSE."""
 
 import dataclasses
-import math
-from typing import NamedTuple
 
 import numpy as np
 import optax
 
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive, check_type
-from bespoke_jax.classic import ipndm, unipc
+from bespoke_jax.fitting.budget import LOOKS, Costs
 from bespoke_jax.fitting.levenberg_marquardt import PowerLaw
 from bespoke_jax.fitting.loss import BY_LOSS, FIGURES, Loss
 from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
-from bespoke_jax.fitting.starts import NUM_START_PATHS, cost_of_choice, num_raced, start_groups
+from bespoke_jax.fitting.starts import NUM_START_PATHS
 from bespoke_jax.flow.flow import Flow
-from bespoke_jax.run.probe import EVALUATIONS as PROBE
-from bespoke_jax.run.truth import NUM_CHECKED
 from bespoke_jax.solver import LearnedSolver, check_solver_arrays
 from bespoke_jax.table import SolverTable
 
-__all__ = ["Recipe", "frugal", "mean_rmse", "paper", "reference"]
+__all__ = ["Recipe", "frugal", "mean_rmse", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +111,14 @@ class Recipe:
         """
         if self.budget is None:
             return self
-        plan = _Costs.of(self, flow, solver)
+        plan = Costs.of(self, flow, solver)
         if self.budget < plan.cost(1):
             raise ValueError(
                 f"budget: wanted at least {plan.cost(1)} for a solver of {solver.nfe} evaluations, got {self.budget!r}."
             )
         iterations = plan.most_iterations(self.budget)
         stage = self.stages[0]
-        every = -(-iterations // _LOOKS)
+        every = -(-iterations // LOOKS)
         method = dataclasses.replace(stage.optimizer, shrink=_DAMPING_FALLS ** (1 / iterations))
         return dataclasses.replace(
             self,
@@ -134,7 +130,9 @@ class Recipe:
         )
 
 
-def paper(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40) -> Recipe:
+def paper(
+    num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: int = 40, *, data_range: float = 2.0
+) -> Recipe:
     """The paper's recipe: Adam on the RMSE-Bound loss (Sec. 2.4, Algorithm 3), from the base solver, on cached paths.
 
     The paper leaves learning rate, batch size and number of iterations open; these are ours.
@@ -148,11 +146,16 @@ def paper(num_iterations: int = 1000, learning_rate: float = 2e-3, batch_size: i
     """
     rate = check_positive("learning_rate", learning_rate)
     stage = Stage("rmse_bound", num_iterations, optax.adam(rate), batch_size, validate_every=25)
-    return Recipe(stages=(stage,), choose_start=False)
+    return Recipe(stages=(stage,), choose_start=False, data_range=data_range)
 
 
 def mean_rmse(
-    num_iterations: int = 64, batch_size: int = 128, num_paths: int = 2048, num_validation: int = 512
+    num_iterations: int = 64,
+    batch_size: int = 128,
+    num_paths: int = 2048,
+    num_validation: int = 512,
+    *,
+    data_range: float = 2.0,
 ) -> Recipe:
     """A recipe for the mean RMSE where a few samples rule it, as they do on data with narrow clusters, whose paths part.
 
@@ -167,7 +170,7 @@ def mean_rmse(
         ('psnr', 512)
     """
     stage = Stage("rmse", num_iterations, DEFAULT_STAGES[0].optimizer, batch_size)
-    return Recipe((stage,), num_paths, num_validation)
+    return Recipe((stage,), num_paths, num_validation, data_range=data_range)
 
 
 # Found on the shipped flows with rk2 of five steps; benchmarks/README.md has the results.
@@ -178,13 +181,10 @@ _DAMPING_FALLS = 1000.0  # the factor over the whole fit
 _STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, keep_activations=True)
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
-_PASSES_OVER_PATHS = 3
-_MOST_ITERATIONS = 2**30
 _MOST = 10**12  # evaluations: more than any fit takes
-_LOOKS = 8  # at the held-out paths, besides the one at the start
 
 
-def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
+def frugal(budget: int = 20_000, *, choose_start: bool = True, data_range: float = 2.0) -> Recipe:
     """A recipe that spends at most `budget` velocity evaluations of single samples.
 
     A dedicated solver takes the place of Dopri5 for the ends of the paths, and Levenberg-Marquardt takes batches of a few samples
@@ -193,7 +193,7 @@ def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
 
     Args:
         budget: evaluations in all: true ends, start, updates, held-out paths.
-        choose_start: as for `Recipe`.
+        choose_start, data_range: as for `Recipe`.
 
     Raises:
         TypeError, ValueError: if the budget is not an integer or beyond all reason. `fit` refuses one that does not suffice.
@@ -210,23 +210,9 @@ def frugal(budget: int = 20_000, *, choose_start: bool = True) -> Recipe:
         num_validation=_NUM_VALIDATION,
         num_start_paths=_NUM_START_PATHS,
         choose_start=check_flag("choose_start", choose_start),
+        data_range=data_range,
         budget=budget,
     )
-
-
-def reference(flow: Flow, nfe: int) -> SolverTable:
-    """The dedicated solver that replaces Dopri5 under a budget, for a solver of `nfe` evaluations.
-
-    UniPC of third order on the log-SNR grid with 2.4 times as many evaluations, at least 24, which reached 50 dB and more on
-    every flow tried. Without a scheduler, Adams-Bashforth of fourth order with 4 times as many, at least 40.
-    """
-    return _of_evaluations(flow, max(40, 4 * nfe) if flow.scheduler is None else max(24, -(-12 * nfe // 5)))
-
-
-def _of_evaluations(flow, nfe):
-    if flow.scheduler is None:
-        return ipndm(nfe, order=4)
-    return unipc(nfe, flow.scheduler, order=3, grid="log_snr")
 
 
 def _check_budget(budget, stages):
@@ -238,63 +224,3 @@ def _check_budget(budget, stages):
         raise ValueError(
             f"Recipe.budget: wanted one stage, of Levenberg-Marquardt on a loss of ends (see frugal), got {stages!r:.200}."
         )
-
-
-class _Costs(NamedTuple):
-    """The cost of a fit under a budget, in velocity evaluations, as a function of its number of iterations.
-
-    Attributes:
-        recipe, solver: those of the fit.
-        evaluations: the solver's, per sample.
-        truth: the reference that solves the ends.
-        others: evaluations of each path for what the solver takes from it.
-        finer: the solver that checks a few of them.
-        choice: the cost of choosing the start.
-        racers: how many starts make the first updates.
-    """
-
-    recipe: Recipe
-    solver: LearnedSolver
-    evaluations: int
-    truth: SolverTable
-    others: int
-    finer: SolverTable
-    choice: int
-    racers: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, flow: Flow, solver: LearnedSolver) -> "_Costs":
-        solver = solver.suited(flow)
-        evaluations, choice = math.ceil(solver.evaluations(flow)), 0
-        truth = reference(flow, evaluations)
-        groups = start_groups(flow, solver) if recipe.choose_start else []
-        for group in groups:
-            choice += cost_of_choice(len(group), evaluations, recipe.num_start_paths, recipe.stages[0].samples_at_once)
-        finer = _of_evaluations(flow, 2 * truth.nfe)
-        others = solver.most_per_sample(flow)
-        return cls(recipe, solver, evaluations, truth, others, finer, choice, max(1, len(groups)))
-
-    def num_paths(self, iterations: int) -> int:
-        """Paths to fit to, each of them seen a few times."""
-        return max(self.recipe.num_start_paths, iterations * self.recipe.stages[0].batch_size // _PASSES_OVER_PATHS)
-
-    def cost(self, iterations: int) -> int:
-        """All evaluations."""
-        recipe, stage, nfe, truth = self.recipe, self.recipe.stages[0], self.evaluations, self.truth.nfe
-        checked = min(NUM_CHECKED, stage.chunk_size)
-        held_out = recipe.num_validation * (truth + (1 + _LOOKS) * nfe) + checked * (PROBE + self.finer.nfe)
-        # The first updates are made by each racer, and then compared.
-        updates = iterations + (self.racers - 1) * num_raced(iterations, -(-iterations // _LOOKS))
-        race = self.racers * recipe.num_start_paths * nfe if self.racers > 1 else 0
-        fitting = updates * stage.batch_size * nfe * (stage.passes(self.solver) + stage.optimizer.tries)
-        return self.choice + held_out + self.num_paths(iterations) * (truth + self.others) + race + fitting
-
-    def most_iterations(self, budget: int) -> int:
-        """The most iterations that the budget allows, by bisection: the cost grows with their number."""
-        few, many = 1, 2
-        while self.cost(many) <= budget and many < _MOST_ITERATIONS:
-            few, many = many, 2 * many
-        while many - few > 1:
-            middle = (few + many) // 2
-            few, many = (middle, many) if self.cost(middle) <= budget else (few, middle)
-        return few

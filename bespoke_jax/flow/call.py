@@ -35,12 +35,18 @@ def call(
 
     Raises:
         TypeError: if it returns something other than one floating array no wider than x.
-        ValueError: if it returns another shape, takes a time for each sample instead of one, or wants as many samples as its
-            condition has rows.
+        ValueError: if it returns another shape, takes a time for each sample instead of one, wants as many samples as its
+            condition has rows, or reads a condition that the parameters have not.
     """
     try:
         out = function(params, _times(t, x) if per_sample_time else t, x)
     except Exception as error:
+        if _lacks_condition(error, params):
+            raise ValueError(
+                f"{name}: wanted params[{CONDITION!r}], which it reads, got a flow without a condition. Use "
+                f"bespoke_jax.given(flow, conditions), one for each sample, or flow.replace(params={{**flow.params, "
+                f"{CONDITION!r}: condition}}), one for all."
+            ) from error
         if _takes_rows(function, params, _times(t, x)[:1] if per_sample_time else t, x):
             raise ValueError(
                 f"{name}: wanted one of one condition for the whole batch, got one that takes a batch of as many samples as "
@@ -63,6 +69,11 @@ def call(
 
 def _times(t: Array, x: Array) -> jax.Array:
     return jnp.full(x.shape[:1], t)
+
+
+def _lacks_condition(error: Exception, params: PyTree) -> bool:
+    """Whether a function failed because it reads a condition that is not among its parameters."""
+    return isinstance(error, KeyError) and error.args == (CONDITION,) and CONDITION not in params
 
 
 def _takes_rows(function: VelocityFunction, params: PyTree, t: Array, x: Array) -> bool:

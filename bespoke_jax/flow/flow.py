@@ -14,7 +14,7 @@ from bespoke_jax.flow.norm import check_weights
 from bespoke_jax.flow.prediction import velocity_of_prediction
 from bespoke_jax.flow.source import check_source, draw, gaussian, same_params
 from bespoke_jax.flow.states import States
-from bespoke_jax.flow.times import scheduler_of
+from bespoke_jax.flow.times import check_direction, scheduler_of
 from bespoke_jax.flow.trees import event_of, of_arrays
 from bespoke_jax.schedulers import Scheduler
 from bespoke_jax.types import (
@@ -60,6 +60,7 @@ class Flow(States):
     Raises:
         TypeError: if `velocity` is not a function, `scheduler` not a `Scheduler`, `source` not a function, or `params` hold a
             function or text.
+        ValueError: if the scheduler does not lead from noise to data.
         TypeError, ValueError: if `event_shape` is not a tuple of positive integers, or a tree of them; for bad weights.
 
     Examples:
@@ -89,6 +90,8 @@ class Flow(States):
             raise TypeError(f"velocity: wanted a function of (params, t, x), got {type(velocity).__name__}.")
         if scheduler is not None and not isinstance(scheduler, Scheduler):
             raise TypeError(f"scheduler: wanted a bespoke_jax.schedulers.Scheduler or None, got {scheduler!r}.")
+        if scheduler is not None:
+            check_direction(scheduler)
         check_source(source)
         check_params(params)
         event = event_of(event_shape)

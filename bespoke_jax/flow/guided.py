@@ -6,19 +6,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
+from bespoke_jax.checks import known
 from bespoke_jax.flow.conditions import CONDITION, condition_of, condition_of_one, given, is_given, velocity_of_one
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.matching import cast
 from bespoke_jax.flow.per_sample import batched_velocity
 from bespoke_jax.flow.wrapper import Wrapper
 from bespoke_jax.types import Array, KeyArray, Scalar, VelocityFunction
+from bespoke_jax.warn import warn
 
 __all__ = [
     "Guided",
     "OfNetwork",
     "Scaled",
+    "check_scale",
     "guided_velocity",
     "is_guided",
     "of_call",
@@ -39,6 +43,9 @@ class Scaled(NamedTuple):
 
     condition: Any
     guidance_scale: jax.Array
+
+
+jax.export.register_namedtuple_serialization(Scaled, serialized_name="bespoke_jax.Scaled")  # for `save_sampler`
 
 
 def of_call(flow: Flow, field: int | jax.Array) -> Flow:
@@ -100,6 +107,22 @@ def scales_of(flow: Flow) -> Float[jax.Array, "..."]:
     if scale is None:
         return flow.params["guidance_scale"]
     return jax.vmap(scale)(condition_of(flow)) if is_given(flow) else scale(flow.params[CONDITION])
+
+
+def check_scale(flow: Flow, learned: float | None) -> None:
+    """Warn if a flow is guided by another scale than that which a solver by the call holds; None for one that is not known.
+
+    Raises:
+        ValueError: if the flow is not `guided`.
+    """
+    scales = known(scales_of(flow))
+    if learned is None or scales is None or np.allclose(scales, learned, rtol=1e-3, atol=1e-6):
+        return
+    got = f"{np.min(scales):g}" if np.ptp(scales) == 0 else f"from {np.min(scales):g} to {np.max(scales):g}"
+    warn(
+        f"solver: learned for the guidance scale {learned:g}, which its factors hold, got a flow guided by {got}; samples are "
+        f"those of {learned:g}. LearnedCalls.euler(m, scales=(least, greatest)) learns a range of scales."
+    )
 
 
 def guided_velocity(flow: Flow) -> "Guided":

@@ -47,6 +47,9 @@ class Indexed(NamedTuple):
     index: jax.Array
 
 
+jax.export.register_namedtuple_serialization(Indexed, serialized_name="bespoke_jax.Indexed")  # for `save_sampler`
+
+
 def num_of(conditions: PyTree) -> int:
     """For how many samples there are conditions."""
     return len(conditions.index) if isinstance(conditions, Indexed) else len(jax.tree.leaves(conditions)[0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from bespoke_jax.checks import check_choice
 from bespoke_jax.schedulers import Scheduler, ddpm_levels
 from bespoke_jax.types import Array, Numbers
 
-__all__ = ["TIMES", "NetworkTime", "scheduler_of", "step_of_level", "time_of"]
+__all__ = ["TIMES", "NetworkTime", "check_direction", "scheduler_of", "step_of_level", "time_of"]
 
 TIMES = ("noise_at_0", "noise_at_1", "sigma", "noise_to_signal", "steps_of_1000")
 """The times that a network may be called with: t, 1 - t, sigma_t, sigma_t / alpha_t, and steps."""
@@ -168,6 +169,46 @@ def scheduler_of(schedule: Any) -> Scheduler:
     if ends[1] > ends[0]:  # snr increases
         return Scheduler(alpha, sigma)
     return Scheduler(*(dataclasses.replace(function, noise_at_1=True) for function in (alpha, sigma)))
+
+
+@functools.lru_cache(maxsize=64)
+def check_direction(scheduler: Scheduler) -> None:
+    """Raise unless the scheduler's functions are JAX's, and lead from noise at t = 0 to data at t = 1.
+
+    Raises:
+        TypeError: if JAX cannot trace one of them.
+        ValueError: if sigma_0 is not positive, or the signal-to-noise ratio no greater at 1 than at 0, or one of these is NaN.
+
+    Examples:
+        >>> check_direction(Scheduler(lambda t: 1.0 - t, lambda t: t))
+        Traceback (most recent call last):
+        ValueError: scheduler: wanted noise at t=0 and data at t=1, got alpha from 1 to 0 and sigma from 0 to 1. One that ...
+    """
+    try:
+        (alpha_0, alpha_1), (sigma_0, sigma_1) = _ends("alpha", scheduler.alpha), _ends("sigma", scheduler.sigma)
+    except jax.errors.ConcretizationTypeError:  # made of traced numbers
+        return
+    if not (0 < sigma_0 < math.inf and alpha_1 * sigma_0 > alpha_0 * sigma_1):
+        raise ValueError(
+            f"scheduler: wanted noise at t=0 and data at t=1, got alpha from {alpha_0:g} to {alpha_1:g} and sigma from "
+            f"{sigma_0:g} to {sigma_1:g}. One that runs the other way is Scheduler(lambda t: alpha(1 - t), lambda t: "
+            "sigma(1 - t))."
+        )
+
+
+def _ends(name: str, function: Callable[[Any], Any]) -> list[float]:
+    """The values of a scheduler's function at 0 and 1."""
+    try:
+        jax.eval_shape(lambda t: function(t), jax.ShapeDtypeStruct((), np.float32))
+        with jax.ensure_compile_time_eval():
+            return [float(function(jnp.float32(t))) for t in (0.0, 1.0)]
+    except jax.errors.ConcretizationTypeError:
+        raise
+    except TypeError as error:
+        raise TypeError(
+            f"scheduler.{name}: wanted a function of one time that JAX can trace, made of jax.numpy, got {function!r} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

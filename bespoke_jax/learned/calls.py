@@ -65,6 +65,7 @@ def by_call(table: SolverTable, guidance_scale: Scalar | Numbers, without: Colle
         raise ValueError(f"guidance_scale: wanted a number, or (least, greatest), got {guidance_scale}.")
     # The factors are linear in w, and the first feature of a scale is -1 and 1 at the ends of the range.
     found, least, most = (_by_call(table, w, without) for w in ((low + high) / 2, low, high))
+    found = dataclasses.replace(found, scale=None)
     none = Corrections.zeros(found, 2, "scale", (low, high))
     return dataclasses.replace(found, corrections=dataclasses.replace(none, b=none.b.at[0].set((most.b - least.b) / 2)))
 
@@ -101,6 +102,7 @@ def _by_call(table: SolverTable, w: float, without: Collection[int]) -> SolverTa
         c,
         table.xi,
         tuple(fields),
+        scale=w,
     )
 
 
@@ -207,8 +209,10 @@ class LearnedCalls(LearnedTable):
         Raises:
             ValueError: if the flow is not `guided`, or has a scale for each sample and the solver factors for one alone.
         """
-        (scale_of if self._span is None else scales_of)(flow)
-        return super().suited(flow)
+        scale = float(scale_of(flow)) if self._span is None else None
+        scales_of(flow)
+        suited = super().suited(flow)
+        return dataclasses.replace(suited, reference=dataclasses.replace(suited.reference, scale=scale))
 
     @property
     def dedicated_nfe(self) -> int:

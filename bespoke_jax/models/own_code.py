@@ -37,13 +37,13 @@ def flow_of_code(path: str, kwargs: dict[str, Any] | None = None, name: str = "p
         sys.path.insert(0, os.getcwd())
     try:
         function = functools.reduce(getattr, function_name.split("."), importlib.import_module(module_name))
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything, and a script may exit
         raise ValueError(f"{name}: {path!r} cannot be imported.\n\n{_text(error)}") from None
     if not callable(function):
         raise ValueError(f"{name}: wanted {path!r} to be a function, got {type(function).__name__}.")
     try:
         flow = function(**(kwargs or {}))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{name}: {path!r} raised an exception.\n\n{_text(error)}") from None
     if not isinstance(flow, Flow):
         raise TypeError(f"{name}: wanted {path!r} to return a bespoke_jax.Flow, got {type(flow).__name__}.")

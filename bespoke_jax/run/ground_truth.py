@@ -237,10 +237,15 @@ def _not_finite(flow: Flow, t: Any, attempts: int, where: str = "after") -> Floa
                 f"ground_truth: the velocity returned NaN or infinity {where} t = {t:.6g} (step {attempts}), because the flow's "
                 f"params{jax.tree_util.keystr(place)} has NaN or infinity in {bad} of {numbers.size} numbers."
             )
-    remedy = ": Flow.from_prediction(..., time_margin=1e-3) keeps away from such an end" if where == "at" else ""
+    remedy = (
+        ": time_margin=1e-3, of Flow.from_prediction and the adapters, keeps away from such an end"
+        if where == "at"
+        else ""
+    )
+    time = "" if where == "at" else "; a network of another time wants time="
     return FloatingPointError(
         f"ground_truth: the velocity returned NaN or infinity {where} t = {t:.6g} (step {attempts}). Check "
-        f"flow(t, x) near that time, its parameters, and whether it divides by alpha_t or sigma_t{remedy}."
+        f"flow(t, x) near that time, its parameters, and whether it divides by alpha_t or sigma_t{remedy}{time}."
     )
 
 

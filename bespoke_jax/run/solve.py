@@ -7,7 +7,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from bespoke_jax.checks import check_count, check_key, check_type
+from bespoke_jax.checks import check_count, check_flag, check_key, check_type
 from bespoke_jax.flow.conditions import check_size, in_turn
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import spread
@@ -45,6 +45,7 @@ def solve(flow: Flow, solver: Solver, x0: State, *, return_path: bool = False) -
     check_solver_arrays("solver", solver, needs_table=False).check_flow(flow)
     x0, as_given = flow.as_array("x0", x0)
     check_size(flow, math.prod(flow.batch_shape(x0, "x0")), "x0")
+    check_flag("return_path", return_path)
     return as_given((_solve_outside if _runs_outside(flow, solver, x0) else _solve)(flow, solver, x0, return_path))
 
 

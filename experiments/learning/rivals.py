@@ -20,10 +20,16 @@ __all__ = ["USUAL", "USUAL_ON_VELOCITY", "Rivals", "as_text", "find"]
 
 USUAL = (
     *("solver_search/published", "midpoint/karras", "ipndm_noise-3/karras", "ipndm_noise-3/log_snr"),
-    *("ipndm-3/karras", "unipc-2/quadratic"),
+    *("ipndm-3/karras", "unipc-2/quadratic", "midpoint/uniform", "midpoint/cosine"),
 )
-"""The dedicated solvers that win most of the comparisons in docs/compare.md and docs/shipped_flow.md, or come close."""
-USUAL_ON_VELOCITY = ("midpoint/quadratic", "ipndm-2/uniform", "ipndm-3/uniform", "ipndm-3/quadratic")
+"""The dedicated solvers that win most of the comparisons in docs/compare.md and docs/shipped_flow.md, or come close; and rk2."""
+USUAL_ON_VELOCITY = (
+    "midpoint/uniform",
+    "midpoint/quadratic",
+    "ipndm-2/uniform",
+    "ipndm-3/uniform",
+    "ipndm-3/quadratic",
+)
 """Those for a flow without a scheduler."""
 
 

@@ -70,7 +70,7 @@ def check_stamp(folder: pathlib.Path, there: dict, here: dict) -> None:
         raise ValueError(
             f"workdir: {folder} holds a run of another config. It differs in\n"
             + "\n".join(f"  {field}: {old} there, {new} here" for field, old, new in differences)
-            + "\nGive another --workdir, or delete that folder to start again."
+            + "\nGive the options that the run was begun with, or another --workdir for a run of its own."
         )
     if begun_by.get("state") != STATE:
         raise ValueError(
