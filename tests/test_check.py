@@ -99,6 +99,13 @@ def test_a_solver_hardly_better_than_the_mean_sample_is_warned_of():
     assert bj.check_solver(wide, bj.classic.midpoint(12), KEY, num_paths=8, others={}).solver.psnr < 20
 
 
+def test_a_few_samples_that_make_up_most_of_the_mean_rmse_are_warned_of():
+    flow = bj.Flow(lambda p, t, x: jnp.where(x > 1.5, -3 * x * jnp.cos(9 * t), 0.01 * t - 0.01 * x), None, (1,))
+    with pytest.warns(UserWarning, match=r"check_solver: psnr is .* a few of 64 samples .* may be off by more than"):
+        found = bj.check_solver(flow, bj.classic.euler(4), KEY, num_paths=64, others={})
+    assert found.solver.mean_psnr > found.solver.psnr + 10
+
+
 def test_without_a_scheduler_and_without_compiling_the_network_for_each_solver(monkeypatch):
     monkeypatch.setattr(compare, "ground_truth", lambda flow, x0, *_, **__: bj.Paths.of_ends(flow, x0, x0 / math.e))
     monkeypatch.setattr(compare, "truth_of", lambda *_, **__: (compare.Truth(math.inf, math.inf, 0.0), 0))

@@ -140,6 +140,25 @@ def test_what_is_wrong_is_named(arguments, error, words):
         export_code(**(dict(solver=bj.classic.euler(2), to="diffusers") | arguments))
 
 
+@pytest.mark.parametrize("language", ["numpy", "jax", "torch"])
+def test_integers_are_refused(language):
+    with pytest.raises(TypeError, match=r"x0: wanted floating-point numbers, got .*int"):
+        sampled(language, SOLVERS["unipc"], own, np.ones((5, 2), np.int32))
+
+
+def test_an_image_keeps_its_precision():
+    with jax.enable_x64(True):
+        arrays = {
+            name: np.asarray(value, np.float64) for name, value in vars(GENERAL).items() if hasattr(value, "dtype")
+        }
+        arrays |= dict(xi=np.array([1 / 3, -np.pi]), c=np.linspace(-0.5, 1, 5) / 7)
+        table = dataclasses.replace(GENERAL, **{name: jnp.asarray(value) for name, value in arrays.items()})
+        x0 = np.asarray(X0, np.float64)
+        found = run(export_code(table, "numpy"))["sample"](own, x0)
+        wanted = table.walk(own, jnp.asarray(x0))
+        np.testing.assert_allclose(found, wanted, rtol=1e-14, atol=1e-14)
+
+
 # --- diffusers ---
 
 

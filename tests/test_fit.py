@@ -93,7 +93,9 @@ def test_the_best_on_held_out_paths_is_returned(flow, paths):
     # A learning rate that ruins theta: the start must come back.
     start = bj.init_theta("rk2", 3)
     stages = (bj.Stage("endpoint", 2, optax.sgd(5.0)),)
-    result = bj.fit(flow, start, KEY, bj.Recipe(stages=stages, choose_start=False), paths=paths[0], validation=paths[1])
+    recipe = bj.Recipe(stages=stages, choose_start=False)
+    with pytest.warns(UserWarning, match="fit: no update improved on the start"):
+        result = bj.fit(flow, start, KEY, recipe, paths=paths[0], validation=paths[1])
     best = max(result.history, key=lambda record: record["mean_psnr"])
     reached = float(jnp.mean(bj.metrics.rmse(bj.solve(flow, result.theta, paths[1].x0), paths[1].x1, 1)))
     np.testing.assert_allclose(reached, best["rmse"], rtol=1e-5)

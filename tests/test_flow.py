@@ -10,6 +10,8 @@ from tests import reference, zoo
 
 pytestmark = pytest.mark.usefixtures("float64")
 
+SCHEDULER = bj.schedulers.Scheduler
+
 
 def decay(params, t, x):
     return -params * x
@@ -195,6 +197,23 @@ def test_velocity_that_returns_something_else(velocity, error, message):
         ((decay, 1.0, 3), TypeError, "event_shape"),
         ((decay, 1.0, (3, 0)), ValueError, "event_shape"),
         ((decay, 1.0, (3,), "CondOT"), TypeError, "scheduler"),
+        (
+            (decay, 1.0, (3,), SCHEDULER(lambda t: 1 - t, lambda t: t)),
+            ValueError,
+            r"noise at t=0 .* alpha from 1 to 0 and",
+        ),
+        ((decay, 1.0, (3,), SCHEDULER(lambda t: t, jnp.log)), ValueError, "sigma from -inf to 0"),
+        ((decay, 1.0, (3,), SCHEDULER(lambda t: t, lambda t: jnp.nan * t)), ValueError, "sigma from nan to nan"),
+        (
+            (decay, 1.0, (3,), SCHEDULER(np.sin, np.cos)),
+            TypeError,
+            r"scheduler\.alpha: wanted a function .*TracerArray",
+        ),
+        (
+            (decay, 1.0, (3,), SCHEDULER(lambda t: t, lambda t, s: s)),
+            TypeError,
+            r"scheduler\.sigma: wanted a function of one",
+        ),
     ],
 )
 def test_wrong_arguments_of_a_flow(arguments, error, message):
@@ -202,9 +221,22 @@ def test_wrong_arguments_of_a_flow(arguments, error, message):
         bj.Flow(*arguments)
 
 
+def test_a_scheduler_of_traced_numbers_is_taken():
+    def noise(slope):
+        scheduler = SCHEDULER(lambda t: slope * t, lambda t: 1 - 0.5 * t)
+        return bj.Flow(decay, 1.0, (3,), scheduler).noise(jax.random.key(0))
+
+    np.testing.assert_array_equal(jax.jit(noise)(2.0), bj.Flow(decay, 1.0, (3,)).noise(jax.random.key(0)))
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
+        (
+            dict(scheduler=SCHEDULER(lambda t: 1 - t, lambda t: t), prediction="data"),
+            ValueError,
+            "scheduler: wanted noise at",
+        ),
         (dict(scheduler=None), TypeError, "scheduler"),
         (dict(prediction="epsilon"), ValueError, "prediction: wanted one of"),
         (dict(time_margin=0.5), ValueError, "time_margin"),

@@ -50,6 +50,21 @@ def test_a_fit_whose_samples_are_alike_says_nothing():
     assert not said and result.best["mean_psnr"] - result.best["psnr"] < 10
 
 
+def test_a_fit_that_only_got_worse_says_so():
+    flow, start = bj.analytic.mixture(MEANS, 0.3), bj.LearnedTable.of(bj.classic.ipndm(8, order=3))
+    forgetful = bj.LevenbergMarquardt(damping=1e-9, tries=0, averaging=bj.Forgetting(matrix=0.0, gradient=0.0))
+    stage = bj.Stage("endpoint", 6, forgetful, batch_size=2, validate_every=2)
+    recipe = bj.Recipe(stages=(stage,), num_paths=16, num_validation=32, choose_start=False)
+    with pytest.warns(UserWarning, match=r"fit: no update improved on the start, whose mean_psnr is .* Larger batches"):
+        result = bj.fit(flow, start, KEY, recipe)
+    assert result.best["iteration"] == 0 and not np.any(result.theta.raw)
+
+
+def test_recipes_take_the_range_of_the_data():
+    assert [recipe.data_range for recipe in (bj.frugal(data_range=80.0), bj.mean_rmse(data_range=80.0))] == [80.0, 80.0]
+    assert bj.paper(data_range=80.0).data_range == 80.0
+
+
 @pytest.mark.parametrize("name", ["num_iterations", "batch_size", "num_paths", "num_validation"])
 def test_a_bad_count_is_named(name):
     with pytest.raises(ValueError, match=f"{name}: wanted"):

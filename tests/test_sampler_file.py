@@ -275,3 +275,20 @@ def test_conditions_are_parameters(tmp_path, theta):
     np.testing.assert_allclose(sampler(other.params, x0), bj.solve(other, theta, x0), rtol=2e-6, atol=2e-6)
     with pytest.raises(ValueError, match=r"batch_size: .* conditions, 4, got 3"):
         bj.save_sampler(tmp_path / "s", flow, theta, batch_size=3)
+    with pytest.raises(TypeError, match="x0: wanted an array, got list"):
+        sampler(other.params, x0.tolist())
+
+
+@pytest.mark.parametrize(
+    "size", [3, 2**18], ids=["small", "large"]
+)  # large ones are kept once, with an index of each sample
+@pytest.mark.parametrize("scales", [None, jnp.array([0.0, 1.0, 2.5])], ids=["plain", "guided"])
+def test_containers_of_the_librarys_own_are_written(tmp_path, theta, size, scales):
+    one = bj.Flow(lambda p, t, x: p["condition"][:3] - jnp.sin(x), {"condition": jnp.zeros(size)}, (3,))
+    rows = jnp.arange(2.0)[:, None] * jnp.ones(size)
+    flow = bj.given(one, jax.tree.map(lambda row: row[jnp.array([0, 1, 1])], rows))
+    flow = flow if scales is None else bj.guided(flow, scales)
+    bj.save_sampler(tmp_path / "s", flow, theta)
+    x0 = jax.random.normal(KEY, (3, 3))
+    found = bj.load_sampler(tmp_path / "s")(flow.params, x0)
+    np.testing.assert_allclose(found, bj.solve(flow, theta, x0), rtol=2e-6, atol=2e-6)

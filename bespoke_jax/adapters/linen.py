@@ -35,14 +35,13 @@ def flow(
         module: the module; t = 0 is noise, t = 1 data, unless `time` says otherwise.
         variables: as for `module.apply`, with batch statistics if it has some.
         event_shape, scheduler: as for `Flow`.
-        prediction: what the module predicts, as for `Flow.from_prediction`.
         call: `call(module, t, x) -> prediction`, t a scalar and x [B, *event]; `module` is bound to its variables. Define it
             once, at module level. None if `__call__` takes a batch and a time for each sample, [B], and no more: whichever of
             its two parameters is called t, time(s) or timestep(s) is the time. For example
             `lambda module, t, x: module(x, 1000 * (1 - t), train=False)`.
         condition: of one sample, for a network with conditions: `call(module, t, x, condition)`. The flow can then be `given`
             conditions, and `guided`.
-        time: the time that `call` gets, as for `Flow.from_prediction`.
+        prediction, time: what the module predicts, and the time that `call` gets, as for `Flow.from_prediction`.
         source, weights, time_margin: as for `Flow.from_prediction`.
 
     Raises:
@@ -66,18 +65,19 @@ def flow(
     if not isinstance(module, linen.Module):
         raise TypeError(f"module: wanted a flax.linen.Module, got {type(module).__name__}.")
     check_attributes(module, _attributes, "Make it a tuple of numbers, or a parameter or variable of the module.")
-    velocity = _Velocity(
-        module, call_of(call, type(module).__call__, condition, one_sample=False), condition is not None
-    )
+    call = call_of(call, type(module).__call__, condition, one_sample=False)
+    velocity = _Velocity(module, call, condition is not None)
     try:
         options = {"source": source, "weights": weights, "time_margin": time_margin}
         return flow_of(velocity, variables, event_shape, scheduler, prediction, condition, time, options)
     except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
-        raise ValueError(
-            "module: wanted a module in evaluation mode, without dropout and with stored batch statistics, got one in training "
-            f"mode ({type(error).__name__}). Say so in the call, in the module's own words: "
-            "call=lambda module, t, x: module(x, t, train=False)."
-        ) from error
+        raise ValueError(_TRAINING.format(type(error).__name__)) from error
+
+
+_TRAINING = (
+    "module: wanted a module in evaluation mode, without dropout and with stored batch statistics, got one in training "
+    "mode ({}). Say so in the call, in the module's own words: call=lambda module, t, x: module(x, t, train=False)."
+)
 
 
 def _attributes(part: Any) -> list[str]:
