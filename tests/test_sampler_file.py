@@ -275,6 +275,10 @@ def test_conditions_are_parameters(tmp_path, theta):
     np.testing.assert_allclose(sampler(other.params, x0), bj.solve(other, theta, x0), rtol=2e-6, atol=2e-6)
     with pytest.raises(ValueError, match=r"batch_size: .* conditions, 4, got 3"):
         bj.save_sampler(tmp_path / "s", flow, theta, batch_size=3)
+    with pytest.raises(
+        ValueError, match=r"x0: wanted shape \[4, 3\] \(the file is for so many samples: .* got \(5, 3\)"
+    ):
+        sampler(other.params, jnp.zeros((5, 3)))
     with pytest.raises(TypeError, match="x0: wanted an array, got list"):
         sampler(other.params, x0.tolist())
 

@@ -197,13 +197,16 @@ class Sampler:
             raise TypeError(f"x0: wanted an array, got {type(x0).__name__}.")
         shape = jnp.shape(x0)
         if shape[1:] != self.event_shape or self.batch_size not in (None, *shape[:1]) or not all(shape[:1] or (0,)):
-            batch = "B" if self.batch_size is None else self.batch_size
-            raise ValueError(f"x0: wanted shape [{', '.join(map(str, (batch, *self.event_shape)))}], got {shape}.")
+            batch, why = ("B", "") if self.batch_size is None else (self.batch_size, _FIXED)
+            raise ValueError(f"x0: wanted shape [{', '.join(map(str, (batch, *self.event_shape)))}]{why}, got {shape}.")
         if jnp.result_type(x0) != self.dtype:
             raise TypeError(f"x0: wanted dtype {self.dtype}, got {jnp.result_type(x0)}.")
         if params:
             _check_params(self.params, params[0])
         return self._call(*arguments)
+
+
+_FIXED = " (the file is for so many samples: its batch_size, or the conditions of its flow)"
 
 
 def _check_params(wanted: PyTree, params: PyTree) -> None:
