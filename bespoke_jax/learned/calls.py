@@ -209,10 +209,10 @@ class LearnedCalls(LearnedTable):
         Raises:
             ValueError: if the flow is not `guided`, or has a scale for each sample and the solver factors for one alone.
         """
-        scale = float(scale_of(flow)) if self._span is None else None
-        scales_of(flow)
-        suited = super().suited(flow)
-        return dataclasses.replace(suited, reference=dataclasses.replace(suited.reference, scale=scale))
+        of_one = self._span is None
+        scales, suited = scale_of(flow) if of_one else scales_of(flow), super().suited(flow)
+        held = dataclasses.replace(suited.reference, scale=float(scales) if of_one else None)
+        return dataclasses.replace(suited, reference=held)
 
     @property
     def dedicated_nfe(self) -> int:
