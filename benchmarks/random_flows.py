@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax.run.scores import distances, score
+from bespoke_jax.run.scores import distances, score, standard_error
 from bespoke_jax.solver import LearnedSolver, Solver
 
 NUM_FLOWS, NUM_TEST, NUM_CHOICE = 40, 4096, 512
@@ -136,18 +136,13 @@ def line(rows: list[Row]) -> str:
     lead = [_with_error(each) for each in (default - frugal).T]
     cells = [f"{psnr:.1f} ({mean:.1f})" for psnr, mean in (best, frugal.mean(axis=0), default.mean(axis=0))]
     head = first["frugal"]
-    return (
-        " | ".join(
-            [f"| {head.number}", head.flow, head.solver, *cells, f"{lead[0]} ({lead[1]})"]
-            + [f"{first[way].evaluations:,}" for way in WAYS]
-        )
-        + " |"
-    )
+    costs = [f"{first[way].evaluations:,}" for way in WAYS]
+    return f"| {' | '.join([str(head.number), head.flow, head.solver, *cells, f'{lead[0]} ({lead[1]})', *costs])} |"
 
 
 def _with_error(values: np.ndarray) -> str:
     """The mean, and with several values its standard error."""
-    error = "" if len(values) == 1 else f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
+    error = "" if len(values) == 1 else f" ± {standard_error(values):.1f}"
     return f"{np.mean(values):+.1f}{error}"
 
 

@@ -18,7 +18,7 @@ from bespoke_jax.cli.text import describe
 from bespoke_jax.compare import check_solver, yardstick
 from bespoke_jax.files.atomic import check_target, write_whole
 from bespoke_jax.files.export_code import LANGUAGES, export_code
-from bespoke_jax.files.solver_file import load_solver, save_solver, time_range_of
+from bespoke_jax.files.solver_file import load_solver, read_solver_file, save_solver
 from bespoke_jax.fitting.fit import fit
 from bespoke_jax.fitting.history import FitResult
 from bespoke_jax.fitting.progress import progress_bar
@@ -269,10 +269,12 @@ def _export(
         if out is not None and read is not None and out.exists() and out.samefile(read):
             raise click.BadParameter(f"wanted another file than {read}, which is read.", param_hint="--out")
     chosen = None if scheduler is None else schedulers.by_name(scheduler)
-    options: dict[str, Any] = dict(scheduler=chosen, time_range=time_range_of(solver))
+    found, content = read_solver_file(solver)
+    # The theta of rk1 and rk2 does not know the range that the file's times were clipped to.
+    options: dict[str, Any] = dict(scheduler=chosen, time_range=content.get("time_range", (0.0, 1.0)))
     if network is not None:
         options |= _of_network(network, chosen)
-    text = export_code(load_solver(solver), to, **options)
+    text = export_code(found, to, **options)
     if out is None:
         click.echo(text, nl=False)
     else:

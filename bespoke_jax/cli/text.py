@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from bespoke_jax.files.json_text import parse_json
-from bespoke_jax.files.solver_file import load_solver
+from bespoke_jax.files.solver_file import read_solver_file
 from bespoke_jax.solver import Solver
 from bespoke_jax.table import SolverTable
 from bespoke_jax.types import PathLike
@@ -39,9 +38,7 @@ def describe(path: PathLike, all_numbers: bool = False) -> str:
           solver  0 |o---------------o---------------o---------------o----------------| 1
           equal   0 |o---------------o---------------o---------------o----------------| 1
     """
-    solver = load_solver(path)
-    with open(path, "rb") as file:
-        content = parse_json(str(path), file.read())
+    solver, content = read_solver_file(path)
     table = solver.unrolled()
     parts = [
         "\n".join([str(path), *_pairs(_facts(solver, table, content))]),

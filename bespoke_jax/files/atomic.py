@@ -7,7 +7,14 @@ from typing import Any
 
 from bespoke_jax.types import PathLike
 
-__all__ = ["check_target", "write_whole"]
+__all__ = ["check_path", "check_target", "write_whole"]
+
+
+def check_path(path: Any) -> pathlib.Path:
+    """`path` as a `Path`. Raises TypeError if it is not a path."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: wanted the name of a file, got {type(path).__name__}.")
+    return pathlib.Path(path)
 
 
 def check_target(path: Any) -> pathlib.Path:
@@ -23,9 +30,7 @@ def check_target(path: Any) -> pathlib.Path:
         Traceback (most recent call last):
         FileNotFoundError: nowhere/solver.json: there is no folder nowhere; make it first.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path: wanted the name of a file, got {type(path).__name__}.")
-    path = pathlib.Path(path)
+    path = check_path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file in it.")
     if not path.parent.is_dir():

@@ -10,7 +10,21 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["image_of_json", "json_of_image", "numbers_of_json", "parse_json"]
+__all__ = ["finite_or_none", "image_of_json", "json_of_image", "numbers_of_json", "parse_json"]
+
+
+def finite_or_none(value: Any) -> Any:
+    """Lists and dictionaries with None in place of NaN and infinity, which JSON has not.
+
+    Examples:
+        >>> finite_or_none({"loss": math.nan, "psnr": (31.5, math.inf)})
+        {'loss': None, 'psnr': [31.5, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite_or_none(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parse_json(name: str, text: str | bytes) -> Any:

@@ -1,8 +1,6 @@
 """Solver files: a solver as JSON that a person can read."""
 
 import json
-import math
-import os
 import pathlib
 from typing import Any
 
@@ -14,8 +12,8 @@ from jaxtyping import Float
 from bespoke_jax.checks import check_choice, check_count, check_type
 from bespoke_jax.dtypes import promote
 from bespoke_jax.files import fingerprint
-from bespoke_jax.files.atomic import check_target, write_whole
-from bespoke_jax.files.json_text import json_of_image, numbers_of_json, parse_json
+from bespoke_jax.files.atomic import check_path, check_target, write_whole
+from bespoke_jax.files.json_text import finite_or_none, json_of_image, numbers_of_json, parse_json
 from bespoke_jax.files.table_json import array_of, check_object, table_of
 from bespoke_jax.flow.conditions import is_given, like_any
 from bespoke_jax.flow.flow import Flow
@@ -28,7 +26,7 @@ from bespoke_jax.table import SolverTable
 from bespoke_jax.types import Array, Numbers, PathLike
 from bespoke_jax.warn import warn
 
-__all__ = ["load_solver", "save_solver", "time_range_of"]
+__all__ = ["load_solver", "read_solver_file", "save_solver"]
 
 _FORMAT, _GENERAL = (
     f"bespoke_jax solver, version {version}" for version in (1, 2)
@@ -113,19 +111,10 @@ def _content(theta: Solver, table: SolverTable) -> dict[str, Any]:
 def _check_info(info: Any) -> dict[str, Any]:
     check_type("info", info, dict, "a dict")
     try:
-        return parse_json("info", json.dumps(_finite(info), allow_nan=False))
+        return parse_json("info", json.dumps(finite_or_none(info), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"info: wanted what JSON can hold: strings, finite numbers, lists, dicts ({error}).") from None
-
-
-def _finite(value: Any) -> Any:
-    """Lists and dictionaries with None in place of NaN and infinity, which JSON has not."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _within(t: Any, time_range: tuple[float, float]) -> list[float]:
@@ -179,21 +168,24 @@ def load_solver(path: PathLike, flow: Flow | None = None) -> Theta | SolverTable
     """
     if flow is not None:
         check_type("flow", flow, Flow, "a bespoke_jax.Flow")
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path: wanted the name of a file, got {type(path).__name__}.")
-    path = pathlib.Path(path)
+    solver, content = read_solver_file(path)
+    if flow is not None:
+        _compare(pathlib.Path(path), content.get("flow"), flow)
+    return solver
+
+
+def read_solver_file(path: PathLike) -> tuple[Theta | SolverTable, dict[str, Any]]:
+    """(the solver, all that the file says) of a solver file; errors are those of `load_solver`."""
+    path = check_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"load_solver: no file {path}.")
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"{path}: wanted a solver file of at most {_LARGEST >> 20} MiB, got a larger file.")
-    solver, stored = _read(path, path.read_bytes())
-    if flow is not None:
-        _compare(path, stored, flow)
-    return solver
+    return _read(path, path.read_bytes())
 
 
-def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, dict[str, Any] | None]:
-    """(solver, fingerprint or None) of a solver file with this content."""
+def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, dict[str, Any]]:
+    """(the solver, the content) of a solver file with this text."""
     if len(text) > _LARGEST:
         raise ValueError(f"{path}: wanted a solver file of at most {_LARGEST >> 20} MiB, got a larger file.")
     content = parse_json(str(path), text)
@@ -205,20 +197,9 @@ def _read(path: pathlib.Path, text: str | bytes) -> tuple[Theta | SolverTable, d
         stored = content.get("flow")
         if stored is not None:
             fingerprint.check(stored)
-        return _solver(content), stored
+        return _solver(content), content
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def time_range_of(path: PathLike) -> tuple[float, float]:
-    """The range that the times of a solver file were clipped to, which rk1 and rk2 do not give back: see `save_solver`.
-
-    Raises:
-        FileNotFoundError, TypeError, ValueError: as `load_solver`.
-    """
-    load_solver(path)
-    low, high = parse_json(str(path), pathlib.Path(path).read_bytes()).get("time_range", (0.0, 1.0))
-    return low, high
 
 
 def _compare(path: pathlib.Path, stored: dict[str, Any] | None, flow: Flow) -> None:

@@ -171,7 +171,6 @@ def scheduler_of(schedule: Any) -> Scheduler:
     return Scheduler(*(dataclasses.replace(function, noise_at_1=True) for function in (alpha, sigma)))
 
 
-@functools.lru_cache(maxsize=64)
 def check_direction(scheduler: Scheduler) -> None:
     """Raise unless the scheduler's functions are JAX's, and lead from noise at t = 0 to data at t = 1.
 
@@ -185,7 +184,7 @@ def check_direction(scheduler: Scheduler) -> None:
         ValueError: scheduler: wanted noise at t=0 and data at t=1, got alpha from 1 to 0 and sigma from 0 to 1. One that ...
     """
     try:
-        (alpha_0, alpha_1), (sigma_0, sigma_1) = _ends("alpha", scheduler.alpha), _ends("sigma", scheduler.sigma)
+        (alpha_0, alpha_1), (sigma_0, sigma_1) = _ends(scheduler)
     except jax.errors.ConcretizationTypeError:  # made of traced numbers
         return
     if not (0 < sigma_0 < math.inf and alpha_1 * sigma_0 > alpha_0 * sigma_1):
@@ -196,19 +195,23 @@ def check_direction(scheduler: Scheduler) -> None:
         )
 
 
-def _ends(name: str, function: Callable[[Any], Any]) -> list[float]:
-    """The values of a scheduler's function at 0 and 1."""
-    try:
-        jax.eval_shape(lambda t: function(t), jax.ShapeDtypeStruct((), np.float32))
-        with jax.ensure_compile_time_eval():
-            return [float(function(jnp.float32(t))) for t in (0.0, 1.0)]
-    except jax.errors.ConcretizationTypeError:
-        raise
-    except TypeError as error:
-        raise TypeError(
-            f"scheduler.{name}: wanted a function of one time that JAX can trace, made of jax.numpy, got {function!r} "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
+@functools.lru_cache(maxsize=64)  # errors are not kept, and so no function of traced numbers
+def _ends(scheduler: Scheduler) -> list[tuple[float, float]]:
+    """alpha and sigma, each at 0 and 1."""
+    found = []
+    for name, function in dict(alpha=scheduler.alpha, sigma=scheduler.sigma).items():
+        try:
+            jax.eval_shape(lambda t, function=function: function(t), jax.ShapeDtypeStruct((), np.float32))
+            with jax.ensure_compile_time_eval():
+                found.append((float(function(jnp.float32(0.0))), float(function(jnp.float32(1.0)))))
+        except jax.errors.ConcretizationTypeError:
+            raise
+        except TypeError as error:
+            raise TypeError(
+                f"scheduler.{name}: wanted a function of one time that JAX can trace, made of jax.numpy, got {function!r} "
+                f"({type(error).__name__}: {str(error).splitlines()[0]})"
+            ) from error
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

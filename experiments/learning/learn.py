@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import bespoke_jax as bj
+from bespoke_jax.files.json_text import finite_or_none
 from bespoke_jax.fitting.data import Data, prepare
 from bespoke_jax.fitting.fit import fit_on
 from bespoke_jax.fitting.history import FitError
@@ -139,7 +140,7 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
                 scalars.add(record["iteration"], shown)
                 if np.all(np.isfinite(state.theta.raw)):
                     kept, folder = _as_kept(state.theta), f"validations/{job.name}"
-                    run.keep_solver(f"{record['iteration']}", kept, _for_json(record), folder=folder)
+                    run.keep_solver(f"{record['iteration']}", kept, record, folder=folder)
                 checkpoints.save(record["iteration"], state)
                 stopping.stop_if_asked()
 
@@ -149,18 +150,13 @@ def learn(flow: bj.Flow, job: Job, plan: Plan, data: Callable[[], Data], run: Ru
                 result = bj.fit(flow, job.start, key, recipe, state=state, callback=bar)
             else:
                 result = fit_on(flow, job.start, key, recipe, data, state, bar)
-    history = [_for_json(record) for record in result.history]
-    truth = _for_json(dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr))
-    best = dict(validation=_for_json(result.best), lost=result.lost)
+    history = finite_or_none(result.history)  # as a later start reads it from the file
+    truth = dict(psnr=result.truth.psnr, mean_psnr=result.truth.mean_psnr)
+    best = dict(validation=result.best, lost=result.lost)
     info = dict(cost=result.cost, start=result.start, **best, truth=truth, history=history)
     theta = _as_kept(result.theta)
     run.keep_solver(job.name, theta, info, flow)
     return Learned(theta, history, result.cost)
-
-
-def _for_json(record: dict) -> dict:
-    """The record for JSON, which has no NaN: the loss of the start becomes None."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 def _as_kept(theta: LearnedSolver) -> LearnedSolver | bj.SolverTable:
