@@ -165,7 +165,7 @@ def main():
     parser.add_argument("rows", type=pathlib.Path)
     parser.add_argument("--keys", type=int, default=1)
     parser.add_argument("numbers", type=int, nargs="*", default=range(NUM_FLOWS))
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # numbers may follow an option
     warnings.filterwarnings("ignore", "fit: ")  # of heavy tails, which both figures show
     there = {(row.number, row.key) for row in read(options.rows)}
     for number in options.numbers:
