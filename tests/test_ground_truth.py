@@ -4,6 +4,7 @@ Compiling a solve takes seconds, so tests share shapes and tolerances where they
 """
 
 import contextlib
+import math
 
 import jax
 import jax.numpy as jnp
@@ -336,6 +337,28 @@ def test_a_network_in_bfloat16_is_solved_to_its_round_off():
         found = bj.ground_truth(coarse, x0)
     assert found.nfe <= 2 * true.nfe
     np.testing.assert_allclose(found.x1, true.x1, atol=0.03)
+
+
+def test_a_network_in_bfloat16_that_is_flat_at_the_noise_is_looked_at_further_on():
+    mean, std = 285.0, 12.0  # of temperatures: numbers of bfloat16 are 2 apart there
+    scheduler = bj.schedulers.EDM(sigma_min=0.1, sigma_max=2000.0)
+
+    def denoiser(dtype):
+        def predict(params, sigma, x):
+            x, square = x.astype(dtype), jnp.square(sigma).astype(dtype)
+            return ((square * dtype(mean) + dtype(std**2) * x) / (square + dtype(std**2))).astype(jnp.float32)
+
+        return bj.Flow.from_prediction(predict, {}, (12,), scheduler, prediction="data", time="sigma")
+
+    fine, coarse = denoiser(jnp.float32), denoiser(jnp.bfloat16)
+    x0 = fine.noise(jax.random.key(0), (16,))
+    true = bj.ground_truth(fine, x0)
+    exact = mean + (x0 - mean) * math.hypot(std, 0.1) / math.hypot(std, 2000.0)
+    np.testing.assert_allclose(true.x1, exact, atol=0.01)
+    with pytest.warns(UserWarning, match=r"near t = 0\.9\d* the velocity.* good to about rtol=0\.000[5-9]"):
+        found = bj.ground_truth(coarse, x0)
+    assert 1 < np.sqrt(np.mean((found.x1 - exact) ** 2)) < 2
+    bj.ground_truth(coarse, x0, rtol=1e-3)  # as the warning asks
 
 
 def test_times_too_coarse_in_float32_are_warned_of():

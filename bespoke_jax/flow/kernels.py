@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Float
 
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.types import Array, Number, Scalar
 
-__all__ = ["Kernel", "combine", "velocity", "velocity_and_slope"]
+__all__ = ["Kernel", "combine", "computes_in_half", "velocity", "velocity_and_slope"]
 
 
 class Kernel:
@@ -64,6 +64,32 @@ def velocity_and_slope(
     """u_t(x), and its derivative du/dt along the path through (t, x), for x [B, *event]."""
     u, push = jax.linearize(flow, t, x)
     return u, push(jnp.ones_like(t), u)
+
+
+def computes_in_half(flow: Flow, t: Scalar, x: Float[Array, "B *event"]) -> bool:
+    """Whether any number that the velocity computes is in half precision; False for one outside JAX, which does not say.
+
+    Examples:
+        >>> import jax.numpy as jnp, bespoke_jax as bj
+        >>> flow = bj.Flow(lambda params, t, x: jnp.tanh(x.astype(jnp.bfloat16)).astype(x.dtype), None, event_shape=(2,))
+        >>> computes_in_half(flow, 0.5, jnp.ones((1, 2)))
+        True
+    """
+    return not flow.outside_jax and _in_half(velocity.compiled.trace(flow, t, x).jaxpr.jaxpr)
+
+
+def _in_half(jaxpr) -> bool:
+    """Whether an equation of a jaxpr, or of one within it, has a result of half precision."""
+    for equation in jaxpr.eqns:
+        if any(getattr(out.aval, "dtype", None) in (jnp.bfloat16, jnp.float16) for out in equation.outvars):
+            return True
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: isinstance(leaf, _JAXPRS))
+        if any(_in_half(getattr(leaf, "jaxpr", leaf)) for leaf in inner if isinstance(leaf, _JAXPRS)):
+            return True
+    return False
+
+
+_JAXPRS = (Jaxpr, ClosedJaxpr)
 
 
 def combine(

@@ -171,6 +171,7 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
     scale = flow.error_scale(len(x))
     asked, width, controller_state = tolerance.begin(weighted(x, scale), weighted(velocity, scale))
     others = 1 + tolerance.raise_to_rounding(flow, start, x, velocity, asked)
+    watched = _Later(tolerance.later is None and kernels.computes_in_half(flow, start, x))
     stop, attempts, knots = start + width.astype(start.dtype), 0, []
     while start < end:
         if not np.isfinite(stop):
@@ -192,8 +193,10 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
         if verdict.keep:
             if not ends_only:
                 knots.append((start, x, velocity, _middle(attempt)))
+            watched.see((start, x, velocity), float(attempt.width))
             start, x, velocity = attempt.stop, attempt.x1, attempt.slopes[-1]
         stop, controller_state = verdict.following, verdict.state
+    others += sum(tolerance.look_later(flow, *step, asked) for step in watched.steps())
     # Dopri5 is FSAL (first same as last): six new evaluations per attempted step, and one at the start.
     evaluations = np.full(len(x0), 6 * attempts + others, np.int32)
     if ends_only:
@@ -201,6 +204,25 @@ def _solve_batch(flow: Flow, x0: Array, tolerance: Tolerance, max_steps: int, en
     times, states, velocities, middles = (list(column) for column in zip(*knots, strict=True))
     times = np.broadcast_to(np.array([*times, end]), (len(x0), len(times) + 1))
     return times, *(_per_path(column) for column in ([*states, x], [*velocities, velocity], middles)), evaluations
+
+
+class _Later:
+    """The steps at which a velocity in half precision is looked at again: the first in the second half, and the last."""
+
+    def __init__(self, wanted: bool):
+        self._wanted, self._middle, self._last = wanted, None, None
+
+    def see(self, place: tuple[Any, jax.Array, jax.Array], width: float) -> None:
+        """Note an accepted step, by its first time, the state and the velocity there, and its width."""
+        if self._wanted:
+            before = 0.0 if self._last is None else self._last[1]
+            self._last = place, max(width, before) if place[0] + width >= 1 else width  # the last may be what was left
+            if self._middle is None and place[0] >= 0.5:
+                self._middle = self._last
+
+    def steps(self) -> list[tuple[tuple[Any, jax.Array, jax.Array], float]]:
+        """Those noted, by place and width."""
+        return [step for step in (self._middle, self._last) if step is not None]
 
 
 def _attempt(flow: Flow, start: Any, stop: Any, end: Any, x: jax.Array, velocity: jax.Array) -> Attempt:

@@ -32,6 +32,8 @@ _RESOLUTION = 16  # of time, in units in the last place of t = 1: the ends of a 
 _COARSE_STEP = 10.0  # error of a shortest step, over the tolerance, above which there is a warning
 _NUDGES = (5e-4, 4e-3)  # relative perturbations of the state; the second is a unit in the last place of bfloat16
 _FINE_NUDGE = 1e-6  # eight units in the last place of float32
+_LATER_NUDGES = (4e-3, 1.6e-2)  # one and four units in the last place of bfloat16
+_COARSE_LATER = 5.0  # round-off of a later step, over the tolerance, above which there is a warning
 
 
 class Attempt(NamedTuple):
@@ -96,6 +98,8 @@ class Tolerance:
         factor: by how much both tolerances are raised for the velocity's round-off, >= 1; None until that is measured.
         least_scale: the smallest scale of the states in any accepted step.
         worst_shortest: the largest error, over the tolerance, of a step that could not be shortened.
+        later: the round-off of a step further on, over the tolerance as it was raised, and the time there; None until that is
+            measured.
     """
 
     rtol: float
@@ -104,6 +108,7 @@ class Tolerance:
     factor: float | None = None
     least_scale: float = math.inf
     worst_shortest: float = 0.0
+    later: tuple[float, float] | None = None
 
     def begin(self, x: Array, velocity: Array) -> tuple[tuple[np.floating, Any], np.ndarray, Any]:
         """((rtol, atol) at the noise x, before they are raised; the width of the first step; the controller's state before it).
@@ -170,6 +175,27 @@ class Tolerance:
         self.factor = max(1.0, self.share_of_rounding * _ROUNDING_OF_A_STEP * rounding)
         return spent
 
+    def look_later(
+        self, flow: Flow, place: tuple[Scalar, jax.Array, jax.Array], width: float, numbers: tuple[np.floating, Any]
+    ) -> int:
+        """Measure the round-off of a step further on, where a network that is flat at the noise no longer is.
+
+        Args:
+            flow: the velocity field.
+            place: the step's first time, its state and the velocity there.
+            width: of the step.
+            numbers: the tolerance at the noise, from `begin`.
+
+        Returns:
+            The velocity evaluations spent.
+        """
+        one, four = (_second_difference(flow, *place, nudge, *numbers, self.atol is None) for nudge in _LATER_NUDGES)
+        # As above: what grows with the nudge is the curvature's part.
+        rounding = one if four < 4 * one else 0.0
+        coarse = _ROUNDING_OF_A_STEP * rounding * width / _USUAL_WIDTH / (self.factor or 1.0)
+        self.later = max((coarse, float(place[0])), self.later or (0.0, 0.0))
+        return 4
+
     def warn(self) -> None:
         """Warn of a tolerance that was raised or missed, or that is too large for the states."""
         if self.factor is not None and self.factor > 1:
@@ -177,6 +203,15 @@ class Tolerance:
                 f"ground_truth: the velocity is rounded too coarsely for rtol={self.rtol:g}. The tolerance was raised to "
                 f"{self.factor * self.rtol:.1g}, which it can meet. For better paths, evaluate a network in bfloat16 or float16 "
                 "in float32, and one in float32 (good to about 1e-6) in float64; to keep these paths, ask for that tolerance."
+            )
+        if self.later is not None and self.later[0] > _COARSE_LATER:
+            coarse, time = self.later
+            allowed = coarse * (self.factor or 1.0) * self.rtol
+            warn(
+                f"ground_truth: near t = {time:.2g} the velocity, which computes in half precision, is rounded too coarsely for "
+                f"rtol={self.rtol:g}: a step there is good to about rtol={allowed:.1g}. For better paths, evaluate the network "
+                "in float32, or keep large numbers out of half precision: centre data such as temperatures in Kelvin, and add "
+                "what the network predicts to the state in float32. To keep these paths, ask for that tolerance."
             )
         if self.worst_shortest > _COARSE_STEP:
             warn(
