@@ -128,7 +128,11 @@ class Corrections:
     def of_samples(self, table: Any, flow: Flow) -> Any:
         """The table of the flow's samples, without corrections: its factors have one more axis [B] where features have."""
         own = _corrected(_factors(table), _factors(self), self.features(flow))
-        return dataclasses.replace(table, **dict(zip(_NAMES, own, strict=True)), corrections=None)
+        held = table.scale
+        if self.span is not None and table.fields is not None:  # single calls, of factors that hold the scale
+            scale = known(scales_of(flow))
+            held = None if scale is None or np.ndim(scale) else float(np.clip(scale, *self.span))
+        return dataclasses.replace(table, **dict(zip(_NAMES, own, strict=True)), corrections=None, scale=held)
 
     def of_gradients(self, gradients: Any, flow: Flow) -> "Corrections":
         """Gradients in the corrections, [K, B, R, ...], of gradients in a table's factors, [K, B, ...], in NumPy."""

@@ -48,6 +48,7 @@ class Scheduler:
     Args:
         alpha: t -> alpha_t, the factor of the data; increasing (or constant).
         sigma: t -> sigma_t, the standard deviation of the noise; decreasing (or constant).
+        name: how it is printed; "" for the names of its functions.
 
     Raises:
         TypeError: if one of them is not a function.
@@ -56,15 +57,22 @@ class Scheduler:
         >>> straight = Scheduler(lambda t: t, lambda t: 1.0 - t)
         >>> round(float(straight.snr_inverse(straight.snr(0.25))), 5)
         0.25
+        >>> EDM()
+        EDM(sigma_min=0.002, sigma_max=80, rho=7)
     """
 
     alpha: Callable[[Any], Any]
     sigma: Callable[[Any], Any]
+    name: str = dataclasses.field(default="", compare=False, kw_only=True)
 
     def __post_init__(self):
         for name in ("alpha", "sigma"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name}: wanted a function of t, got {getattr(self, name)!r}.")
+
+    def __repr__(self) -> str:
+        alpha, sigma = (getattr(function, "__name__", type(function).__name__) for function in (self.alpha, self.sigma))
+        return self.name or f"Scheduler({alpha}, {sigma})"
 
     def at(self, t: ArrayLike) -> SchedulerValues:
         """alpha_t, sigma_t and their slopes alphadot_t, sigmadot_t.
@@ -145,7 +153,7 @@ def CondOT() -> Scheduler:
         >>> float(CondOT().snr(0.5))
         1.0
     """
-    return Scheduler(_condot_alpha, _condot_sigma)
+    return Scheduler(_condot_alpha, _condot_sigma, name="CondOT()")
 
 
 def _cosine_alpha(t):
@@ -158,7 +166,7 @@ def _cosine_sigma(t):
 
 def Cosine() -> Scheduler:
     """The cosine path of FM/v-CS: alpha_t = sin(pi t / 2), sigma_t = cos(pi t / 2) (Salimans & Ho 2022, arXiv:2202.00512)."""
-    return Scheduler(_cosine_alpha, _cosine_sigma)
+    return Scheduler(_cosine_alpha, _cosine_sigma, name="Cosine()")
 
 
 def VariancePreserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Scheduler:
@@ -187,7 +195,7 @@ def _variance_preserving(beta_min: float, beta_max: float) -> Scheduler:
     def sigma(t):
         return jnp.sqrt(1e-12 - jnp.expm1(2 * log_xi(t)))
 
-    return Scheduler(alpha, sigma)
+    return Scheduler(alpha, sigma, name=f"VariancePreserving(beta_min={beta_min:g}, beta_max={beta_max:g})")
 
 
 def EDM(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Scheduler:
@@ -217,7 +225,7 @@ def _edm(sigma_min: float, sigma_max: float, rho: float) -> Scheduler:
     def sigma(t):
         return (start + t * (end - start)) ** rho
 
-    return Scheduler(alpha, sigma)
+    return Scheduler(alpha, sigma, name=f"EDM(sigma_min={sigma_min:g}, sigma_max={sigma_max:g}, rho={rho:g})")
 
 
 _BY_NAME = {"condot": CondOT, "cosine": Cosine, "vp": VariancePreserving, "edm": EDM}

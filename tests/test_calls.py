@@ -116,6 +116,10 @@ def test_a_table_of_a_range_is_that_of_each_scale():
     assert start.num_parameters == learned.num_parameters
     chosen = start.table().of_samples(bj.guided(ONE, 2.0))
     np.testing.assert_allclose(chosen.b, bj.by_call(known, 2.0).b, atol=1e-6)
+    # It says at which scale it runs, so that another flow's is warned of.
+    assert [start.table().of_samples(bj.guided(ONE, w)).scale for w in (2.0, 5.0)] == [2.0, 3.0]
+    with pytest.warns(UserWarning, match="learned for the guidance scale 2, .* got a flow guided by 1;"):
+        chosen.check_flow(bj.guided(ONE, 1.0))
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["recomputed", "kept"])
