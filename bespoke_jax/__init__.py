@@ -34,7 +34,7 @@ from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquar
 from bespoke_jax.fitting.perceptual import perceptual
 from bespoke_jax.fitting.progress import progress_bar
 from bespoke_jax.fitting.recipes import Recipe, frugal, mean_rmse, paper
-from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
+from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage, untested_steps
 from bespoke_jax.flow import analytic, sharding
 from bespoke_jax.flow.conditions import given
 from bespoke_jax.flow.flow import Flow
@@ -130,6 +130,7 @@ __all__ = [
     "theta_from_knots",
     "to_table",
     "transfer",
+    "untested_steps",
 ]
 
 

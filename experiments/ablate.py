@@ -67,7 +67,8 @@ def ablate(plans: dict[str, settings.Plan], flow: bj.Flow, run: runs.Run) -> int
             known[job.name] = dict(seconds=seconds if fresh else None, memory=peak)
             processes.from_first(lambda: costs.write_costs(run, known))
     thetas = {job: result.theta for job, result in learned.items()}
-    fresh = measure.FreshNoise(truth.dealt(flow, first, "test"), paths.test.x0, paths.test.x1, keep=1)
+    noises = truth.dealt(flow, first, "test"), paths.test.x0, paths.test.x1
+    fresh = measure.FreshNoise(*noises, keep=1, batch_size=first.stages[0].chunk_size)
     measured = fresh.measure(jobs, thetas)
     by_name = {(job.solver, job.nfe): (result, known[job.name]) for job, result in learned.items()}
     rows = [_row(row, by_name.get((row.solver, row.nfe))) for row in measured.rows]

@@ -14,12 +14,13 @@ def train(plan: settings.Plan, flow: bj.Flow, run: runs.Run) -> int:
     """Solve the paths, learn the solvers, measure them, report. Returns the number of solvers that failed."""
     paths = truth.solve(flow, plan, run)
     noises = truth.dealt(flow, plan, "test"), paths.test.x0, paths.test.x1
-    fresh = measure.FreshNoise(*noises, keep=plan.num_samples)
+    together = plan.stages[0].chunk_size  # the network gets as many samples everywhere: compiled once
+    fresh = measure.FreshNoise(*noises, plan.num_samples, together)
     learned, failed = learn.learn_all(
         flow, plan, paths, run, then=lambda job, result: processes.say(fresh.gain(job, result.theta))
     )
     measured = fresh.measure(plan.jobs, {job: result.theta for job, result in learned.items()})
-    best = rivals.find(noises[0], {job.nfe for job in plan.jobs}, *noises[1:], keep=plan.num_samples)
+    best = rivals.find(noises[0], {job.nfe for job in plan.jobs}, *noises[1:], plan.num_samples, together)
 
     def publish():
         seconds = _seconds(run, learned)

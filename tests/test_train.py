@@ -224,6 +224,18 @@ class TestFailure:
         assert info["validation"]["rmse"] == pytest.approx(float(error), rel=1e-4)
 
 
+def test_options_of_a_fit_reach_its_recipe(config):
+    config.fit.stage2.update(optimizer="lm_untested", num_iterations=30)
+    config.fit.num_start_paths = 5
+    plan = settings.read(config)
+    method = plan.stages[1].optimizer
+    assert method == bj.untested_steps(30) and method.tries == 0 and method.shrink**30 == pytest.approx(1000)
+    assert plan.num_start_paths == learn._recipe(None, plan.jobs[0], plan).num_start_paths == 5
+    with config.unlocked():
+        del config.fit.num_start_paths  # a config of an earlier version
+    assert settings.read(config).num_start_paths == 32
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -235,6 +247,8 @@ class TestRefusals:
             ({"fit.stage1.num_iterations": 0, "fit.stage2.num_iterations": 0}, r"config\.fit: wanted num_iterations >= 1"),
             ({"fit.stage1.lossy": 1}, r"config\.fit\.stage1\.lossy: no such field"),
             ({"fit.stage4": {}}, r"config\.fit\.stage4: no such field"),
+            ({"fit.num_start_paths": 0}, r"config\.fit\.num_start_paths: wanted an integer >= 1, got 0"),
+            ({"fit.num_start_path": 8}, r"config\.fit\.num_start_path: no such field"),
             ({"fit.budget": -1}, r"config\.fit\.budget: wanted an integer >= 0, got -1"),
             ({"fit.budget": 700}, r"config\.fit\.budget: wanted at least \d+ .* got 700\. It is rk\d-bespoke-n2"),
             ({"solvers.rk3": (4,)}, r"config\.solvers: wanted one of .*'rk2'.* got 'rk3'"),

@@ -48,6 +48,7 @@ def prepare(
     paths: Paths | None = None,
     validation: Paths | None = None,
     say: Say = quiet,
+    alike: bool = False,
 ) -> Data:
     """Check the velocity, and take the paths that were given or solve them as the recipe says.
 
@@ -55,6 +56,7 @@ def prepare(
         flow, key, recipe, paths, validation: as for `fit`, already checked.
         solver: the solver to learn; of several, the one with the most evaluations.
         say: told what is being done.
+        alike: whether given paths and given held-out ones were solved together, so that a look at the latter tells of both.
     """
     _check_room(flow, recipe, solver, paths, validation)
     if validation is None:
@@ -79,7 +81,7 @@ def prepare(
     to_fit, held_out = everywhere(flow, to_fit), everywhere(flow, held_out)
     truth, cost = _worth(flow, recipe, held_out)
     spent += cost
-    if paths is not None:
+    if paths is not None and not (alike and validation is not None):
         worth, cost = _worth(flow, recipe, to_fit)
         warn_of_other_paths("paths", worth)
         spent += cost

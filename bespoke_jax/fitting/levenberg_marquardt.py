@@ -158,6 +158,15 @@ class LevenbergMarquardt:
         if not isinstance(self.averaging, Forgetting | PowerLaw):
             check_type("LevenbergMarquardt.averaging", self.averaging, Forgetting, "Forgetting or PowerLaw")
 
+    def falling(self, factor: float, num_iterations: int) -> "LevenbergMarquardt":
+        """The same with a damping that falls by `factor` over so many steps, if all of them are taken.
+
+        Examples:
+            >>> round(LevenbergMarquardt().falling(1000.0, 3).shrink, 6)
+            10.0
+        """
+        return dataclasses.replace(self, shrink=factor ** (1 / num_iterations))
+
     def init(self, params: PyTree) -> LevenbergMarquardtState:
         """The state before the first step, of float32 at least: sums of matrices exceed what float16 holds."""
         leaves = jax.tree.leaves(params)

@@ -7,9 +7,8 @@ import optax
 
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive, check_type
 from bespoke_jax.fitting.budget import LOOKS, Costs
-from bespoke_jax.fitting.levenberg_marquardt import PowerLaw
 from bespoke_jax.fitting.loss import BY_LOSS, FIGURES, Loss
-from bespoke_jax.fitting.stages import DEFAULT_STAGES, SMALL_STEPS, Stage
+from bespoke_jax.fitting.stages import DAMPING_FALLS, DEFAULT_STAGES, Stage, untested_steps
 from bespoke_jax.fitting.starts import NUM_START_PATHS
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.solver import LearnedSolver, check_solver_arrays
@@ -118,8 +117,7 @@ class Recipe:
             )
         iterations = plan.most_iterations(self.budget)
         stage = self.stages[0]
-        every = -(-iterations // LOOKS)
-        method = dataclasses.replace(stage.optimizer, shrink=_DAMPING_FALLS ** (1 / iterations))
+        every, method = -(-iterations // LOOKS), stage.optimizer.falling(DAMPING_FALLS, iterations)
         return dataclasses.replace(
             self,
             stages=(dataclasses.replace(stage, num_iterations=iterations, optimizer=method, validate_every=every),),
@@ -173,12 +171,7 @@ def mean_rmse(
     return Recipe((stage,), num_paths, num_validation, data_range=data_range)
 
 
-# Found on the shipped flows with rk2 of five steps; benchmarks/README.md has the results.
-# Smaller steps than the default's, on fewer paths each, with an average over a growing memory, which gains as much as twice the
-# steps. Testing a step would cost a quarter of an update, so steps are taken untested, and four paths do not decide their length.
-_METHOD = dataclasses.replace(SMALL_STEPS, tries=0, damping=3e-2, averaging=PowerLaw(matrix=2.0, gradient=3.0))
-_DAMPING_FALLS = 1000.0  # the factor over the whole fit
-_STAGE = Stage("endpoint", 1, _METHOD, batch_size=4, chunk_size=4, keep_activations=True)
+_STAGE = Stage("endpoint", 1, untested_steps(1), batch_size=4, chunk_size=4, keep_activations=True)
 _NUM_VALIDATION = 12
 _NUM_START_PATHS = 8
 _MOST = 10**12  # evaluations: more than any fit takes

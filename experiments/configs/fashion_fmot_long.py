@@ -25,14 +25,17 @@ def get_config() -> ConfigDict:
             paths=dict(num_train=96, num_validation=64, num_test=128, rtol=1e-5, atol=1e-5),
             # stage1, stage2, ... in this order; num_iterations=0 skips one.
             # loss: rmse_bound (the paper's), local, rmse or endpoint.
-            # optimizer: adam, which uses learning_rate, or lm (Levenberg-Marquardt in small steps), which uses probes.
+            # optimizer: adam, which uses learning_rate, or lm (Levenberg-Marquardt in small steps), which uses probes;
+            # lm_untested takes the steps of bj.frugal, untested and with a longer memory, which suit a stage of few updates.
             # chunk_size: paths that go through the network together.
             # keep_activations: lm then takes a pass of the network less, and NFE times the memory.
             # validate_every: iterations between validations, each of which writes a checkpoint.
+            # num_start_paths: on how many paths the best few starts are compared, if choose_start; 32 if left out.
             # learned: for rk1 and rk2 "both", or the "time" or "scale" part alone.
             fit=dict(
                 learned="both",
                 choose_start=True,
+                num_start_paths=32,
                 # > 0: learn each solver by bj.frugal with this many velocity evaluations, true ends included. The stages and the
                 # training and validation paths are not used then.
                 budget=0,

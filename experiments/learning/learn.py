@@ -79,7 +79,7 @@ def _data_once(flow, plan, truth) -> Callable[[], Data]:
     @functools.cache
     def data():
         key, recipe = plan.key("fit", largest.index), _recipe(flow, largest, plan)
-        return prepare(flow, key, recipe, largest.start, truth.train, truth.validation)
+        return prepare(flow, key, recipe, largest.start, truth.train, truth.validation, alike=True)
 
     return data
 
@@ -102,7 +102,7 @@ def _recipe(flow, job, plan) -> bj.Recipe:
     """How a solver is learned."""
     if plan.budget:
         return bj.frugal(plan.budget, choose_start=plan.choose_start).resolve(flow, job.start)
-    return bj.Recipe(stages=plan.stages, choose_start=plan.choose_start)
+    return bj.Recipe(stages=plan.stages, choose_start=plan.choose_start, num_start_paths=plan.num_start_paths)
 
 
 def _keep_best(flow, job, run, state) -> str:

@@ -38,7 +38,7 @@ BASE_SOLVERS: dict[str, tuple[int, Callable[[int], Solver]]] = {
 """Name -> (evaluations per step, solver from the number of evaluations)."""
 
 BATCH_SIZE = 32
-"""How many samples the flow evaluates at once."""
+"""How many samples the flow evaluates at once, unless a run has a size of its own."""
 
 
 class Row(NamedTuple):
@@ -77,10 +77,18 @@ class FreshNoise:
         flow: the velocity field; if it is `given` conditions, one for each noise.
         x0, x1: noises and their true ends, [N, *event].
         keep: how many samples of each solver to keep.
+        batch_size: how many the flow evaluates at once; as many as elsewhere in a run spare a compilation of the network.
     """
 
-    def __init__(self, flow: bj.Flow, x0: Float[Array, "N *event"], x1: Float[Array, "N *event"], keep: int):
-        self._flow, self._x0, self._x1, self._keep = flow, x0, x1, keep
+    def __init__(
+        self,
+        flow: bj.Flow,
+        x0: Float[Array, "N *event"],
+        x1: Float[Array, "N *event"],
+        keep: int,
+        batch_size: int = BATCH_SIZE,
+    ):
+        self._flow, self._x0, self._x1, self._keep, self._batch_size = flow, x0, x1, keep, batch_size
         self._found: dict[tuple[str, int], tuple[Row, np.ndarray]] = {}
 
     def measure(self, jobs: Iterable[Job], learned: Mapping[Job, Solver]) -> Measured:
@@ -112,7 +120,7 @@ class FreshNoise:
     def _of(self, name: str, solver: Solver) -> tuple[Row, np.ndarray]:
         nfe = int(solver.evaluations(self._flow))
         if (name, nfe) not in self._found:
-            ends = end_points(self._flow, solver, self._x0)
+            ends = end_points(self._flow, solver, self._x0, self._batch_size)
             self._found[name, nfe] = row_of(name, nfe, ends, self._x1), ends[: self._keep]
         return self._found[name, nfe]
 
@@ -130,9 +138,11 @@ def base_solvers(nfes: Iterable[int]) -> list[tuple[str, Solver]]:
     return [(name, make(nfe)) for name, (stages, make) in BASE_SOLVERS.items() for nfe in nfes if nfe % stages == 0]
 
 
-def end_points(flow: bj.Flow, solver: Solver, x0: Float[Array, "N *event"]) -> Float[np.ndarray, "N *event"]:
+def end_points(
+    flow: bj.Flow, solver: Solver, x0: Float[Array, "N *event"], batch_size: int = BATCH_SIZE
+) -> Float[np.ndarray, "N *event"]:
     """The ends of a solver's paths from noises [N, *event]. `bj.solve` would compile the network again for each solver."""
-    return np.asarray(bj.sharding.gather(flow, bj.adjoint.end_points(flow, solver, jnp.asarray(x0), BATCH_SIZE)))
+    return np.asarray(bj.sharding.gather(flow, bj.adjoint.end_points(flow, solver, jnp.asarray(x0), batch_size)))
 
 
 def row_of(name: str, nfe: int, ends: Float[Array, "N *event"], x1: Float[Array, "N *event"]) -> Row:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import of_samples
 from bespoke_jax.types import Array
-from experiments.learning.measure import BATCH_SIZE, Row, end_points, row_of
+from experiments.learning.measure import Row, end_points, row_of
 from experiments.run import processes, stopping
 
 __all__ = ["USUAL", "USUAL_ON_VELOCITY", "Rivals", "as_text", "find"]
@@ -52,7 +52,12 @@ class Rivals(NamedTuple):
 
 
 def find(
-    flow: bj.Flow, nfes: Iterable[int], x0: Float[Array, "N *event"], x1: Float[Array, "N *event"], keep: int
+    flow: bj.Flow,
+    nfes: Iterable[int],
+    x0: Float[Array, "N *event"],
+    x1: Float[Array, "N *event"],
+    keep: int,
+    batch_size: int,
 ) -> Rivals:
     """The best, by mean PSNR, of the usual dedicated solvers at each of these NFE.
 
@@ -61,8 +66,9 @@ def find(
         nfes: the numbers of evaluations.
         x0, x1: noises and their true ends, [N, *event].
         keep: how many samples of each solver to return.
+        batch_size: how many the flow evaluates at once, and on how many the solvers are tried.
     """
-    few = slice(min(BATCH_SIZE, len(x0)))
+    few = slice(min(batch_size, len(x0)))
     some = of_samples(flow, few)
     found = Rivals([], {}, 0, few.stop, 0)
     for nfe in processes.bar(sorted(set(nfes)), desc="dedicated solvers"):
@@ -71,9 +77,11 @@ def find(
         tables = {name: table for name, table in bj.classic.dedicated(nfe, flow.scheduler).items() if name in usual}
         if not tables:
             continue
-        tried = [row_of(name, nfe, end_points(some, table, x0[few]), x1[few]) for name, table in tables.items()]
+        tried = [
+            row_of(name, nfe, end_points(some, table, x0[few], batch_size), x1[few]) for name, table in tables.items()
+        ]
         best = max(tried, key=lambda row: row.mean_psnr).solver
-        ends = end_points(flow, tables[best], x0)
+        ends = end_points(flow, tables[best], x0, batch_size)
         found = Rivals(
             [*found.rows, row_of(best, nfe, ends, x1)],
             found.samples | {nfe: ends[:keep]},

@@ -9,6 +9,8 @@ import optax
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive
+from bespoke_jax.fitting.stages import untested_steps
+from bespoke_jax.fitting.starts import NUM_START_PATHS
 from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import LEARNED
@@ -20,7 +22,12 @@ from experiments.run.config import ConfigDict
 __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 
 # Adam is cached: equal stages share compiled programs, and two optax.adam(1e-2) are not equal.
-_OPTIMIZERS = {"lm": lambda _: bj.SMALL_STEPS, "adam": functools.cache(optax.adam)}
+_adam = functools.cache(optax.adam)
+_OPTIMIZERS = {  # from the learning rate and the number of updates
+    "lm": lambda rate, updates: bj.SMALL_STEPS,
+    "lm_untested": lambda rate, updates: untested_steps(updates),
+    "adam": lambda rate, updates: _adam(rate),
+}
 _STAGE_FIELDS = (
     *("loss", "optimizer", "learning_rate", "num_iterations"),
     *("batch_size", "chunk_size", "keep_activations", "probes", "validate_every"),
@@ -79,6 +86,7 @@ class Plan(NamedTuple):
     stages: tuple[bj.Stage, ...]
     budget: int  # velocity evaluations per solver, by `bj.frugal` in place of the stages; 0 for no limit
     choose_start: bool
+    num_start_paths: int  # paths on which the best few starts are compared
     num_paths: dict[str, int]
     rtol: float
     atol: float
@@ -109,6 +117,7 @@ def read(config: ConfigDict) -> Plan:
         stages=stages,
         budget=check_count("config.fit.budget", config.fit.budget, 0),
         choose_start=check_flag("config.fit.choose_start", config.fit.choose_start),
+        num_start_paths=check_count("config.fit.num_start_paths", config.fit.get("num_start_paths", NUM_START_PATHS)),
         num_paths=num_paths,
         rtol=check_positive("config.paths.rtol", config.paths.rtol),
         atol=check_positive("config.paths.atol", config.paths.atol),
@@ -195,8 +204,9 @@ def _learning(job, learned) -> Job:
 
 def _stages(fit) -> tuple[bj.Stage, ...]:
     check_section("config.fit", fit, "with learned, choose_start, budget, stage1, stage2, ...")
-    names = [f"stage{i + 1}" for i in range(max(1, len(fit) - 3))]
-    check_fields("config.fit", fit, ("learned", "choose_start", "budget", *names))
+    optional = {"num_start_paths"} & set(fit)
+    names = [f"stage{i + 1}" for i in range(max(1, len(fit) - len(optional) - 3))]
+    check_fields("config.fit", fit, ("learned", "choose_start", "budget", *optional, *names))
     check_choice("config.fit.learned", fit.learned, LEARNED)
     read = (_stage(f"config.fit.{name}", fit[name]) for name in names)
     stages = tuple(stage for stage in read if stage is not None)
@@ -211,12 +221,11 @@ def _stage(field, stage) -> bj.Stage | None:
     check_choice(f"{field}.loss", stage.loss, bj.losses.LOSSES)
     check_choice(f"{field}.optimizer", stage.optimizer, _OPTIMIZERS)
     options = stage.to_dict()
-    options["optimizer"] = _OPTIMIZERS[options["optimizer"]](
-        check_positive(f"{field}.learning_rate", options.pop("learning_rate"))
-    )
-    skipped = check_count(f"{field}.num_iterations", stage.num_iterations, 0) == 0
+    updates = check_count(f"{field}.num_iterations", stage.num_iterations, 0)
+    rate = check_positive(f"{field}.learning_rate", options.pop("learning_rate"))
+    options |= dict(optimizer=_OPTIMIZERS[stage.optimizer](rate, max(1, updates)), num_iterations=max(1, updates))
     try:  # a stage that is left out is checked, too
-        checked = bj.Stage(**options | ({"num_iterations": 1} if skipped else {}))
+        checked = bj.Stage(**options)
     except ValueError as error:
         raise ValueError(str(error).replace("Stage", field, 1)) from None
-    return None if skipped else checked
+    return checked if updates else None
