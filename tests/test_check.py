@@ -69,9 +69,10 @@ def test_it_prints_a_table():
     verdict, head, *lines = str(found).splitlines()
     error = found.gain_standard_error
     assert verdict.startswith(f"fits: {found.gain:.1f} ± {error:.1f} dB above") and "NFE 8" in verdict
-    assert head.split() == ["PSNR", "mean", "PSNR"]
+    assert head.split() == ["PSNR", "mean", "PSNR", "RMSE"]
     assert [line.split("  ")[0] for line in lines[:4]] == ["this solver", "euler", "midpoint", "heun"]
-    assert re.fullmatch(r"this solver  +\d+\.\d ± \d\.\d  +\d+\.\d ± \d\.\d", lines[0])
+    assert re.fullmatch(r"this solver  +\d+\.\d ± \d\.\d  +\d+\.\d ± \d\.\d  +[\d.e-]+", lines[0])
+    assert float(lines[0].split()[-1]) == pytest.approx(found.solver.rmse, rel=6e-3)
 
 
 def test_the_gain_has_the_standard_error_of_differences_path_by_path():

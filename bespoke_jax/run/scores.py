@@ -176,7 +176,7 @@ def with_error(value: float, standard_error: float, decimals: int | None = None)
 
 
 def table_of_scores(rows: Sequence[tuple[str, Score]], corner: str = "") -> list[str]:
-    """The lines of a table for the terminal: PSNR and mean PSNR with their standard errors, under a head.
+    """The lines of a table for the terminal: PSNR and mean PSNR with their standard errors, and the mean RMSE, under a head.
 
     Args:
         rows: what each row is called, and its score.
@@ -184,14 +184,15 @@ def table_of_scores(rows: Sequence[tuple[str, Score]], corner: str = "") -> list
 
     Examples:
         >>> print(*table_of_scores([("mine", score("mine", np.array([0.02, 0.01]), 2.0))]), sep="\\n")
-                    PSNR   mean PSNR
-        mine  42.5 ± 2.9  43.0 ± 3.0
+                    PSNR   mean PSNR   RMSE
+        mine  42.5 ± 2.9  43.0 ± 3.0  0.015
     """
     pairs = [((of.psnr, of.psnr_standard_error), (of.mean_psnr, of.mean_psnr_standard_error)) for _, of in rows]
     known = [error for pair in pairs for _, error in pair if math.isfinite(error)]
     decimals = 2 if known and max(known) < _ONE_DECIMAL else 1
     cells = [[with_error(*figure, decimals) for figure in pair] for pair in pairs]
-    lines = [(corner, "PSNR", "mean PSNR"), *((name, *pair) for (name, _), pair in zip(rows, cells, strict=True))]
+    lines = [(corner, "PSNR", "mean PSNR", "RMSE")]
+    lines += [(name, *pair, f"{of.rmse:.3g}") for (name, of), pair in zip(rows, cells, strict=True)]
     first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
     return [
         "  ".join([f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))])
