@@ -1,9 +1,11 @@
 """PyTorch's side of the adapter: calling the model, and its derivatives by autograd."""
 
 import dataclasses
+import functools
 import importlib
 import math
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,16 @@ def import_torch() -> Any:
         return importlib.import_module("torch")
     except ImportError as error:
         raise ImportError(f"PyTorch is missing ({error}): pip install torch.") from error
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """Let PyTorch import what its forward mode needs, in which it warns of a function of its own (2.14: torch.jit.script)."""
+    forward = importlib.import_module("torch.autograd.forward_ad")
+    number = import_torch().zeros(())
+    with warnings.catch_warnings(), forward.dual_level():
+        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+        forward.make_dual(number, number)
 
 
 @dataclasses.dataclass
@@ -110,6 +122,7 @@ class TorchModel:
     def push(self, *args: Array) -> list[Array]:
         """The tangent of u, by forward mode."""
         torch = import_torch()
+        _load_forward_mode()
         point, tangents = args[: self.num_inputs], args[self.num_inputs :]
         places = differentiable(point)
         with self.memory.lock, torch.inference_mode(False), torch.no_grad():
