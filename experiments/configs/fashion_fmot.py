@@ -1,6 +1,6 @@
 """Five solvers for the shipped Fashion-MNIST flow (28 x 28 x 1, FM-OT), in a few minutes. fashion_fmot_pretrain.py trained it.
 
-Cost: 3.2 minutes on 2 AMD EPYC cores of a shared machine; the first solver, a table of 4, after 1.4 of them.
+Cost: 3.3 minutes on 2 AMD EPYC cores of a shared machine; the first solver, a table of 4, after 1.5 of them.
 Expect: at NFE 8 a PSNR of 33.1 dB for rk2-bespoke and 39.8 for a learned table, against 28.2 for rk2; a table of 4 has 29.2.
 
 fashion_fmot_long.py learns more solvers for longer, and says what each field means.
