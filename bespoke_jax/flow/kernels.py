@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Float
 
 from bespoke_jax.flow.flow import Flow
@@ -75,21 +75,22 @@ def computes_in_half(flow: Flow, t: Scalar, x: Float[Array, "B *event"]) -> bool
         >>> computes_in_half(flow, 0.5, jnp.ones((1, 2)))
         True
     """
-    return not flow.outside_jax and _in_half(velocity.compiled.trace(flow, t, x).jaxpr.jaxpr)
+    return not flow.outside_jax and _in_half(velocity.compiled.trace(flow, t, x).jaxpr)
 
 
-def _in_half(jaxpr) -> bool:
+def _in_half(jaxpr: Any) -> bool:
     """Whether an equation of a jaxpr, or of one within it, has a result of half precision."""
-    for equation in jaxpr.eqns:
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:  # the jaxpr of a closed one
         if any(getattr(out.aval, "dtype", None) in (jnp.bfloat16, jnp.float16) for out in equation.outvars):
             return True
-        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: isinstance(leaf, _JAXPRS))
-        if any(_in_half(getattr(leaf, "jaxpr", leaf)) for leaf in inner if isinstance(leaf, _JAXPRS)):
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=_has_equations)
+        if any(_in_half(leaf) for leaf in inner if _has_equations(leaf)):
             return True
     return False
 
 
-_JAXPRS = (Jaxpr, ClosedJaxpr)
+def _has_equations(leaf: Any) -> bool:
+    return hasattr(getattr(leaf, "jaxpr", leaf), "eqns")
 
 
 def combine(
