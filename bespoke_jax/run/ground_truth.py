@@ -126,7 +126,9 @@ def finer_ends(
     Returns:
         (x1 [B, *event] in float32 at least, velocity evaluations spent).
     """
-    tolerance = Tolerance(float(rtol) / 10, None if atol is None else float(atol) / 10, share_of_rounding=0.5)
+    rtol, atol = float(rtol) / 10, None if atol is None else float(atol) / 10
+    # Where the paths themselves are solved, half precision is looked at further on, and warned of.
+    tolerance = Tolerance(rtol, atol, share_of_rounding=0.5, later=(0.0, 0.0))
     x1, evaluations = zip(*_parts(flow, x0, tolerance, None, _MAX_STEPS, ends_only=True), strict=True)
     return joined(flow, x1), int(np.sum(np.concatenate(evaluations)))
 

@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config.solvers = dict(rk1=(8,), rk2=(4, 5), table=(4, 8))
     config.paths.update(num_train=96, num_validation=16, num_test=96, rtol=3e-5, atol=3e-5)
     config.fit.num_start_paths = 8
-    # A few untested updates on 16 paths gain more in their time than more tested ones, or than twice as many on 8 paths. The
-    # network gets 16 samples everywhere: compiled once.
+    # As many updates with a test of each step take a third longer and gain less (docs/fitting.md has the figures). The network
+    # gets 16 samples everywhere: compiled once.
     stage = dict(optimizer="lm_untested", num_iterations=16, batch_size=16, chunk_size=16)
     config.fit.stage1.update(stage, keep_activations=True, validate_every=4)
     return config

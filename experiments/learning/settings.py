@@ -9,8 +9,6 @@ import optax
 
 import bespoke_jax as bj
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive
-from bespoke_jax.fitting.stages import untested_steps
-from bespoke_jax.fitting.starts import NUM_START_PATHS
 from bespoke_jax.learned.families import FAMILIES
 from bespoke_jax.learned.steps import BASES
 from bespoke_jax.learned.theta import LEARNED
@@ -25,7 +23,7 @@ __all__ = ["Job", "Plan", "read", "read_fits", "stamp"]
 _adam = functools.cache(optax.adam)
 _OPTIMIZERS = {  # from the learning rate and the number of updates
     "lm": lambda rate, updates: bj.SMALL_STEPS,
-    "lm_untested": lambda rate, updates: untested_steps(updates),
+    "lm_untested": lambda rate, updates: bj.untested_steps(updates),
     "adam": lambda rate, updates: _adam(rate),
 }
 _STAGE_FIELDS = (
@@ -117,7 +115,9 @@ def read(config: ConfigDict) -> Plan:
         stages=stages,
         budget=check_count("config.fit.budget", config.fit.budget, 0),
         choose_start=check_flag("config.fit.choose_start", config.fit.choose_start),
-        num_start_paths=check_count("config.fit.num_start_paths", config.fit.get("num_start_paths", NUM_START_PATHS)),
+        num_start_paths=check_count(
+            "config.fit.num_start_paths", config.fit.get("num_start_paths", bj.Recipe.num_start_paths)
+        ),
         num_paths=num_paths,
         rtol=check_positive("config.paths.rtol", config.paths.rtol),
         atol=check_positive("config.paths.atol", config.paths.atol),
