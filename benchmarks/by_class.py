@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 import bespoke_jax as bj
-from experiments.run.command_line import use_all_cores
 
 CLASSES, NUM_TEST, NUM_STEPS, BATCH_SIZE = 10, 48, 96, 16
 
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="paths an update, of all classes")
     options = parser.parse_args()
-    use_all_cores()
+    bj.sharding.use_all_cores()
     flow = flow_of(options.flow, 1)
     shared, key = bj.models.shipped_solver(options.flow, "table", options.nfe), jax.random.key(7)
     test = paths_of(options.flow, jax.random.key(1), NUM_TEST)

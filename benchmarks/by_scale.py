@@ -13,7 +13,6 @@ import numpy as np
 
 import bespoke_jax as bj
 from bespoke_jax.flow.conditions import dealt
-from experiments.run.command_line import use_all_cores
 
 LEAST, GREATEST, NUM_STEPS, NUM_PATHS, NUM_TEST = 0.5, 4.0, 48, 160, 64
 OF_RANGE = bj.Stage(num_iterations=96, batch_size=32, keep_activations=True)
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, default=6)
     parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
     options = parser.parse_args()
-    use_all_cores()
+    bj.sharding.use_all_cores()
     flow, key = bj.models.load_flow(options.flow, labels="all"), jax.random.key(0)
     recipe = bj.Recipe(stages=(bj.Stage(num_iterations=NUM_STEPS),), num_paths=NUM_PATHS, num_validation=32)
     tests = [(flow_w := guided(flow, jax.random.key(1), NUM_TEST, w), paths_of(flow_w, key)) for w in options.scales]

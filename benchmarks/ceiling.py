@@ -12,7 +12,7 @@ import warnings
 import jax
 
 import bespoke_jax as bj
-from benchmarks.fit_defaults import figure
+from benchmarks.figures import figure
 from benchmarks.random_flows import case
 from bespoke_jax.fitting.gauss_newton import evaluate
 from bespoke_jax.fitting.starts import start_groups

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import optax
 
 import bespoke_jax as bj
-from benchmarks.fit_defaults import figure
+from benchmarks.figures import figure
 from bespoke_jax.fitting.budget import reference
 from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.run.interpolation import padded
-from experiments.run.command_line import use_all_cores
 
 BUDGET = 20_000
 NUM_KNOTS = 40  # more than any path of a batch needs
@@ -95,7 +94,7 @@ def table(name: str, with_converged: bool):
 
 
 def main(*wanted):
-    use_all_cores()
+    bj.sharding.use_all_cores()
     print("| flow | fit | evaluations | PSNR | seconds |")
     print("|---|---|---|---|---|")
     for name in [name for name in wanted if name != "--converged"] or bj.models.SHIPPED:

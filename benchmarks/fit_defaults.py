@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bespoke_jax as bj
+from benchmarks.figures import figure
 from bespoke_jax.fitting.starts import start_groups
 
 SOLVERS = (("rk1", 10), ("rk2", 4), ("rk2", 8), ("table", 6))
@@ -53,12 +54,6 @@ def flows() -> dict:
         "fashion_fmot": lambda: bj.models.load_flow("fashion_fmot"),
         "fashion_fmot as VP": lambda: rescheduled(bj.models.load_flow("fashion_fmot"), vp),
     }
-
-
-def figure(flow, theta, paths) -> str:
-    """PSNR of the mean RMSE (mean of the samples' PSNR)."""
-    error = bj.metrics.rmse(bj.adjoint.end_points(flow, theta, paths.x0, 64), paths.x1, len(flow.event_shape))
-    return f"{bj.metrics.psnr(jnp.mean(error)):5.1f} ({jnp.mean(bj.metrics.psnr(error)):5.1f})"
 
 
 def row(name: str, flow, base: str, num_steps: int, test) -> str:

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import jax
 
 import bespoke_jax as bj
+from benchmarks.figures import figure
 from bespoke_jax.flow.conditions import dealt
 from bespoke_jax.solver import LearnedSolver
-from experiments.run.command_line import use_all_cores
 
 NAMES = ["pairs", "by the call", "on paths", "reuse", "interval", "two dropped"]
 NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
@@ -90,14 +90,6 @@ def per_class(flow: bj.Flow, fitted: bj.FitResult, paths: dict[str, bj.Paths]) -
     return bj.fit(flow, start, jax.random.key(7), OF_CLASSES, **paths)
 
 
-def figure(flow: bj.Flow, solver: LearnedSolver, paths: bj.Paths) -> str:
-    """PSNR of the mean RMSE (mean over samples)."""
-    ends = bj.adjoint.end_points(flow, solver, paths.x0, 32)
-    distances = bj.metrics.rmse(ends, paths.x1, ends.ndim - 1)
-    mean, each = bj.metrics.psnr(distances.mean(), 2.0), bj.metrics.psnr(distances, 2.0).mean()
-    return f"{float(mean):.1f} ({float(each):.1f})"
-
-
 def main() -> None:
     """Print the table of one flow and scale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,7 +100,7 @@ def main() -> None:
     parser.add_argument("--frugal", type=int, metavar="BUDGET")
     parser.add_argument("--per-class", type=int, metavar="P")
     options = parser.parse_args()
-    use_all_cores()
+    bj.sharding.use_all_cores()
 
     def flow_of(labels: str | list[int]) -> bj.Flow:
         return bj.sharding.replicate(bj.guided(bj.models.load_flow(options.flow, labels=labels), options.scale))

@@ -10,13 +10,12 @@ import sys
 import jax
 
 import bespoke_jax as bj
-from benchmarks.guidance import figure
-from experiments.run.command_line import use_all_cores
+from benchmarks.figures import figure
 
 
 def main(latency: int = 4, size: int = 2) -> None:
     """Print the table."""
-    use_all_cores()
+    bj.sharding.use_all_cores()
     flow, key = bj.sharding.replicate(bj.models.load_flow("fashion_fmot")), jax.random.key(0)
     data = [
         bj.ground_truth(flow, flow.noise(jax.random.fold_in(key, i), (number,)), batch_size=32, ends_only=True)

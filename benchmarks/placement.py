@@ -12,7 +12,6 @@ import numpy as np
 import bespoke_jax as bj
 from bespoke_jax.learned.calls import noises_and_image
 from bespoke_jax.learned.placed import Design, WalkedPaths, improved
-from experiments.run.command_line import use_all_cores
 
 
 def design_of(flow: bj.Flow, key: jax.Array) -> tuple[Design, np.ndarray]:
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.5)
     parser.add_argument("--calls", type=int, nargs="+", default=[8, 10, 12, 16])
     options = parser.parse_args()
-    use_all_cores()
+    bj.sharding.use_all_cores()
     flow = bj.guided(bj.models.load_flow(options.flow, labels="all"), options.scale)
     design, times = design_of(flow, jax.random.key(11))
     print(f"{options.flow}, w = {options.scale:g}")

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 
 import bespoke_jax as bj
-from bespoke_jax.run.scores import distances, score, standard_error
-from bespoke_jax.solver import LearnedSolver, Solver
+from benchmarks.figures import figures
+from bespoke_jax.run.scores import standard_error
+from bespoke_jax.solver import LearnedSolver
 
 NUM_FLOWS, NUM_TEST, NUM_CHOICE = 40, 4096, 512
 DIMENSIONS, NUM_COMPONENTS = (2, 8, 64), 8
@@ -69,12 +70,6 @@ def case(number: int) -> Case:
     solver = bj.init_theta(family, max(2, nfe // FAMILIES[family]))
     flow = bj.analytic.mixture(means, std, weights, SCHEDULERS[scheduler])
     return Case(f"mixture{size} {scheduler}", flow, solver)
-
-
-def figures(flow: bj.Flow, solver: Solver, paths: bj.Paths) -> tuple[float, float]:
-    """PSNR of the mean RMSE, and mean PSNR, on these paths."""
-    found = score("", distances(flow, bj.adjoint.end_points(flow, solver, paths.x0), paths.x1), 2.0)
-    return found.psnr, found.mean_psnr
 
 
 def rows_of(number: int, key: int) -> list[Row]:

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 
 import bespoke_jax as bj
-from benchmarks.fit_defaults import figure
-from experiments.run.command_line import use_all_cores
+from benchmarks.figures import figure
 
 STARTS = ("midpoint/karras", "deis-2/karras", "dpm_solver-2/karras", "ipndm_noise-3/karras")
 
 
 def main(nfe: int = 4):
-    use_all_cores()
+    bj.sharding.use_all_cores()
     flow, key = bj.sharding.replicate(bj.models.load_flow("fashion_fmot")), jax.random.key(0)
     paths, validation, test = (
         bj.ground_truth(flow, flow.noise(jax.random.fold_in(key, i), (num,)), batch_size=32)

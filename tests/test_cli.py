@@ -18,6 +18,7 @@ from bespoke_jax.cli import commands, flows
 from bespoke_jax.cli.commands import bespoke
 from bespoke_jax.cli.text import describe, line_of_times
 from bespoke_jax.compare import yardstick
+from bespoke_jax.flow.sharding import mesh_of
 from tests import typechecked
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -232,6 +233,28 @@ def test_flows_of_files_have_classes_and_guidance():
     jax.tree.map(np.testing.assert_array_equal, guided.params, bj.guided(wanted, 1.5).params)
 
 
+def test_flows_lie_on_all_devices_unless_they_have_a_place(folder):
+    (folder / "placed_for_cli.py").write_text(PLACED)
+    assert mesh_of(flows.find_flow("fashion_fmot")).size == jax.device_count() > 2
+    assert mesh_of(flows.find_flow("placed_for_cli:on_two")).size == 2
+    assert mesh_of(flows.find_flow("placed_for_cli:elsewhere")) is None
+
+
+PLACED = """
+import jax
+import bespoke_jax as bj
+
+def velocity(params, t, x):
+    return params - x
+
+def elsewhere():
+    outside = lambda params, t, x: params - x
+    outside.outside_jax = True
+    return bj.Flow(outside, 1.0, (2,))
+
+def on_two():
+    return bj.sharding.replicate(bj.Flow(velocity, jax.numpy.ones(2), (2,)), jax.devices()[:2])
+"""
 GENERAL = bj.SolverTable(
     *(np.float32(values) for values in ([0.0, 0.25, 0.25, 1.0], np.ones(4), np.tril(np.full((4, 4), 0.25)))),
     first=np.float32(0.5),

@@ -1,7 +1,10 @@
 """The same numbers on one device, two and eight; samples where they should be, and no word too many between devices."""
 
 import math
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import bespoke_jax as bj
 from bespoke_jax.fitting import gauss_newton, stages
 from bespoke_jax.fitting.losses import Endpoint
-from bespoke_jax.flow import kernels
+from bespoke_jax.flow import kernels, sharding
 from bespoke_jax.flow.sharding import everywhere, gather, mesh_of, replicate, shard_params, spread
 from bespoke_jax.run import adjoint
 
@@ -184,3 +187,40 @@ def test_devices_are_a_sequence(place, flow):
         with pytest.raises(error, match=f"^devices: {words}"):
             place(flow, devices)
     assert len(devices_of(place(flow, list(mesh.devices.flat)).params["means"])) == 8
+
+
+@pytest.mark.parametrize("cores, devices", [(1, 1), (2, 2), (3, 2), (4, 4), (6, 4), (8, 8), (96, 8)])
+def test_devices_of_cores_divide_most_numbers_of_samples(cores, devices):
+    assert sharding._devices_of_cores(cores) == devices
+
+
+CORES = """
+import jax
+import bespoke_jax as bj
+bj.sharding.use_all_cores()
+assert jax.device_count() == bj.sharding._devices_of_cores(bj.sharding.num_cores()), jax.devices()
+bj.sharding.use_all_cores()  # a number that is set is kept
+"""
+LATE = """
+import jax
+import bespoke_jax as bj
+jax.device_count()
+bj.sharding.use_all_cores()
+"""
+
+
+def of_new_process(code):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+def test_each_core_is_a_device_for_who_asks_first():
+    assert of_new_process(CORES).stderr == ""
+    words = "RuntimeError: use_all_cores: wanted a call before anything else of JAX"
+    assert words in of_new_process(LATE).stderr
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which_are_ours(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert sharding.num_cores() == (os.cpu_count() or 1)

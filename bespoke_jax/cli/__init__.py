@@ -13,6 +13,7 @@ def main() -> None:
     try:
         from bespoke_jax.cli.commands import bespoke
         from bespoke_jax.cli.errors import show_warnings_in_one_line
+        from bespoke_jax.flow.sharding import use_all_cores
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
@@ -22,4 +23,5 @@ def main() -> None:
         )
         sys.exit(2)
     show_warnings_in_one_line()
+    use_all_cores()
     bespoke(prog_name="bespoke")

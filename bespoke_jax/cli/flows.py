@@ -2,17 +2,23 @@
 
 import pathlib
 
+import jax
+import numpy as np
+
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.guidance import guided
+from bespoke_jax.flow.sharding import mesh_of, replicate
 from bespoke_jax.models.flow_file import SHIPPED, load_flow
 from bespoke_jax.models.labels import labels_of_text
 from bespoke_jax.models.own_code import flow_of_code
 
 __all__ = ["find_flow"]
 
+_LARGE = 2**15  # parameters: of less, several devices take longer to start than they save
+
 
 def find_flow(name: str, labels: str | None = None, guidance_scale: float = 0.0) -> Flow:
-    """The flow that a command is about.
+    """The flow that a command is about; a large network on all devices, unless its function has placed it or it runs outside JAX.
 
     Args:
         name: a name in `SHIPPED`, a *.safetensors file, or "my_module:make_flow".
@@ -39,4 +45,6 @@ def find_flow(name: str, labels: str | None = None, guidance_scale: float = 0.0)
         raise ValueError("--labels: wanted a flow from a file; for your own flow, choose the classes in its function.")
     else:
         flow = flow_of_code(name, name="FLOW")
-    return guided(flow, guidance_scale) if guidance_scale else flow
+    found = guided(flow, guidance_scale) if guidance_scale else flow
+    is_large = sum(map(np.size, jax.tree.leaves(found))) >= _LARGE
+    return replicate(found) if is_large and mesh_of(found) is None and not found.outside_jax else found

@@ -10,6 +10,7 @@ numbers, and computes the samples on its own devices. All numbers on which Pytho
 the first process's, so rounding cannot lead the processes apart.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -28,15 +29,59 @@ __all__ = [
     "everywhere_over",
     "gather",
     "mesh_of",
+    "num_cores",
     "on_one_device",
     "replicate",
     "shard_params",
     "spread",
     "spread_over",
+    "use_all_cores",
 ]
 
 
 T = TypeVar("T")  # a flow, or any other tree whose leaves say on which devices it lies
+
+
+def use_all_cores() -> None:
+    """Count each core of a CPU as a device, up to eight, so that `replicate` uses them; call it before anything else of JAX.
+
+    By itself JAX counts a CPU as one device, which keeps little more than one core busy with a small network. The number is a
+    power of 2, which divides most numbers of samples; one that is set already, by JAX_NUM_CPU_DEVICES or in XLA_FLAGS, is kept.
+    Programs on the CPU then run one at a time. Computations on GPUs and TPUs stay as they are.
+
+    Raises:
+        RuntimeError: if JAX has computed something before.
+
+    Examples:
+        >>> bj.sharding.use_all_cores()  # doctest: +SKIP
+        >>> flow = bj.sharding.replicate(bj.models.load_flow("fashion_fmot"))  # doctest: +SKIP
+    """
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and jax.config.jax_num_cpu_devices < 1:
+        try:
+            jax.config.update("jax_num_cpu_devices", _devices_of_cores(num_cores()))
+        except RuntimeError:
+            raise RuntimeError(
+                "use_all_cores: wanted a call before anything else of JAX, which counts the devices once, got one after a "
+                "computation; call it first in your script."
+            ) from None
+    # A program that waits for the others' terms of a sum can hold the thread that they need; XLA then aborts after 40 seconds.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def num_cores() -> int:
+    """The cores that this process may use; all of the machine's where the system does not say.
+
+    Examples:
+        >>> num_cores() >= 1
+        True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _devices_of_cores(cores: int) -> int:
+    """The largest power of 2 that is neither above the number of cores nor above 8."""
+    return min(8, 2 ** (cores.bit_length() - 1))
 
 
 def replicate(flow: T, devices: Sequence[Device] | None = None) -> T:

@@ -3,7 +3,6 @@
 import collections
 import functools
 import itertools
-import os
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
@@ -11,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from bespoke_jax.flow.sharding import num_cores
 from experiments.data.dataset import DataSet
 
 __all__ = ["Batch", "batch", "batch_indices", "batches"]
@@ -68,7 +68,7 @@ def batches(
         >>> sorted(seen)
         [0, 1, 2, 3, 4, 5]
     """
-    num_threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+    num_threads = num_cores() if num_threads is None else num_threads
     pool, pending, ahead = ThreadPoolExecutor(num_threads), collections.deque(), iter(steps)
 
     def prepare(count):

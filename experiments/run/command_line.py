@@ -1,20 +1,19 @@
 """The command line of a launcher: --config, --config.field, --workdir. A mistyped argument is reported in one line."""
 
-import os
 import pathlib
 import sysconfig
 import traceback
 from collections.abc import Callable
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from bespoke_jax import sharding
 from experiments.run import processes, stopping
 from experiments.run.config import ConfigDict
 from experiments.run.errors import ReadError, WriteError, reason_of
 
-__all__ = ["run", "use_all_cores"]
+__all__ = ["run"]
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
@@ -42,7 +41,7 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str) -> None:
     process_id = flags.DEFINE_integer("process_id", None, "With several processes: which one this is, from 0.")
 
     def start(_):
-        use_all_cores()
+        sharding.use_all_cores()
         try:
             processes.start(address.value, num_processes.value, process_id.value)
         except ValueError as error:
@@ -57,15 +56,6 @@ def run(main: Callable[[ConfigDict, str], int | None], default: str) -> None:
             raise SystemExit("\nInterrupted. The same command continues from the last checkpoint.") from None
 
     app.run(start, flags_parser=_parse)
-
-
-def use_all_cores() -> None:
-    """Without an accelerator: a JAX device for each core, up to eight. One device keeps little more than one core busy."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
-        # One program at a time: a program that waits for the others' terms of a sum can hold the thread that they need (seen
-        # once; XLA aborts after 40 seconds).
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _parse(argv):
