@@ -28,9 +28,10 @@ from bespoke_jax.files.export_code import export_code
 from bespoke_jax.files.sampler_file import Sampler, load_sampler, save_sampler
 from bespoke_jax.files.solver_file import load_solver, save_solver
 from bespoke_jax.fitting import losses
+from bespoke_jax.fitting.averaging import Forgetting, PowerLaw, Recent
 from bespoke_jax.fitting.fit import fit, fit_ladder
 from bespoke_jax.fitting.history import FitError, FitResult, FitState, init_state
-from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
+from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
 from bespoke_jax.fitting.perceptual import perceptual
 from bespoke_jax.fitting.progress import progress_bar
 from bespoke_jax.fitting.recipes import Recipe, frugal, mean_rmse, paper
@@ -81,6 +82,7 @@ __all__ = [
     "Likelihood",
     "Paths",
     "PowerLaw",
+    "Recent",
     "Recipe",
     "Sampler",
     "SolverCheck",

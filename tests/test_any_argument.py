@@ -105,6 +105,7 @@ CALLS = {
     ),
     "Forgetting": (bj.Forgetting, dict(matrix=0.5, gradient=0.5)),
     "PowerLaw": (bj.PowerLaw, dict(matrix=2.0, gradient=3.0)),
+    "Recent": (bj.Recent, dict(batches=8, factor=0.9)),
     "RmseBound": (bj.losses.RmseBound, dict(lipschitz=1.0)),
     "frugal": (bj.frugal, dict(budget=20_000, choose_start=False)),
     "mean_rmse": (bj.mean_rmse, dict(num_iterations=3, batch_size=4, num_paths=4, num_validation=4)),

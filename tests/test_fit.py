@@ -24,6 +24,11 @@ data_module = sys.modules["bespoke_jax.fitting.data"]
 KEY = jax.random.key(0)
 # One family and one batch size wherever they do not matter: what is compiled is shared.
 SHORT = (bj.Stage("rmse_bound", 1, batch_size=32), bj.Stage("endpoint", 3, batch_size=32))
+IN_TURN = (
+    bj.Stage(
+        "endpoint", 5, bj.LevenbergMarquardt(averaging=bj.Recent(2)), batch_size=24, chunk_size=32, validate_every=2
+    ),
+)
 START = bj.init_theta("rk1", 3)
 ADAM = optax.adam(1e-2)  # one, for two are not equal and share nothing compiled
 
@@ -135,9 +140,10 @@ def test_starts_leave_what_is_held(flow, learned):
         assert np.array_equal(start.held, given.held) and start.learned == learned, name
 
 
-def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(flow, paths):
+@pytest.mark.parametrize("stages", [SHORT, IN_TURN])
+def test_a_fit_resumed_from_any_state_ends_with_the_same_bits(flow, paths, stages):
     states = []
-    recipe, options = bj.Recipe(stages=SHORT), dict(paths=paths[0], validation=paths[1])
+    recipe, options = bj.Recipe(stages=stages), dict(paths=paths[0], validation=paths[1])
     whole = bj.fit(flow, START, KEY, recipe, **options, callback=lambda state, record: states.append(state))
     for state in states:
         resumed = bj.fit(flow, START, KEY, recipe, **options, state=state)
@@ -156,18 +162,19 @@ def test_a_fit_is_a_function_of_its_key(flow, paths):
     assert not np.array_equal(fits[0].theta.raw, fits[2].theta.raw)
 
 
-def test_init_state_has_the_shapes_of_every_state_of_the_fit(flow, paths):
+@pytest.mark.parametrize("stages", [SHORT, IN_TURN])
+def test_init_state_has_the_shapes_of_every_state_of_the_fit(flow, paths, stages):
     states = []
     bj.fit(
         flow,
         START,
         KEY,
-        bj.Recipe(stages=SHORT),
+        bj.Recipe(stages=stages),
         paths=paths[0],
         validation=paths[1],
         callback=lambda s, _: states.append(s),
     )
-    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), bj.init_state(START, SHORT))
+    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), bj.init_state(START, stages))
     for state in states:
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == wanted
 

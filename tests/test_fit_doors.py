@@ -193,6 +193,8 @@ def test_levenberg_marquardt_looks_at_its_options(options, name):
         (bj.Forgetting, dict(matrix=1.5)),
         (bj.Forgetting, dict(gradient=np.nan)),
         (bj.PowerLaw, dict(matrix=2.0, gradient=-1.0)),
+        (bj.Recent, dict(batches=0)),
+        (bj.Recent, dict(factor=1.5)),
         (bj.losses.RmseBound, dict(lipschitz=-1.0)),
         (bj.losses.RmseBound, dict(lipschitz=np.inf)),
         (bj.Stage, dict(keep_activations=1)),

@@ -5,9 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import bespoke_jax as bj
+from bespoke_jax.fitting import stages
 from bespoke_jax.fitting.gauss_newton import Quadratic
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -84,9 +86,11 @@ def test_powers_weigh_the_steps_so_far(power):
     for factor in factors:
         params, state, _ = method.update(Quadratic(0.0, factor * jnp.ones(2), factor * jnp.eye(2)), state, params, None)
     rising = np.array([math.prod(range(j, j + power)) for j in range(1, 8)])
-    np.testing.assert_allclose(state.matrix[0, 0] / state.weight, np.average(factors, weights=rising), rtol=1e-6)
+    np.testing.assert_allclose(
+        state.memory.matrix[0, 0] / state.memory.weight, np.average(factors, weights=rising), rtol=1e-6
+    )
     linear = np.average(factors, weights=np.arange(1, 8))
-    np.testing.assert_allclose(state.gradient / state.gradient_weight, linear, rtol=1e-6)
+    np.testing.assert_allclose(state.memory.gradient / state.memory.gradient_weight, linear, rtol=1e-6)
 
 
 def test_a_growing_memory_ends_nearer_to_the_minimum_of_many_noisy_steps():
@@ -194,7 +198,7 @@ def test_nan_anywhere_means_standing_still(what):
         given, method.init(params), params, lambda p: nan if what == "judge" else jnp.sum(p**2)
     )
     np.testing.assert_array_equal(found, params)
-    assert np.isfinite(state.damping) and np.all(np.isfinite(state.matrix))
+    assert np.isfinite(state.damping) and np.all(np.isfinite(state.memory.matrix))
 
 
 def test_a_matrix_of_nan_is_forgotten():
@@ -244,7 +248,7 @@ def test_noisy_matrices_are_averaged():
                 Quadratic(jnp.float64(1e9), jnp.asarray(true @ np.ones(2)), jnp.asarray(rows.T @ rows / 4)), state, params,
                 lambda p: 0.0,
             )  # fmt: skip
-        return np.asarray(state.matrix / state.weight)
+        return np.asarray(state.memory.matrix / state.memory.weight)
 
     def distance(memory):
         return np.mean([np.linalg.norm(np.linalg.solve(true, last(memory)) - np.eye(2)) for _ in range(20)])
@@ -271,6 +275,73 @@ def test_with_nothing_forgotten_batches_seen_once_give_the_solution_of_all():
     np.testing.assert_allclose(found(0.0), np.linalg.lstsq(rows, targets[-1])[0], atol=1e-4)  # the last batch alone
 
 
+def in_turn(parts, averaging, steps):
+    """Parameters after undamped, untested steps on sum_i parts_i(p)^2, each on the next part alone."""
+    method = bj.LevenbergMarquardt(damping=1e-8, tries=0, shrink=1.0, limit=1e3, averaging=averaging)
+    near = [jax.jit(lambda p, part=part: quadratic_of(part, p)) for part in parts]
+    params, found = jnp.zeros(2), []
+    state = method.init(params)
+    for number in range(steps):
+        params, state, _ = method.update(near[number % len(parts)](params), state, params, None)
+        found.append(np.asarray(params))
+    return found
+
+
+def test_a_quadratic_of_each_part_gives_the_solution_of_all_wherever_each_was_taken():
+    # Least squares with other rows in each part: no part determines p, and the places where they were taken differ.
+    rng = np.random.default_rng(1)
+    rows, targets = rng.standard_normal((6, 1, 2)), rng.standard_normal((6, 1))
+    parts = [lambda p, r=r, b=b: r @ p - b for r, b in zip(rows, targets, strict=True)]
+    wanted = np.linalg.lstsq(rows[:, 0], targets[:, 0])[0]
+    found = in_turn(parts, bj.Recent(6, 1.0), 14)
+    for p in found[5:]:  # from where each has been seen
+        np.testing.assert_allclose(p, wanted, atol=1e-4)
+    assert all(np.linalg.norm(p - wanted) > 0.05 for p in in_turn(parts, bj.Recent(3, 1.0), 14))
+
+
+def test_a_quadratic_of_each_part_leaves_no_scatter_where_a_fading_memory_does():
+    # Curved parts whose minima differ: exp(p1) + a p2 and so on. The minimum of the sum is that of many plain steps.
+    rng = np.random.default_rng(2)
+    factors, targets = rng.uniform(0.5, 1.5, (8, 2)), rng.uniform(0.5, 1.5, 8)
+    parts = [
+        lambda p, f=f, b=b: (jnp.exp(f[0] * p[0]) + f[1] * p[1] - b)[None]
+        for f, b in zip(factors, targets, strict=True)
+    ]
+    wanted, _ = minimise(lambda p: jnp.concatenate([part(p) for part in parts]), jnp.zeros(2), 60)
+    recent, fading = (
+        in_turn(parts, averaging, 64)[-1] for averaging in (bj.Recent(8, 1.0), bj.Forgetting(matrix=0.9, gradient=0.9))
+    )
+    assert np.linalg.norm(recent - wanted) < 1e-4 < 1e-2 < np.linalg.norm(fading - wanted)
+
+
+def test_recent_quadratics_weigh_by_their_age():
+    factors, method = np.arange(1.0, 8.0), bj.LevenbergMarquardt(tries=0, averaging=bj.Recent(3, 0.5))
+    memory, params = method.init(jnp.zeros(2, jnp.float32)).memory, np.zeros(2)
+    for count, factor in enumerate(factors, 1):
+        memory, matrix, gradient = method.averaging.add(
+            memory, Quadratic(0.0, factor * np.ones(2), factor * np.eye(2)), params
+        )
+        last = factors[max(0, count - 3) : count]
+        mean = np.average(last, weights=0.5 ** np.arange(len(last))[::-1])
+        np.testing.assert_allclose((matrix[0, 0], *gradient), mean, rtol=1e-6)
+    assert memory.count == 7 and memory.matrices.dtype == np.float32
+
+
+@pytest.mark.parametrize("num_paths, size", [(32, 8), (20, 8), (5, 5)])
+def test_paths_are_taken_in_turn(num_paths, size):
+    flow = bj.analytic.gaussian([1.0, 2.0], 0.5)
+    numbered = jnp.arange(num_paths, dtype=jnp.float32)[:, None] * jnp.ones(2, jnp.float32)
+    paths = bj.Paths.of_ends(flow, numbered, numbered)
+    stage = bj.Stage(batch_size=size, optimizer=bj.LevenbergMarquardt(averaging=bj.Recent()))
+    drawn = [np.asarray(stages._draw(stage, None, paths, jax.random.key(3), np.int32(i)).x0[:, 0]) for i in range(15)]
+    taken = np.concatenate(drawn).astype(int)
+    assert sorted(taken[:num_paths]) == list(range(num_paths))  # each once, and again in the same order
+    np.testing.assert_array_equal(taken[num_paths:], taken[: len(taken) - num_paths])
+    assert taken[:num_paths].tolist() != list(range(num_paths))
+    others = bj.Stage(batch_size=size, optimizer=bj.SMALL_STEPS)
+    assert stage.takes_turns and not others.takes_turns and not bj.Stage(optimizer=optax.adam(1e-2)).takes_turns
+
+
 def test_the_parameters_may_be_a_theta():
     theta = bj.init_theta("rk1", 2, dtype=jnp.float64)
     method = bj.LevenbergMarquardt()
@@ -288,7 +359,7 @@ def test_float32_stays_float32():
     method, params = bj.LevenbergMarquardt(), jnp.asarray([1.0, -2.0], jnp.float32)
     quadratic = Quadratic(jnp.float32(5.0), 2 * params, 2 * jnp.eye(2, dtype=jnp.float32))
     found, state, _ = method.update(quadratic, method.init(params), params, lambda p: jnp.sum(p**2))
-    assert found.dtype == state.damping.dtype == state.matrix.dtype == jnp.float32
+    assert found.dtype == state.damping.dtype == state.memory.matrix.dtype == jnp.float32
 
 
 def test_half_precision_is_learned_in():

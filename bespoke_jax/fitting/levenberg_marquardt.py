@@ -10,10 +10,11 @@ from jaxtyping import Float
 
 from bespoke_jax.checks import check_count, check_number, check_positive, check_type
 from bespoke_jax.dtypes import promote
+from bespoke_jax.fitting.averaging import Forgetting, PowerLaw, Recent
 from bespoke_jax.fitting.gauss_newton import Quadratic
 from bespoke_jax.types import Array, PyTree
 
-__all__ = ["Forgetting", "LevenbergMarquardt", "LevenbergMarquardtState", "PowerLaw", "StepInfo"]
+__all__ = ["LevenbergMarquardt", "LevenbergMarquardtState", "StepInfo"]
 
 
 class LevenbergMarquardtState(NamedTuple):
@@ -21,72 +22,11 @@ class LevenbergMarquardtState(NamedTuple):
 
     Attributes:
         damping: [] the damping of the next step.
-        matrix, weight: running sums of Gauss-Newton matrices [P, P] and of their weights [].
-        gradient, place, gradient_weight: running sums of gradients [P], of the parameters where they were taken [P], and of
-            their weights [].
+        memory: what `averaging` remembers of earlier quadratics.
     """
 
     damping: Array
-    matrix: Array
-    weight: Array
-    gradient: Array
-    place: Array
-    gradient_weight: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Forgetting:
-    """Exponential forgetting: each quadratic has a fixed factor times the weight of the next one.
-
-    The matrices are estimates from different samples and change more slowly than they scatter, so averaging them helps. With the
-    gradients averaged too, each carried by the matrix from where it was taken to the present parameters, a step minimises the
-    average of the quadratics of all batches so far, and small batches suffice (incremental Gauss-Newton, the extended Kalman
-    filter with forgetting: Bertsekas 1996, SIAM J. Optim. 6(3)).
-
-    Args:
-        matrix, gradient: the factors, from 0 (the last alone) to 1.
-
-    Raises:
-        ValueError: for other numbers.
-    """
-
-    matrix: float = 0.5
-    gradient: float = 0.0
-
-    def __post_init__(self):
-        for name in ("matrix", "gradient"):
-            check_number(f"Forgetting.{name}", getattr(self, name), 0, 1)
-
-    def memories(self, weights: tuple[Any, Any]) -> tuple[float, float]:
-        """Factors of the sums of matrices and of gradients so far, applied before the next is added."""
-        return self.matrix, self.gradient
-
-
-@dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """Polynomial-decay averaging (Shamir and Zhang 2013, ICML): after k steps, step j has a weight of about (j / k)^power.
-
-    The average reaches back over a share 1 / (1 + power) of all steps so far. That is not far at first, while the parameters move
-    much, and far at the end, when only scatter keeps them from the minimum.
-
-    Args:
-        matrix, gradient: the powers, >= 0.
-
-    Raises:
-        ValueError: for other numbers.
-    """
-
-    matrix: float = 2.0
-    gradient: float = 3.0
-
-    def __post_init__(self):
-        for name in ("matrix", "gradient"):
-            check_number(f"PowerLaw.{name}", getattr(self, name), 0)
-
-    def memories(self, weights: tuple[Any, Any]) -> tuple[float, float]:
-        """Factors of the sums of matrices and of gradients so far, which have these weights, applied before the next is added."""
-        by_matrix, by_gradient = weights
-        return _memory_of(self.matrix, by_matrix), _memory_of(self.gradient, by_gradient)
+    memory: Any
 
 
 class StepInfo(NamedTuple):
@@ -101,6 +41,9 @@ class StepInfo(NamedTuple):
     tried: int
     damping: float
     taken: bool
+
+
+_LAST_GRADIENT = Forgetting(matrix=0.5, gradient=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +63,7 @@ class LevenbergMarquardt:
         grow, trust: see `tries`.
         shrink: divides the damping after a step that was taken.
         limit: the most that any parameter moves in one step, a safeguard against a near-singular G.
-        averaging: the weights of earlier batches' quadratics: `Forgetting` or `PowerLaw`.
+        averaging: how the quadratics of earlier batches are averaged: `Forgetting`, `PowerLaw` or `Recent`.
 
     Raises:
         TypeError, ValueError: for an option out of its range; names it.
@@ -145,7 +88,7 @@ class LevenbergMarquardt:
     trust: float = 0.5
     shrink: float = 4.0
     limit: float = 1.0
-    averaging: Forgetting | PowerLaw = Forgetting()
+    averaging: Forgetting | PowerLaw | Recent = _LAST_GRADIENT
 
     def __post_init__(self):
         check_count("LevenbergMarquardt.tries", self.tries, 0)
@@ -155,8 +98,8 @@ class LevenbergMarquardt:
         for name in ("grow", "shrink"):
             check_number(f"LevenbergMarquardt.{name}", getattr(self, name), 1)
         check_number("LevenbergMarquardt.trust", self.trust, 0, 1)
-        if not isinstance(self.averaging, Forgetting | PowerLaw):
-            check_type("LevenbergMarquardt.averaging", self.averaging, Forgetting, "Forgetting or PowerLaw")
+        if not isinstance(self.averaging, Forgetting | PowerLaw | Recent):
+            check_type("LevenbergMarquardt.averaging", self.averaging, Forgetting, "Forgetting, PowerLaw or Recent")
 
     def falling(self, factor: float, num_iterations: int) -> "LevenbergMarquardt":
         """The same with a damping that falls by `factor` over so many steps, if all of them are taken.
@@ -171,10 +114,7 @@ class LevenbergMarquardt:
         """The state before the first step, of float32 at least: sums of matrices exceed what float16 holds."""
         leaves = jax.tree.leaves(params)
         size, dtype = sum(leaf.size for leaf in leaves), promote(np.float32, *(leaf.dtype for leaf in leaves))
-        none, nowhere = np.zeros((), dtype), np.zeros(size, dtype)
-        return LevenbergMarquardtState(
-            np.asarray(self.damping, dtype), np.zeros((size, size), dtype), none, nowhere, nowhere, none
-        )
+        return LevenbergMarquardtState(np.asarray(self.damping, dtype), self.averaging.init(size, dtype))
 
     def update(
         self,
@@ -196,11 +136,12 @@ class LevenbergMarquardt:
         if value_fn is None:
             check_count("LevenbergMarquardt.tries", self.tries, 0, 0)
         flat, unravel = _ravel(params)
-        state = state._replace(**{name: np.asarray(value) for name, value in state._asdict().items()})
+        state = jax.tree.map(np.asarray, state)
         damping = state.damping
         if not quadratic.is_finite:  # it must not enter the averages
             return params, state._replace(damping=_bounded(damping * self.grow)), StepInfo(0, float(damping), False)
-        state, matrix, gradient = self._averaged(state, quadratic, flat)
+        memory, matrix, gradient = self.averaging.add(state.memory, quadratic, flat)
+        state = state._replace(memory=memory)
         if directions is not None:
             matrix, gradient = directions.T @ matrix @ directions, directions.T @ gradient
 
@@ -227,31 +168,6 @@ class LevenbergMarquardt:
             damping = damping * self.grow
         info = StepInfo(tried, float(taken), best is not params)
         return best, state._replace(damping=_bounded(after)), info
-
-    def _averaged(self, state, quadratic, flat):
-        """(state with one more quadratic, mean matrix, mean gradient carried to the present parameters)."""
-        memory, gradient_memory = self.averaging.memories((state.weight, state.gradient_weight))
-        matrix, weight = _summed(memory, state.matrix, state.weight, quadratic.matrix)
-        past, gradient_weight = _summed(gradient_memory, state.gradient, state.gradient_weight, quadratic.gradient)
-        place, _ = _summed(gradient_memory, state.place, state.gradient_weight, flat)
-        mean = matrix.astype(np.float64) / weight
-        moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
-        gradient = past.astype(np.float64) / gradient_weight + mean @ moved
-        return LevenbergMarquardtState(state.damping, matrix, weight, past, place, gradient_weight), mean, gradient
-
-
-def _memory_of(power, weight):
-    """k / (k + power) after k values, whose weights k (k - 1) ... / ((k + power) ...) behave like (j / k)^power.
-
-    The sum of the weights of k values, (k + power) / (1 + power), gives k.
-    """
-    count = np.round((1 + power) * weight - power) if weight > 0 else 0.0
-    return count / (count + power) if count else 0.0
-
-
-def _summed(memory, total, weight, value):
-    """(running sum, weight) with one more value, in the state's dtype, so that a restored state continues with the same bits."""
-    return (memory * total + np.asarray(value)).astype(total.dtype), (memory * weight + 1).astype(weight.dtype)
 
 
 def _ravel(params):

@@ -12,8 +12,9 @@ import optax
 
 from bespoke_jax.checks import check_count, check_flag, check_number
 from bespoke_jax.fitting import gauss_newton, keys
+from bespoke_jax.fitting.averaging import Forgetting, PowerLaw, Recent
 from bespoke_jax.fitting.keys import fold_in
-from bespoke_jax.fitting.levenberg_marquardt import Forgetting, LevenbergMarquardt, PowerLaw
+from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses import LOSSES, named
 from bespoke_jax.fitting.relax import relaxed
@@ -62,7 +63,7 @@ class Stage:
             scalar`, which only first-order optimisers take.
         num_iterations: number of updates.
         optimizer: `SMALL_STEPS`, another `LevenbergMarquardt`, or an optax transformation.
-        batch_size: paths per update, drawn anew for each.
+        batch_size: paths per update, drawn anew for each, or with a memory of `Recent` batches taken in turn.
         chunk_size: how many of them go through the network together; a first-order optimiser takes the whole batch. The first
             stage's size also serves for true paths and those held out, so that the network is compiled once.
         probes: random cotangents per path for the Gauss-Newton matrix (`gauss_newton.linearise`).
@@ -127,6 +128,11 @@ class Stage:
     def is_second_order(self) -> bool:
         """Whether the optimiser is Levenberg-Marquardt."""
         return isinstance(self.optimizer, LevenbergMarquardt)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the updates take the paths in turn, in one order: a memory of `Recent` batches then holds each path once."""
+        return self.is_second_order and isinstance(self.optimizer.averaging, Recent)
 
     @property
     def is_of_ends(self) -> bool:
@@ -208,16 +214,11 @@ class Stage:
         return *gather(flow, (theta, opt_state)), np.array(values), evaluations
 
 
-# From a start that is far off, a damping of 1e-3 makes the first steps too long to recover from under this loss. A memory that is
-# long from the beginning keeps quadratics that no longer hold.
-_LONGER_EACH_STEP = PowerLaw(matrix=4.0, gradient=6.0)
+# From a start that is far off, a damping of 1e-3 makes the first steps too long to recover from under this loss.
 DEFAULT_STAGES = (
-    Stage(
-        "sqrt_rmse",
-        optimizer=dataclasses.replace(SMALL_STEPS, damping=3e-2, shrink=2.0, averaging=_LONGER_EACH_STEP),
-    ),
+    Stage("sqrt_rmse", optimizer=dataclasses.replace(SMALL_STEPS, damping=3e-2, shrink=2.0, averaging=Recent())),
 )
-"""Small steps on the mean square root of the error; docs/fitting.md has the evidence."""
+"""Small steps on the mean square root of the error, with a memory of each path; docs/fitting.md has the evidence."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -265,6 +266,10 @@ def _draw(stage, mesh, paths, key, iteration):
 
     Every device holds all paths. On a mesh each takes those that it computes, and no path is moved.
     """
-    fresh = fold_in(fold_in(key, keys.BATCHES), iteration)
-    indices = everywhere_over(mesh, jax.random.permutation(fresh, paths.num_paths)[: stage.batch_size])
-    return spread_over(mesh, paths.take(indices))
+    drawing, size, most = fold_in(key, keys.BATCHES), stage.batch_size, paths.num_paths
+    if stage.takes_turns:
+        turn = (iteration * size + jnp.arange(size, dtype=jnp.int32)) % most
+        indices = jax.random.permutation(drawing, most)[turn]
+    else:
+        indices = jax.random.permutation(fold_in(drawing, iteration), most)[:size]
+    return spread_over(mesh, paths.take(everywhere_over(mesh, indices)))
