@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from bespoke_jax.checks import check_choice, check_count, check_flag, check_positive, check_type
+from bespoke_jax.fitting.averaging import PowerLaw
 from bespoke_jax.fitting.budget import LOOKS, Costs
 from bespoke_jax.fitting.loss import BY_LOSS, FIGURES, Loss
 from bespoke_jax.fitting.stages import DAMPING_FALLS, DEFAULT_STAGES, Stage, untested_steps
@@ -147,6 +148,10 @@ def paper(
     return Recipe(stages=(stage,), choose_start=False, data_range=data_range)
 
 
+# With a memory of each path, `Recent`, rk1 ended at almost twice the mean RMSE; tables did not.
+_LONGER_EACH_STEP = dataclasses.replace(DEFAULT_STAGES[0].optimizer, averaging=PowerLaw(matrix=4.0, gradient=6.0))
+
+
 def mean_rmse(
     num_iterations: int = 64,
     batch_size: int = 128,
@@ -167,7 +172,7 @@ def mean_rmse(
         >>> mean_rmse().figure, mean_rmse(num_paths=512).num_paths
         ('psnr', 512)
     """
-    stage = Stage("rmse", num_iterations, DEFAULT_STAGES[0].optimizer, batch_size)
+    stage = Stage("rmse", num_iterations, _LONGER_EACH_STEP, batch_size)
     return Recipe((stage,), num_paths, num_validation, data_range=data_range)
 
 
