@@ -56,17 +56,18 @@ def use_all_cores() -> None:
         >>> bj.sharding.use_all_cores()  # doctest: +SKIP
         >>> flow = bj.sharding.replicate(bj.models.load_flow("fashion_fmot"))  # doctest: +SKIP
     """
+    config: Any = jax.config
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not chosen and jax.config.jax_num_cpu_devices < 1:
+    if not chosen and config.jax_num_cpu_devices < 1:
         try:
-            jax.config.update("jax_num_cpu_devices", _devices_of_cores(num_cores()))
+            config.update("jax_num_cpu_devices", _devices_of_cores(num_cores()))
         except RuntimeError:
             raise RuntimeError(
                 "use_all_cores: wanted a call before anything else of JAX, which counts the devices once, got one after a "
                 "computation; call it first in your script."
             ) from None
     # A program that waits for the others' terms of a sum can hold the thread that they need; XLA then aborts after 40 seconds.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def num_cores() -> int:
