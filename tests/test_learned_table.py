@@ -73,7 +73,7 @@ def test_a_time_moves_by_its_angle_and_comes_back_from_the_end():
 def test_the_reference_is_carried_and_not_learned():
     learned = bj.init_theta("table", num_steps=3)
     state = bj.init_state(learned)
-    assert state.opt_states[0].matrix.shape == (11, 11)
+    assert state.opt_states[0].memory.matrices.shape == (8, 11, 11)
     assert len(jax.tree.leaves(learned)) == 4
 
 
