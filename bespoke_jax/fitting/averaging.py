@@ -149,6 +149,12 @@ class Recent:
 
     Raises:
         TypeError, ValueError: for other numbers.
+
+    Examples:
+        >>> import bespoke_jax as bj
+        >>> steps = bj.LevenbergMarquardt(averaging=Recent(batches=4))
+        >>> bj.Stage(optimizer=steps, batch_size=32).takes_turns  # for 128 paths, so that each is remembered
+        True
     """
 
     batches: int = 8
