@@ -29,8 +29,7 @@ from bespoke_jax.solver import LearnedSolver
 NAMES = ["pairs", "by the call", "on paths", "reuse", "interval", "two dropped"]
 NUM_STEPS, NUM_PATHS, NUM_VALIDATION, NUM_TEST = 48, 160, 32, 128
 CLASSES = 10
-_STEPS = dataclasses.replace(bj.SMALL_STEPS, averaging=bj.Recent())
-_STAGE = bj.Stage(num_iterations=24, optimizer=_STEPS, batch_size=160)  # updates with enough paths of each class
+_STAGE = bj.Stage(num_iterations=24, batch_size=160)  # updates with enough paths of each class
 OF_CLASSES = bj.Recipe(stages=(_STAGE,), choose_start=False, best_by="mean_psnr")
 
 
