@@ -238,6 +238,7 @@ def test_flows_lie_on_all_devices_unless_they_have_a_place(folder):
     assert mesh_of(flows.find_flow("fashion_fmot")).size == jax.device_count() > 2
     assert mesh_of(flows.find_flow("placed_for_cli:on_two")).size == 2
     assert mesh_of(flows.find_flow("placed_for_cli:elsewhere")) is None
+    assert mesh_of(flows.find_flow("mine_for_cli:make_flow")) is None, "too small to gain"
 
 
 PLACED = """
@@ -250,7 +251,7 @@ def velocity(params, t, x):
 def elsewhere():
     outside = lambda params, t, x: params - x
     outside.outside_jax = True
-    return bj.Flow(outside, 1.0, (2,))
+    return bj.Flow(outside, jax.numpy.ones(2**16), (2,))
 
 def on_two():
     return bj.sharding.replicate(bj.Flow(velocity, jax.numpy.ones(2), (2,)), jax.devices()[:2])

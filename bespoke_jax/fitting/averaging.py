@@ -17,7 +17,7 @@ from bespoke_jax.checks import check_count, check_number
 from bespoke_jax.fitting.gauss_newton import Quadratic
 from bespoke_jax.types import Array
 
-__all__ = ["Forgetting", "PowerLaw", "Recent", "RunningSums", "Window"]
+__all__ = ["Forgetting", "PowerLaw", "Recent", "RunningAverage", "RunningSums", "Window"]
 
 
 class RunningSums(NamedTuple):
@@ -35,19 +35,27 @@ class RunningSums(NamedTuple):
     place: Array
     gradient_weight: Array
 
-    @classmethod
-    def empty(cls, size: int, dtype: np.dtype) -> "RunningSums":
-        none, nowhere = np.zeros((), dtype), np.zeros(size, dtype)
-        return cls(np.zeros((size, size), dtype), none, nowhere, nowhere, none)
 
-    def plus(
-        self, quadratic: Quadratic, flat: Float[np.ndarray, "P"], memories: tuple[float, float]
-    ) -> tuple["RunningSums", np.ndarray, np.ndarray]:
-        """(The sums times `memories`, with one quadratic more; mean matrix; mean gradient carried to the parameters `flat`)."""
-        memory, gradient_memory = memories
-        matrix, weight = _summed(memory, self.matrix, self.weight, quadratic.matrix)
-        past, gradient_weight = _summed(gradient_memory, self.gradient, self.gradient_weight, quadratic.gradient)
-        place, _ = _summed(gradient_memory, self.place, self.gradient_weight, flat)
+class RunningAverage:
+    """What `Forgetting` and `PowerLaw` share: sums in which the earlier quadratics count for less by the factors `memories`."""
+
+    def memories(self, memory: RunningSums) -> tuple[float, float]:
+        """Factors of the sums of matrices and of gradients so far, applied before the next is added."""
+        raise NotImplementedError
+
+    def init(self, size: int, dtype: np.dtype) -> RunningSums:
+        """The memory of nothing, for `size` parameters."""
+        none, nowhere = np.zeros((), dtype), np.zeros(size, dtype)
+        return RunningSums(np.zeros((size, size), dtype), none, nowhere, nowhere, none)
+
+    def add(
+        self, memory: RunningSums, quadratic: Quadratic, flat: Float[np.ndarray, "P"]
+    ) -> tuple[RunningSums, np.ndarray, np.ndarray]:
+        """(memory, mean matrix, mean gradient) with a quadratic taken at the parameters `flat`."""
+        by_matrix, by_gradient = self.memories(memory)
+        matrix, weight = _summed(by_matrix, memory.matrix, memory.weight, quadratic.matrix)
+        past, gradient_weight = _summed(by_gradient, memory.gradient, memory.gradient_weight, quadratic.gradient)
+        place, _ = _summed(by_gradient, memory.place, memory.gradient_weight, flat)
         mean = matrix.astype(np.float64) / weight
         moved = flat.astype(place.dtype) - place / gradient_weight  # since the gradients were taken, on average
         gradient = past.astype(np.float64) / gradient_weight + mean @ moved
@@ -55,7 +63,7 @@ class RunningSums(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Forgetting:
+class Forgetting(RunningAverage):
     """Exponential forgetting: each quadratic has a fixed factor times the weight of the next one.
 
     The matrices are estimates from different samples and change more slowly than they scatter, so averaging them helps. With the
@@ -77,19 +85,13 @@ class Forgetting:
         for name in ("matrix", "gradient"):
             check_number(f"Forgetting.{name}", getattr(self, name), 0, 1)
 
-    def init(self, size: int, dtype: np.dtype) -> RunningSums:
-        """The memory of nothing, for `size` parameters."""
-        return RunningSums.empty(size, dtype)
-
-    def add(
-        self, memory: RunningSums, quadratic: Quadratic, flat: Float[np.ndarray, "P"]
-    ) -> tuple[RunningSums, np.ndarray, np.ndarray]:
-        """(memory, mean matrix, mean gradient) with a quadratic taken at the parameters `flat`."""
-        return memory.plus(quadratic, flat, (self.matrix, self.gradient))
+    def memories(self, memory: RunningSums) -> tuple[float, float]:
+        """As `RunningAverage.memories`."""
+        return self.matrix, self.gradient
 
 
 @dataclasses.dataclass(frozen=True)
-class PowerLaw:
+class PowerLaw(RunningAverage):
     """Polynomial-decay averaging (Shamir and Zhang 2013, ICML): after k steps, step j has a weight of about (j / k)^power.
 
     The average reaches back over a share 1 / (1 + power) of all steps so far. That is not far at first, while the parameters move
@@ -109,16 +111,9 @@ class PowerLaw:
         for name in ("matrix", "gradient"):
             check_number(f"PowerLaw.{name}", getattr(self, name), 0)
 
-    def init(self, size: int, dtype: np.dtype) -> RunningSums:
-        """The memory of nothing, for `size` parameters."""
-        return RunningSums.empty(size, dtype)
-
-    def add(
-        self, memory: RunningSums, quadratic: Quadratic, flat: Float[np.ndarray, "P"]
-    ) -> tuple[RunningSums, np.ndarray, np.ndarray]:
-        """(memory, mean matrix, mean gradient) with a quadratic taken at the parameters `flat`."""
-        factors = _memory_of(self.matrix, memory.weight), _memory_of(self.gradient, memory.gradient_weight)
-        return memory.plus(quadratic, flat, factors)
+    def memories(self, memory: RunningSums) -> tuple[float, float]:
+        """As `RunningAverage.memories`."""
+        return _memory_of(self.matrix, memory.weight), _memory_of(self.gradient, memory.gradient_weight)
 
 
 class Window(NamedTuple):
