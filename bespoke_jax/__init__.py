@@ -47,6 +47,7 @@ from bespoke_jax.learned.corrected import corrected
 from bespoke_jax.learned.curve import LearnedCurve
 from bespoke_jax.learned.families import init_theta
 from bespoke_jax.learned.knots import Knots
+from bespoke_jax.learned.lengthened import lengthened
 from bespoke_jax.learned.step_theta import step_lipschitz, step_theta
 from bespoke_jax.learned.table import LearnedTable
 from bespoke_jax.learned.theta import Theta, theta_from_knots
@@ -108,6 +109,7 @@ __all__ = [
     "init_state",
     "init_theta",
     "invert",
+    "lengthened",
     "load_sampler",
     "load_solver",
     "log_likelihood",

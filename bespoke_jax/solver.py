@@ -89,6 +89,10 @@ class Solver:
         """`table()` compiled: rounded as wherever solvers run, and quicker than one operation after the other."""
         return _table(self)
 
+    def table_and_jacobian(self) -> "tuple[SolverTable, SolverTable]":
+        """(The table, the derivative of its factors in its P numbers `raw`, on a last axis [P] of each entry), on the host."""
+        return jax.device_get(_table_and_jacobian(self))
+
     def program(self, flow: Flow, x0: Float[Array, "*shape"]) -> Program:
         """The solve of noise x0 as a loop: that of the table, unless there is a cheaper one."""
         return self.table().program(flow, x0)
@@ -210,3 +214,8 @@ def to_table(solver: Solver) -> "SolverTable":
 @functools.partial(jax.jit, inline=True)
 def _table(solver):
     return check_solver_arrays("solver", solver).table()
+
+
+@jax.jit
+def _table_and_jacobian(solver):
+    return to_table(solver), jax.jacfwd(lambda raw: to_table(solver.with_raw(raw)).factors)(solver.raw)

@@ -97,9 +97,9 @@ def test_gradients_are_those_of_the_solve(general):
     raw = 0.1 * jax.random.normal(jax.random.key(1), learned.raw.shape, jnp.float64)
     learned = learned.with_raw(raw)
     x0, cotangents = (jax.random.normal(jax.random.key(seed), (5, 2), jnp.float64) for seed in (2, 3))
-    from bespoke_jax.fitting.gauss_newton import _chain, _table_and_jacobian
+    from bespoke_jax.fitting.gauss_newton import _chain
 
-    own, jacobian = jax.device_get(_table_and_jacobian(learned))
+    own, jacobian = learned.table_and_jacobian()
     trace = adjoint.run(given, own, x0)
     rows = _chain(adjoint.table_gradients(given, own, trace, [cotangents]), jacobian)
 

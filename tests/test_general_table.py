@@ -1,6 +1,7 @@
 """The general table: a first evaluation of its own, and an image in every state; the first call that is known beforehand."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 import bespoke_jax as bj
 from bespoke_jax.classic.first_call import known_first_call
 from bespoke_jax.flow.classes import class_weights, num_classes
+from bespoke_jax.learned.blocks import in_blocks
 from bespoke_jax.run import adjoint
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -40,6 +42,28 @@ def literal(flow, table, x0, image):
         for j in range(i + 1):
             x = x + b[i, j] * velocities[j]
     return x
+
+
+def with_every_part() -> dict[str, bj.SolverTable]:
+    whole = general(3, 4)
+    return {
+        "plain": general(1, 3, first=False, image=None),
+        "one evaluation": bj.classic.euler(1),
+        "general": whole,
+        "of classes": bj.corrected(whole, num_classes=3),
+        "of scales": bj.corrected(whole, scales=(0.0, 2.0)),
+        "in blocks": in_blocks(general(5, 2), 2),
+    }
+
+
+@pytest.mark.parametrize("name", ["plain", "one evaluation", "general", "of classes", "of scales", "in blocks"])
+def test_the_written_out_derivative_of_a_table_is_the_automatic_one(name):
+    learned = bj.LearnedTable.of(with_every_part()[name])
+    learned = learned.with_raw(0.1 * jax.random.normal(jax.random.key(1), learned.raw.shape, learned.raw.dtype))
+    table, found = learned.table_and_jacobian()
+    wanted = jax.jacfwd(lambda raw: learned.with_raw(raw).table().factors)(learned.raw)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), found, wanted)
+    jax.tree.map(np.testing.assert_array_equal, table, jax.device_get(bj.to_table(learned)))
 
 
 @pytest.mark.parametrize("parts", [{}, dict(first=False), dict(image=None)], ids=["all", "image", "first"])

@@ -329,12 +329,8 @@ def test_recent_quadratics_weigh_by_their_age():
 
 @pytest.mark.parametrize("num_paths, size", [(32, 8), (20, 8), (5, 5)])
 def test_paths_are_taken_in_turn(num_paths, size):
-    flow = bj.analytic.gaussian([1.0, 2.0], 0.5)
-    numbered = jnp.arange(num_paths, dtype=jnp.float32)[:, None] * jnp.ones(2, jnp.float32)
-    paths = bj.Paths.of_ends(flow, numbered, numbered)
     stage = bj.Stage(batch_size=size, optimizer=bj.LevenbergMarquardt(averaging=bj.Recent()))
-    drawn = [np.asarray(stages._draw(stage, None, paths, jax.random.key(3), np.int32(i)).x0[:, 0]) for i in range(15)]
-    taken = np.concatenate(drawn).astype(int)
+    taken = np.concatenate([stages._drawn(stage, num_paths, jax.random.key(3), i) for i in range(15)])
     assert sorted(taken[:num_paths]) == list(range(num_paths))  # each once, and again in the same order
     np.testing.assert_array_equal(taken[num_paths:], taken[: len(taken) - num_paths])
     assert taken[:num_paths].tolist() != list(range(num_paths))

@@ -124,8 +124,8 @@ def test_an_update_says_the_gradient_of_theta_and_no_more(flow, loss):
 
     def of(paths):
         state = stage.optimizer.init(theta.raw)
-        arguments = (stage, 2, mesh_of(many), many, theta, state, paths, jax.random.key(0), jnp.int32(0))
-        return said(stages._first_order, *arguments)
+        drawn = np.arange(32).reshape(2, 16)
+        return said(stages._first_order, stage, mesh_of(many), many, theta, state, paths, drawn)
 
     found = of(everywhere(many, paths))  # as `fit` holds them
     assert found and {kind for kind, _ in found} == {"all-reduce"}, found

@@ -28,7 +28,7 @@ from bespoke_jax.flow.sharding import gather, spread
 from bespoke_jax.metrics import mean_square
 from bespoke_jax.run import adjoint
 from bespoke_jax.run.paths import Paths
-from bespoke_jax.solver import Solver, to_table
+from bespoke_jax.solver import Solver
 from bespoke_jax.types import Array, KeyArray
 
 __all__ = ["Quadratic", "evaluate", "linearise", "values_of_ends"]
@@ -84,7 +84,7 @@ def linearise(
         value = _value(loss, flow, solver, paths)
         gradient, matrix = _per_step(loss, flow, solver, paths)
         return gather(flow, Quadratic(value, gradient, matrix))
-    table, jacobian = jax.device_get(_table_and_jacobian(solver))
+    table, jacobian = solver.table_and_jacobian()
     parts = []
     for number, (some, x0, x1) in enumerate(paths.chunks(flow, batch_size)):
         trace = adjoint.run(some, table, x0, keep_activations)
@@ -126,12 +126,6 @@ def _value(loss, flow, solver, paths):
 @functools.partial(jax.jit, static_argnums=0)
 def _phi_of_distance(loss, x, x1, scale):
     return loss.phi(loss.between(x, x1, scale))
-
-
-@jax.jit
-def _table_and_jacobian(solver):
-    """(table, the derivative of its factors in the solver's P parameters, on a last axis [P] of each entry)."""
-    return to_table(solver), jax.jacfwd(lambda raw: to_table(solver.with_raw(raw)).factors)(solver.raw)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

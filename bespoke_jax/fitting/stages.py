@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Int
 
 from bespoke_jax.checks import check_count, check_flag, check_number
 from bespoke_jax.fitting import gauss_newton, keys
@@ -18,7 +18,7 @@ from bespoke_jax.fitting.levenberg_marquardt import LevenbergMarquardt
 from bespoke_jax.fitting.loss import Loss
 from bespoke_jax.fitting.losses import LOSSES, named
 from bespoke_jax.fitting.relax import relaxed
-from bespoke_jax.flow.conditions import of_paths
+from bespoke_jax.flow.conditions import of_paths, shuffled
 from bespoke_jax.flow.flow import Flow
 from bespoke_jax.flow.sharding import everywhere_over, gather, mesh_of, spread_over
 from bespoke_jax.run.paths import Paths
@@ -201,7 +201,8 @@ class Stage:
         """
         self.check(theta)
         if not self.is_second_order:
-            found = _first_order(self, count, mesh_of(flow), flow, theta, opt_state, paths, key, jnp.int32(first))
+            drawn = np.stack([_drawn(self, paths.num_paths, key, number) for number in range(first, first + count)])
+            found = _first_order(self, mesh_of(flow), flow, theta, opt_state, paths, drawn)
             return *gather(flow, found), int(3 * count * self.batch_size * theta.evaluations(flow))
         values, evaluations = [], 0
         for number in range(first, first + count):
@@ -221,29 +222,30 @@ DEFAULT_STAGES = (
 """Small steps on the mean square root of the error, with a memory of each path; docs/fitting.md has the evidence."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _first_order(stage, count, mesh, flow, theta, opt_state, paths, key, first):
-    """`count` updates in one compiled call: (theta, opt_state, losses [count])."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_order(stage, mesh, flow, theta, opt_state, paths, drawn):
+    """An update on each row of path numbers `drawn` in one compiled call: (theta, opt_state, losses of the updates)."""
 
     def loss(raw, batch):
         return stage.loss(of_paths(flow, batch), theta.with_raw(raw), batch)
 
-    def update(carry, iteration):
+    def update(carry, rows):
         raw, opt_state = carry
-        batch = _draw(stage, mesh, paths, key, iteration)
+        # Every device holds all paths. On a mesh each takes those that it computes, and no path is moved.
+        batch = spread_over(mesh, paths.take(everywhere_over(mesh, rows)))
         value, gradient = jax.value_and_grad(loss)(raw, batch)
         updates, opt_state = optax.with_extra_args_support(stage.optimizer).update(
             gradient, opt_state, raw, value=value, grad=gradient, value_fn=lambda raw: loss(raw, batch)
         )
         return (optax.apply_updates(raw, updates), opt_state), value
 
-    (raw, opt_state), values = jax.lax.scan(update, (theta.raw, opt_state), first + jnp.arange(count))
+    (raw, opt_state), values = jax.lax.scan(update, (theta.raw, opt_state), drawn)
     return theta.with_raw(raw), opt_state, values
 
 
 def _second_order(stage, flow, theta, state, paths, key, iteration, directions):
     """One Levenberg-Marquardt step: (theta, state, loss, velocity evaluations)."""
-    batch = _draw(stage, None, paths, key, np.int32(iteration))  # its chunks are spread
+    batch = paths.take(_drawn(stage, paths.num_paths, key, iteration))  # its chunks are spread
     if stage.noise_radius:
         batch = relaxed(stage.loss, flow, theta, batch, stage.noise_radius)
     probing = fold_in(fold_in(key, keys.PROBES), iteration)
@@ -260,16 +262,9 @@ def _second_order(stage, flow, theta, state, paths, key, iteration, directions):
     return theta.with_raw(raw), state, value, int(spent)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw(stage, mesh, paths, key, iteration):
-    """The paths of an update, a function of key and iteration, so that a resumed fit draws the same.
-
-    Every device holds all paths. On a mesh each takes those that it computes, and no path is moved.
-    """
-    drawing, size, most = fold_in(key, keys.BATCHES), stage.batch_size, paths.num_paths
+def _drawn(stage: Stage, num_paths: int, key: KeyArray, iteration: int) -> Int[np.ndarray, "batch_size"]:
+    """The numbers of the paths of an update, a function of key and iteration, so that a resumed fit draws the same."""
+    drawing, size = fold_in(key, keys.BATCHES), stage.batch_size
     if stage.takes_turns:
-        turn = (iteration * size + jnp.arange(size, dtype=jnp.int32)) % most
-        indices = jax.random.permutation(drawing, most)[turn]
-    else:
-        indices = jax.random.permutation(fold_in(drawing, iteration), most)[:size]
-    return spread_over(mesh, paths.take(everywhere_over(mesh, indices)))
+        return shuffled(drawing, num_paths)[(iteration * size + np.arange(size)) % num_paths]
+    return shuffled(fold_in(drawing, iteration), num_paths)[:size]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bespoke_jax.checks import check_flag, check_type
 from bespoke_jax.flow.flow import Flow
@@ -218,8 +218,18 @@ def dealt(flow: Flow, key: KeyArray, count: int) -> Flow:
     total = num_conditions(flow)
     if total is None:
         return flow
-    order = np.asarray(jax.random.permutation(key, total))
-    return of_samples(flow, order[np.arange(count) % len(order)])
+    return of_samples(flow, shuffled(key, total)[np.arange(count) % total])
+
+
+def shuffled(key: KeyArray, count: int) -> Int[np.ndarray, "count"]:
+    """The numbers below `count` in random order, drawn on the host, where `jax.random.permutation` compiles a sort.
+
+    Examples:
+        >>> sorted(shuffled(jax.random.key(0), 4).tolist())
+        [0, 1, 2, 3]
+    """
+    words = np.ravel(jax.device_get(jax.random.key_data(key)))
+    return np.argsort(np.random.PCG64(words).random_raw(count), kind="stable")
 
 
 def like_any(flow: Flow) -> Flow:

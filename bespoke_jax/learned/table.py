@@ -106,28 +106,49 @@ class LearnedTable(LearnedSolver):
 
     def table(self) -> SolverTable:
         """The reference with the corrections."""
-        reference, m, t = self.reference, self.nfe, self.reference.t
-        fixed = 1 if reference.first is None else 0  # times that are not learned
-        used = np.nonzero(reference.uses)
-        by_time, raw = jnp.split(self.raw, [m - fixed])
-        sizes = (m, len(used[0]), 1 - fixed, 0 if reference.c is None else m + 1)
-        each = sum(sizes)
+        t = self.reference.t
+        by_time, raw = self.raw[: self._num_times], self.raw[self._num_times :]
+        fixed = len(t) - len(by_time)
+        factors = jax.tree.map(jnp.add, self.reference.factors, self._entries(jnp.zeros_like(t), raw))
+        moved = jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])
+        return dataclasses.replace(factors, t=moved, xi=self.reference.xi)
 
-        def moved(factors, raw):
-            by_a, by_b, by_first, by_c, _ = jnp.split(raw, np.cumsum(sizes))
+    def table_and_jacobian(self) -> tuple[SolverTable, SolverTable]:
+        """As that of every solver; written out, for each number but those of times is added to one entry."""
+        t, raw = (np.asarray(values, np.float64) for values in jax.device_get((self.reference.t, self.raw)))
+        fixed = len(t) - self._num_times
+        by_time, each = np.split(np.eye(len(raw)), [self._num_times], axis=1)
+        slopes = np.sin(2 * np.arcsin(np.sqrt(t[fixed:])) + 2 * raw[: self._num_times])  # of `_moved`
+        found = self._entries(np.pad(by_time * slopes, ((0, 0), (fixed, 0))), each)
+        return jax.device_get(self.unrolled()), jax.tree.map(lambda entries: np.moveaxis(entries, 0, -1), found)
+
+    @property
+    def _num_times(self) -> int:
+        """How many of the times are learned, the last ones."""
+        return self.nfe - (self.reference.first is None)
+
+    def _entries(self, t, numbers) -> SolverTable:
+        """Times and numbers [..., P - _num_times] as the factors of a table, each [..., *shape], in NumPy or JAX."""
+        reference, corrections = self.reference, self.reference.corrections
+        uses = reference.uses
+        places = np.cumsum(uses).reshape(uses.shape) - 1  # of the used entries of b among them
+        sizes = (self.nfe, np.sum(uses), reference.first is not None, 0 if reference.c is None else self.nfe + 1)
+        a, b, first, c = (slice(end - size, end) for size, end in zip(sizes, np.cumsum(sizes), strict=True))
+
+        def factors(numbers):
             return dict(
-                a=factors.a + by_a,
-                b=factors.b.at[used].add(by_b, unique_indices=True),
-                first=None if factors.first is None else factors.first + by_first[0],
-                c=None if factors.c is None else factors.c + by_c,
+                a=numbers[..., a],
+                b=numbers[..., b][..., places] * uses.astype(numbers.dtype),
+                first=None if reference.first is None else numbers[..., first][..., 0],
+                c=None if reference.c is None else numbers[..., c],
             )
 
-        found: dict[str, Any] = dict(t=jnp.concatenate([t[:fixed], _moved(t[fixed:], by_time)])) | moved(reference, raw)
-        corrections = reference.corrections
         if corrections is not None:
-            more = jax.vmap(moved)(corrections, raw[each:].reshape(-1, each))
-            found["corrections"] = dataclasses.replace(corrections, **more)
-        return dataclasses.replace(reference, **found)
+            of_features = numbers[..., sum(sizes) :].reshape(*numbers.shape[:-1], -1, sum(sizes))
+            corrections = dataclasses.replace(corrections, **factors(of_features))
+        return dataclasses.replace(
+            reference, t=t, xi=None, corrections=corrections, **factors(numbers[..., : sum(sizes)])
+        )
 
     @property
     def latency(self) -> int:
