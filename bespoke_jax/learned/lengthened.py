@@ -17,8 +17,8 @@ def lengthened(solver: Solver, nfe: int) -> SolverTable:
     """The table of a solver with evaluations added between its own: it solves as before, for more can be learned.
 
     The new ones are spread evenly. Their times and states lie on straight lines between those of their neighbours, and their
-    velocities have no factors yet. `fit(flow, LearnedTable.of(lengthened(learned, nfe)), key)` goes on from there, unless a
-    dedicated solver is better; docs/fitting.md tells when that ends higher than a fit from the dedicated ones.
+    velocities have no factors yet. A fit of `LearnedTable.of(lengthened(learned, nfe))` with `Recipe(choose_start=False)` goes on
+    from there; docs/fitting.md tells where that ends higher than a fit from the dedicated solvers.
 
     Args:
         solver: a learned solver or a table, of m evaluations; over the calls of a guided flow, of m calls.
