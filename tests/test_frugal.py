@@ -172,7 +172,7 @@ def test_the_best_is_chosen_by_the_figure_that_is_asked_for_or_minimised(flow, l
     result = bj.fit(
         flow,
         bj.init_theta("rk1", 3),
-        jax.random.key(3),
+        jax.random.key(9),
         bj.Recipe(stages=stages, num_paths=64, num_validation=16, best_by=best_by),
         callback=lambda state, record: seen.append((record, np.asarray(state.theta.raw))),
     )
