@@ -34,13 +34,13 @@ def mean_rmse(flow, solver, paths):
 
 @pytest.mark.slow
 def test_a_fit_says_that_a_few_samples_rule_the_mean_rmse_and_the_recipe_for_it_lowers_it(parting):
-    usual, said = fitted(parting, bj.Recipe())
+    usual, said = fitted(parting, bj.Recipe(), jax.random.key(1))  # some of whose held-out paths are bad
     assert len(said) == 1
     assert f"psnr is {usual.best['psnr']:.1f} dB and mean_psnr {usual.best['mean_psnr']:.1f}" in said[0]
     by_mean, said = fitted(parting, bj.mean_rmse(32, num_paths=512, num_validation=256))
     assert not said, "the remedy does not advise itself"
     fresh = bj.ground_truth(parting, parting.noise(jax.random.key(9), (2048,)), ends_only=True)
-    again, _ = fitted(parting, bj.Recipe(), jax.random.key(1))  # one fit's mean RMSE is a matter of rounding
+    again, _ = fitted(parting, bj.Recipe(), jax.random.key(2))  # one fit's mean RMSE is a matter of rounding
     of_usual = np.mean([mean_rmse(parting, each.theta, fresh) for each in (usual, again)])
     assert mean_rmse(parting, by_mean.theta, fresh) < 0.8 * of_usual
 
